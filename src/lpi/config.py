@@ -1,0 +1,253 @@
+"""Experiment files: TOML in, typed settings out. What is not known is refused, with the nearest name that is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lpi.errors import ConfigError, MissingFileError, did_you_mean
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class Settings(BaseModel):
+    """A table of an experiment file; keys that it doesn't have are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TrainingSettings(Settings):
+    """How a task is trained.
+
+    Attributes:
+        epochs: passes over a task's training pictures.
+        steps: instead of ``epochs``: so many optimiser steps a task, whatever its size.
+        batch: pictures a batch.
+        captions_per_image: captions drawn for each picture of a batch; 0 takes all.
+        optimiser: ``adamw`` or ``sgd``.
+        learning_rate, weight_decay, momentum: of the optimiser.
+        schedule: ``cosine`` falls to zero over the task's steps; ``constant`` stays.
+        warmup: share of the task's steps over which the rate rises linearly.
+        clip: largest norm of the gradient; 0 doesn't clip.
+        accumulate: batches whose gradients are averaged before a step.
+        precision: ``float32``, ``bfloat16`` (autocast), or ``auto``: bfloat16 on an accelerator that has it.
+        augment: how training pictures are varied.
+        equal_captions: captions that are equal count as positives of each other's pictures.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        checkpoint_seconds: the least time between two checkpoints inside a task.
+    """
+
+    epochs: int = Field(5, ge=0)
+    steps: int | None = Field(None, ge=1)
+    batch: int = Field(64, ge=2)
+    captions_per_image: int = Field(1, ge=0)
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(0.01, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: float = Field(0.0, ge=0, lt=1)
+    clip: float = Field(1.0, ge=0)
+    accumulate: int = Field(1, ge=1)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    augment: Literal["none", "flip", "crop", "crop_flip"] = "none"
+    equal_captions: bool = True
+    device: str = "auto"
+    checkpoint_seconds: float = Field(20.0, ge=0)
+
+
+class EvaluationSettings(Settings):
+    """How a stage is measured.
+
+    Attributes:
+        equal_captions: equal captions of different pictures are equal matches.
+        ties: ``half`` counts half of the equal scores before a query's best match, ``pessimistic`` all.
+        gallery: ``union`` of all tasks seen, or each task's ``own``.
+        scoring: ``plain`` cosines, or ``routed``: plus ``routed_weight`` times the agreement of both sides' routing.
+        routed_weight: see ``scoring``.
+        oracle: also measure with the true task given.
+        transfer: also measure the next task before it is learned.
+        batch: pictures or captions encoded at once.
+        examples: example queries a direction, with their results before and after.
+    """
+
+    equal_captions: bool = True
+    ties: Literal["half", "pessimistic"] = "half"
+    gallery: Literal["union", "own"] = "union"
+    scoring: Literal["plain", "routed"] = "plain"
+    routed_weight: float = Field(0.1, ge=0)
+    oracle: bool = True
+    transfer: bool = True
+    batch: int = Field(128, ge=1)
+    examples: int = Field(6, ge=0)
+
+
+class StreamSettings(BaseModel):
+    """Where the tasks come from; further keys go to the source of that kind.
+
+    Attributes:
+        kind: ``scenes`` (drawn by this library), ``folder``, ``jsonl``, ``parts`` (several JSONL files), ``coco``,
+            ``karpathy``.
+        train_limit, test_limit: at most so many pictures a task, drawn with ``limit_seed``.
+        order: names of the tasks in the order of learning; leaving some out is allowed.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    kind: Literal["scenes", "folder", "jsonl", "parts", "coco", "karpathy"] = "scenes"
+    train_limit: int | None = Field(None, ge=1)
+    test_limit: int | None = Field(None, ge=1)
+    limit_seed: int = 0
+    order: list[str] | None = None
+
+    def source(self) -> dict[str, Any]:
+        """The keys that only the source of this kind knows."""
+        return dict(self.model_extra or {})
+
+
+class Experiment(Settings):
+    """One experiment: a stream, a backbone, a method and how to train and measure it.
+
+    Attributes:
+        name: names the run folder.
+        about: a sentence for the report.
+        backbone: ``lpi-tiny``, a folder or a hub name.
+        image_size: another input size in pixels, where the backbone's positions interpolate.
+        seeds: one run each.
+        stream: see :class:`StreamSettings`.
+        method: ``name``, optional ``preset``, and the method's own options.
+        training: see :class:`TrainingSettings`.
+        evaluation: see :class:`EvaluationSettings`.
+        rows: further rows of the table, by name: what they change.
+    """
+
+    name: str = "experiment"
+    about: str = ""
+    backbone: str = "lpi-tiny"
+    image_size: int | None = None
+    seeds: list[int] = Field(default_factory=lambda: [0])
+    stream: StreamSettings = Field(default_factory=StreamSettings)
+    method: dict[str, Any] = Field(default_factory=lambda: {"name": "lpi"})
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+    rows: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    def row_names(self) -> list[str]:
+        """The main row, named after its method, then the further ones."""
+        return [self.main_row, *self.rows]
+
+    @property
+    def main_row(self) -> str:
+        """The name of the row that the file describes without any change."""
+        name = str(self.method.get("name", "lpi"))
+        preset = self.method.get("preset")
+        return name if preset is None else f"{name}_{preset}"
+
+    def row(self, name: str) -> Experiment:
+        """The experiment of one row.
+
+        Raises:
+            ConfigError: no row has that name, or it changes what doesn't exist.
+        """
+        if name == self.main_row:
+            return self.model_copy(update={"rows": {}})
+        if name not in self.rows:
+            raise ConfigError(f"experiment {self.name!r} has no row {name!r}. {did_you_mean(name, self.row_names())}")
+        content = self.model_dump(exclude={"rows"}, exclude_unset=True)
+        changes = self.rows[name]
+        if "name" in changes.get("method", {}) and changes["method"]["name"] != self.method.get("name"):
+            content["method"] = {}  # another method's options mean nothing to this one
+        for key, value in changes.items():
+            merge(content, key.split("."), value)
+        return parse(content, f"row {name!r} of {self.name}")
+
+
+def merge(content: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set ``content[path...] = value``; a table is merged into the table that is there."""
+    *parents, last = path
+    for key in parents:
+        content = content.setdefault(key, {})
+        if not isinstance(content, dict):
+            raise ConfigError(f"{'.'.join(path)}: {key!r} is a value and has no keys of its own.")
+    if isinstance(value, Mapping) and isinstance(content.get(last), dict):
+        for key, inner in value.items():
+            merge(content[last], [key], inner)
+    else:
+        content[last] = value
+
+
+def shipped() -> dict[str, Path]:
+    """The experiment files that come with the package, by name."""
+    folder = Path(str(resources.files("lpi") / "experiments"))
+    return {file.stem: file for file in sorted(folder.glob("*.toml"))}
+
+
+def read_experiment(source: str | Path, changes: Sequence[str] = ()) -> Experiment:
+    """An experiment from a TOML file or the name of a shipped one, with ``a.b=value`` changes applied.
+
+    Raises:
+        MissingFileError: there is no such file, and no shipped experiment of that name.
+        ConfigError: bad TOML, an unknown key or a wrong value.
+    """
+    path = Path(source)
+    if not path.is_file():
+        known = shipped()
+        if str(source) not in known:
+            raise MissingFileError(
+                f"{source}: there is no such experiment file, and none of that name is shipped. {did_you_mean(str(source), known)}"
+            )
+        path = known[str(source)]
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name} is not valid TOML: {error}.") from error
+    content.setdefault("name", path.stem)
+    for change in changes:
+        key, _, text = change.partition("=")
+        if not _:
+            raise ConfigError(f"--set takes key=value; got {change!r}.")
+        merge(content, key.strip().split("."), _value(text.strip()))
+    return parse(content, path.name)
+
+
+def _value(text: str) -> Any:
+    """A value as TOML writes it; anything that isn't TOML is a plain string, so that quotes may be left out."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def parse(content: Mapping[str, Any], place: str) -> Experiment:
+    """A checked experiment.
+
+    Raises:
+        ConfigError: an unknown key (naming the nearest known one) or a wrong value.
+    """
+    try:
+        return Experiment.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        *tables, key = [str(part) for part in first["loc"]]
+        where = f"[{'.'.join(tables)}]" if tables else "the top level"
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"{place}: {where} has no option {key!r}. {did_you_mean(key, _known(tables))}") from error
+        raise ConfigError(f"{place}: {key} in {where}: {first['msg']}; got {first['input']!r}.") from error
+
+
+def _known(tables: Sequence[str]) -> list[str]:
+    model: type[BaseModel] = Experiment
+    for table in tables:
+        annotation = model.model_fields[table].annotation if table in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return list(model.model_fields)
+        model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,215 @@
+"""What all readers share: lines of JSON with their numbers, pictures that must exist, and the drawing of splits."""
+
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lpi.errors import ConfigError, DataError, LpiError, MissingFileError, did_you_mean
+
+Row = dict[str, Any]
+OnError = Callable[[LpiError], None]
+
+SHARES = (0.8, 0.1, 0.1)
+"""How a source without splits is divided into train, val and test."""
+
+_SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+    "held_out": "held_out",
+}
+
+
+def raise_error(error: LpiError) -> None:
+    """The default of every reader's ``on_error``: the first bad row ends the reading."""
+    raise error
+
+
+def read_json_lines(path: Path, on_error: OnError = raise_error) -> Iterator[tuple[int, Row]]:
+    """The objects of a JSONL file, each with its line number (from 1). Empty lines are passed over.
+
+    Raises:
+        MissingFileError: there is no such file.
+        DataError: a line is not UTF-8, not JSON or not an object; the message names file and line.
+    """
+    require_file(path)
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            where = f"{path}, line {number}"
+            try:
+                text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                if not text:
+                    continue
+                row = json.loads(text)
+            except UnicodeDecodeError as error:
+                on_error(
+                    DataError(f"{where}: not UTF-8 (byte {raw[error.start]:#04x} at {error.start}). Save it as UTF-8.")
+                )
+                continue
+            except (json.JSONDecodeError, RecursionError) as error:
+                on_error(DataError(f"{where}: not valid JSON ({error}). Every line must be one JSON object."))
+                continue
+            if not isinstance(row, dict):
+                kind = type(row).__name__
+                on_error(DataError(f'{where}: expected an object such as {{"image": ..}}; got a {kind}.'))
+                continue
+            yield number, row
+
+
+def read_json(path: Path, what: str, data: bytes | None = None) -> Row:
+    """One JSON object from a file, or from ``data`` that was found in it.
+
+    Args:
+        path: the file, named in messages.
+        what: what the file should hold, for messages: "COCO captions".
+        data: its bytes, where they don't lie plainly in the file (a zip).
+
+    Raises:
+        MissingFileError: there is no such file.
+        DataError: it is not UTF-8, not JSON, or not an object.
+    """
+    if data is None:
+        require_file(path)
+        data = path.read_bytes()
+    try:
+        loaded = json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}. {what} must be UTF-8 JSON.") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: not valid JSON ({error}). Is the file complete?") from error
+    if not isinstance(loaded, dict):
+        raise DataError(f"{path}: expected an object with {what}; got a {type(loaded).__name__}.")
+    return loaded
+
+
+def require_file(path: Path) -> None:
+    """Refuse a path that is not a file.
+
+    Raises:
+        MissingFileError: it is not there, or is a folder.
+    """
+    if not path.is_file():
+        problem = "is a folder, not a file" if path.is_dir() else "there is no such file"
+        raise MissingFileError(f"{path}: {problem}. Check the path.")
+
+
+def require_folder(path: Path) -> None:
+    """Refuse a path that is not a folder.
+
+    Raises:
+        MissingFileError: it is not there, or is a file.
+    """
+    if not path.is_dir():
+        problem = "is a file, not a folder" if path.exists() else "there is no such folder"
+        raise MissingFileError(f"{path}: {problem}. Check the path.")
+
+
+def split_name(value: object, where: str) -> str:
+    """The library's word for a split: train, val, test or held_out ("validation" and "dev" mean val).
+
+    Raises:
+        DataError: it is none of them.
+    """
+    name = _SPLIT_NAMES.get(value.lower()) if isinstance(value, str) else None
+    if name is None:
+        hint = did_you_mean(str(value), _SPLIT_NAMES)
+        raise DataError(f'{where}: "split" must be train, val, test or held_out; got {value!r}. {hint}')
+    return name
+
+
+def clean_captions(captions: object, where: str, column: str = "captions") -> tuple[str, ...]:
+    """A row's captions without surrounding space.
+
+    Raises:
+        DataError: no list, an empty list, something that is not text, or an empty caption.
+    """
+    if isinstance(captions, str):
+        fixed = json.dumps([captions.strip()[:40] or "a red boat"], ensure_ascii=False)
+        raise DataError(f'{where}: expected a list of captions under "{column}"; got a string. Wrap it: {fixed}.')
+    if not isinstance(captions, list):
+        raise DataError(f'{where}: expected a list of captions under "{column}"; got {type(captions).__name__}.')
+    if not captions:
+        raise DataError(f'{where}: "{column}" is an empty list. Give at least one caption, or remove the row.')
+    cleaned = []
+    for position, caption in enumerate(captions, start=1):
+        if not isinstance(caption, str):
+            raise DataError(f"{where}: caption {position} must be text; got {caption!r}.")
+        if not caption.strip():
+            raise DataError(f"{where}: caption {position} is empty. Write one, or remove it.")
+        if not caption.isascii() and any("\ud800" <= letter <= "\udfff" for letter in caption):
+            raise DataError(f"{where}: caption {position} holds half a character ({caption!r}). Save it as UTF-8.")
+        cleaned.append(caption.strip())
+    return tuple(cleaned)
+
+
+class PictureFolder:
+    """Which files there are under a folder. Each folder is listed once, so that 8,000 look-ups cost one listing."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._names: dict[str, frozenset[str]] = {}
+
+    def find(self, relative: str) -> Path | None:
+        """The path of a picture given relative to the root, or ``None`` where there is no such file."""
+        path = os.path.normpath(os.path.join(self.root, relative))
+        folder, name = os.path.split(path)
+        if folder not in self._names:
+            try:
+                with os.scandir(folder) as entries:
+                    self._names[folder] = frozenset(entry.name for entry in entries)
+            except (OSError, ValueError):  # ValueError: a name with a zero byte
+                self._names[folder] = frozenset()
+        # A listing spells names as they were written; a file system that ignores case, or folds Unicode, may still
+        # know the picture under the name asked for.
+        return Path(path) if name in self._names[folder] or os.path.isfile(path) else None
+
+    def nearest(self, relative: str) -> str:
+        """The end of an error message: the most similar file name of that folder, if any."""
+        folder, name = os.path.split(os.path.normpath(os.path.join(self.root, relative)))
+        known = self._names.get(folder, frozenset())
+        hint = did_you_mean(name, known) if known else ""
+        return hint if hint.startswith("Did") else "Check the name."
+
+
+def check_shares(shares: Sequence[float]) -> None:
+    """Refuse shares of train, val and test that don't add up to 1.
+
+    Raises:
+        ConfigError: not three fractions, or another sum.
+    """
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ConfigError(f"split_shares must be three fractions (train, val, test) that add up to 1; got {shares}.")
+
+
+def draw_splits(names: Mapping[str, str], shares: Sequence[float] = SHARES) -> dict[str, str]:
+    """A split for every picture of a source that has none: the same for the same names, on every machine.
+
+    Names are put in the order of their hash and cut at the shares, task by task. Cutting the order (rather than the
+    hash itself) gives small tasks their share too: with two pictures or more there is always one to test on.
+
+    Args:
+        names: picture name -> task.
+        shares: fractions of train, val and test.
+    """
+    check_shares(shares)
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name, task in names.items():
+        groups[task].append(name)
+    splits = {}
+    for group in groups.values():
+        group.sort(key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+        count = len(group)
+        test = max(round(count * shares[2]), 1 if shares[2] > 0 and count >= 2 else 0)
+        val = min(round(count * shares[1]), max(count - test - 1, 0))
+        for position, name in enumerate(group):
+            splits[name] = "test" if position < test else "val" if position < test + val else "train"
+    return splits

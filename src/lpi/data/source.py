@@ -1,0 +1,55 @@
+"""Which reader does a path need? Looks at the path and calls it."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lpi.data.coco import load_coco
+from lpi.data.folder import CAPTION_FILES, load_folder, load_jsonl
+from lpi.data.karpathy import load_karpathy
+from lpi.data.records import CaptionedImage
+from lpi.errors import ConfigError, DataError, MissingFileError, did_you_mean
+
+
+def load_source(path: str | Path, **options: Any) -> list[CaptionedImage]:
+    """The records of any source that the library reads, told apart by what the path is.
+
+    A ``.jsonl`` file, or a folder with a captions file in it, is read by :func:`load_jsonl`; another folder as a folder
+    of tasks by :func:`load_folder`; a ``.zip`` or ``.json`` by :func:`load_karpathy` (with ``image_root``), or by
+    :func:`load_coco` where ``instances_json`` is among the options.
+
+    Args:
+        path: the file or folder.
+        options: keyword arguments of that reader.
+
+    Raises:
+        MissingFileError: there is no such path.
+        DataError: no reader is known for it, or the reader's own errors.
+        ConfigError: an option that the reader doesn't have or lacks.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise MissingFileError(f"{path}: there is no such file or folder. Check the path.")
+    if path.is_dir():
+        here = [path / name for name in CAPTION_FILES if (path / name).is_file()]
+        return _read(load_jsonl, here[0], options) if here else _read(load_folder, path, options)
+    suffix = path.suffix.lower()
+    if suffix in (".jsonl", ".ndjson"):
+        return _read(load_jsonl, path, options)
+    if suffix in (".json", ".zip"):
+        return _read(load_coco if "instances_json" in options else load_karpathy, path, options)
+    raise DataError(f"{path}: no reader for {suffix or 'a file without suffix'}. Known: a folder, .jsonl, .json, .zip.")
+
+
+def _read(reader: Callable[..., list[CaptionedImage]], path: Path, options: Mapping[str, Any]) -> list[CaptionedImage]:
+    """Calls the reader, and says which option it doesn't know or still needs."""
+    first, *known = inspect.signature(reader).parameters.values()
+    names = [parameter.name for parameter in known]
+    for name in options:
+        if name not in names:
+            raise ConfigError(f"{path}: {reader.__name__} has no option {name!r}. {did_you_mean(name, names)}")
+    for parameter in known:
+        if parameter.default is parameter.empty and parameter.name not in options:
+            raise ConfigError(f"{path}: {reader.__name__} needs {parameter.name!r}. Give it beside {first.name!r}.")
+    return reader(path, **options)

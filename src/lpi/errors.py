@@ -1,0 +1,65 @@
+"""Every exception the library raises, and the helper that suggests the name a person meant."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class LpiError(Exception):
+    """The root of all errors that this library raises on purpose.
+
+    The message is for a person: one sentence with what must hold and what was found, one with what to do.
+    The command line prints it as it is and ends with exit code 2.
+    """
+
+    def __str__(self) -> str:
+        # KeyError would show the repr of its argument; a message must read the same whatever it derives from.
+        return str(self.args[0]) if self.args else ""
+
+
+class ConfigError(LpiError, ValueError):
+    """An option, an experiment file or a combination of settings is wrong."""
+
+
+class DataError(LpiError, ValueError):
+    """A record, a picture or a caption is wrong; the message names file and line."""
+
+
+class MissingFileError(LpiError, FileNotFoundError):
+    """A file or folder that was named is not there."""
+
+
+class OutputError(LpiError, OSError):
+    """A folder can't be written to, or the disk is full."""
+
+
+class BackboneError(LpiError, ValueError):
+    """A model folder can't serve as a backbone."""
+
+
+class CheckpointError(LpiError, ValueError):
+    """A saved method or task is damaged, or was made for another backbone."""
+
+
+class ShapeError(LpiError, ValueError):
+    """Tensors that must agree in shape do not."""
+
+
+class UnknownNameError(LpiError, KeyError):
+    """No method, experiment, preset or task has that name."""
+
+
+class MissingExtraError(LpiError, ImportError):
+    """An optional dependency is not installed; the message names the extra to install."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: the nearest known name, or all of them when none is near.
+
+    >>> did_you_mean("dept", ["depth", "rank"])
+    "Did you mean 'depth'?"
+    >>> did_you_mean("zebra", ["depth", "rank"])
+    'Known: depth, rank.'
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}."

@@ -1,0 +1,273 @@
+"""The protocol: after each stage, every task seen so far against the union gallery of all tasks seen so far.
+
+The frozen backbone's features of all test data are computed once and route every query. Where a method is *stable*
+(what was encoded under a task's route never changes), features are kept from stage to stage and only what the router
+now sends elsewhere is encoded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lpi.backbones.base import DualEncoder
+from lpi.config import EvaluationSettings
+from lpi.data.records import CaptionedImage
+from lpi.evaluation.ranking import recall_both_directions
+from lpi.methods.base import Method
+from lpi.prompts.task_keys import FALLBACK
+from lpi.tasks.batches import PictureStore
+from lpi.tasks.relevance import relevance
+from lpi.tasks.stream import TaskStream
+from lpi.trainer import plain_image_features, plain_text_features
+
+TOWERS = ("vision", "text")
+
+
+class TestSet:
+    """Test pictures and captions of some tasks, decoded once, with the frozen backbone's features.
+
+    Attributes:
+        records: the pictures in gallery order.
+        texts: all their captions.
+        pairs: which caption is right for which picture, [pairs, 2].
+        task: for each tower, the true task of each picture or caption, int64 [items].
+        plain: for each tower, unprompted L2-normalised features, [items, features].
+    """
+
+    __test__ = False  # not a test case
+
+    def __init__(
+        self, groups: Sequence[Sequence[CaptionedImage]], backbone: DualEncoder, *, settings: EvaluationSettings
+    ) -> None:
+        self.records = [record for group in groups for record in group]
+        self.texts, owner, pairs = relevance(self.records, equal_captions=settings.equal_captions)
+        self.owner, self.pairs = torch.from_numpy(owner), torch.from_numpy(pairs)
+        picture_task = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor([len(g) for g in groups]))
+        self.task = {"vision": picture_task, "text": picture_task[self.owner]}
+        self.backbone, self.batch = backbone, settings.batch
+        inputs = backbone.inputs
+        self.store = PictureStore([r.picture for r in self.records], inputs.prepare, side=min(inputs.image_size))
+        self.plain = {
+            "vision": plain_image_features(backbone, self.store, self.batch).cpu(),
+            "text": plain_text_features(backbone, self.texts, self.batch).cpu(),
+        }
+        self._routing_texts: dict[str, Tensor] = {}
+
+    def count(self, tower: str) -> int:
+        """Number of pictures or captions."""
+        return len(self.task[tower])
+
+    def upto(self, tower: str, tasks: int) -> Tensor:
+        """Rows of the first ``tasks`` tasks."""
+        return (self.task[tower] < tasks).nonzero()[:, 0]
+
+    def routing_features(self, method: Method, tower: str) -> Tensor:
+        """What routes each item under a method: its plain features, or the captions' in the method's own wording."""
+        if tower == "vision" or method.text_for_routing("a") == "a":
+            return self.plain[tower]
+        wording = method.text_for_routing("")
+        if wording not in self._routing_texts:
+            texts = [method.text_for_routing(text) for text in self.texts]
+            self._routing_texts[wording] = plain_text_features(self.backbone, texts, self.batch).cpu()
+        return self._routing_texts[wording]
+
+    @torch.no_grad()
+    def encode(self, method: Method, tower: str, rows: Tensor, route: int) -> Tensor:
+        """Features of some rows under one route, [rows, features]."""
+        parts = []
+        for part in rows.split(self.batch):
+            if tower == "vision":
+                pixels = self.store.pixels(part.tolist()).to(method.device)
+                parts.append(method.image_features(self.backbone.inputs.normalise(pixels), route))
+            else:
+                parts.append(method.text_features(method.tokens([self.texts[row] for row in part.tolist()]), route))
+        return torch.cat(parts).cpu()
+
+
+class FeatureCache:
+    """Features of a test set's items under each route, encoded when first asked for."""
+
+    def __init__(self, test: TestSet) -> None:
+        self.test = test
+        self._features: dict[tuple[str, int], Tensor] = {}
+        self._known: dict[tuple[str, int], Tensor] = {}
+
+    def features(self, method: Method, tower: str, rows: Tensor, routes: Tensor) -> Tensor:
+        """Features of ``rows``, each under its own route, [rows, features]."""
+        result = torch.empty(len(rows), self.test.plain[tower].shape[1])
+        for route in routes.unique().tolist():
+            chosen = (routes == route).nonzero()[:, 0]
+            result[chosen] = self._under(method, tower, rows[chosen], route)
+        return result
+
+    def _under(self, method: Method, tower: str, rows: Tensor, route: int) -> Tensor:
+        if route == FALLBACK:
+            return self.test.plain[tower][rows]
+        key = (tower, route)
+        if key not in self._features:
+            count = self.test.count(tower)
+            self._features[key] = torch.zeros(count, self.test.plain[tower].shape[1])
+            self._known[key] = torch.zeros(count, dtype=torch.bool)
+        missing = rows[~self._known[key][rows]]
+        if len(missing):
+            if tower == "text":  # captions of like length together, so that little of a batch is padding
+                missing = missing[torch.tensor([len(self.test.texts[row]) for row in missing.tolist()]).argsort(stable=True)]
+            self._features[key][missing] = self.test.encode(method, tower, missing, route)
+            self._known[key][missing] = True
+        return self._features[key][rows]
+
+
+class Evaluator:
+    """Measures methods on one stream.
+
+    Args:
+        backbone: the frozen model.
+        stream: whose test splits and held-out pictures are used.
+        settings: how.
+    """
+
+    def __init__(self, backbone: DualEncoder, stream: TaskStream, settings: EvaluationSettings) -> None:
+        self.backbone, self.stream, self.settings = backbone, stream, settings
+        self.test = TestSet([task.test for task in stream.tasks], backbone, settings=settings)
+        self.held_out = TestSet([stream.held_out], backbone, settings=settings) if stream.held_out else None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget features of earlier methods."""
+        self._cache = FeatureCache(self.test)
+        self._held_out_cache = FeatureCache(self.held_out) if self.held_out else None
+
+    def zero_shot(self) -> dict[str, Any]:
+        """The record in ``zero_shot.json``: the frozen backbone at every stage."""
+        stages = []
+        for stage, task in enumerate(self.stream.tasks):
+            rows = {tower: self.test.upto(tower, stage + 1) for tower in TOWERS}
+            features = {tower: self.test.plain[tower][rows[tower]] for tower in TOWERS}
+            stages.append({"stage": stage, "task": task.name, "recall": self._recall(rows, features)})
+        held_out = None
+        if self.held_out:
+            held_out = self._held_out_recall(self.held_out.plain)
+        return {"stages": stages, "held_out": held_out}
+
+    def stage(self, method: Method, stage: int) -> dict[str, Any]:
+        """The record of one stage: recall of every task seen, oracle, next task, held-out data, routing."""
+        tasks = len(self.stream.tasks)
+        if not method.stable:
+            self.reset()
+        rows, features, routes = self._encode(method, stage)
+        record: dict[str, Any] = {
+            "stage": stage,
+            "task": self.stream.tasks[stage].name,
+            "recall": self._recall(rows, features),
+            "oracle": None,
+            "next": None,
+            "held_out": None,
+            "routing": None,
+        }
+        if method.routed:
+            if self.settings.oracle:
+                own = {t: self._features(method, t, rows[t], self.test.task[t][rows[t]], oracle=True) for t in TOWERS}
+                record["oracle"] = self._recall(rows, own)
+            record["routing"] = {t: self._routing(rows[t], routes[t], t, stage + 1) for t in TOWERS}
+        if self.settings.transfer and stage + 1 < tasks:
+            rows, features, _ = self._encode(method, stage, ahead=1)
+            recall = self._recall(rows, features)
+            record["next"] = {d: {k: values[-1] for k, values in by_k.items()} for d, by_k in recall.items()}
+        if self.held_out and self._held_out_cache:
+            encoded = {}
+            for tower in TOWERS:
+                everything = torch.arange(self.held_out.count(tower))
+                posteriors = self.held_out.routing_features(method, tower)
+                route = method.route(tower, posteriors.to(method.device)).cpu()
+                found = self._held_out_cache.features(method, tower, everything, route)
+                encoded[tower] = self._scored(method, tower, found, posteriors)
+            record["held_out"] = self._held_out_recall(encoded)
+        return record
+
+    def replay(self, method: Method, stages: int) -> None:
+        """Encode what an uninterrupted run would have encoded in its first stages, in the same groups.
+
+        The last bits of a feature can depend on what else is in its batch; a resumed run must end with the same ones.
+        """
+        if method.stable:
+            for stage in range(stages):
+                self.stage(method.stage(stage), stage)
+
+    def _encode(
+        self, method: Method, stage: int, ahead: int = 0
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        rows = {tower: self.test.upto(tower, stage + 1 + ahead) for tower in TOWERS}
+        routes, features = {}, {}
+        for tower in TOWERS:
+            plain = self.test.routing_features(method, tower)[rows[tower]]
+            routes[tower] = method.route(tower, plain.to(method.device)).cpu()
+            features[tower] = self._features(method, tower, rows[tower], routes[tower])
+        return rows, features, routes
+
+    def _features(self, method: Method, tower: str, rows: Tensor, routes: Tensor, oracle: bool = False) -> Tensor:
+        features = self._cache.features(method, tower, rows, routes)
+        if oracle:
+            return features
+        return self._scored(method, tower, features, self.test.routing_features(method, tower)[rows])
+
+    def _scored(self, method: Method, tower: str, features: Tensor, plain: Tensor) -> Tensor:
+        """Features whose inner product is the score: for ``routed``, both sides' task posteriors stand behind."""
+        if self.settings.scoring == "plain" or not method.routed:
+            return features
+        posteriors = method.posteriors(method.distances(tower, plain.to(method.device)), tower).cpu()
+        return torch.cat([features, self.settings.routed_weight**0.5 * posteriors], dim=1)
+
+    def _recall(self, rows: dict[str, Tensor], features: dict[str, Tensor]) -> dict[str, Any]:
+        place = torch.full((self.test.count("vision"),), -1)
+        place[rows["vision"]] = torch.arange(len(rows["vision"]))
+        text_place = torch.full((self.test.count("text"),), -1)
+        text_place[rows["text"]] = torch.arange(len(rows["text"]))
+        pairs = torch.stack([text_place[self.test.pairs[:, 0]], place[self.test.pairs[:, 1]]], dim=1)
+        return dict(
+            recall_both_directions(
+                features["text"],
+                features["vision"],
+                pairs[(pairs >= 0).all(dim=1)],
+                text_task=self.test.task["text"][rows["text"]],
+                image_task=self.test.task["vision"][rows["vision"]],
+                gallery=self.settings.gallery,
+                ties=self.settings.ties,
+                similarity="dot",
+            )
+        )
+
+    def _held_out_recall(self, features: dict[str, Tensor]) -> dict[str, Any]:
+        assert self.held_out is not None
+        recall = recall_both_directions(
+            features["text"],
+            features["vision"],
+            self.held_out.pairs,
+            text_task=self.held_out.task["text"],
+            image_task=self.held_out.task["vision"],
+            ties=self.settings.ties,
+            similarity="dot",
+        )
+        return {direction: {k: values[0] for k, values in by_k.items()} for direction, by_k in recall.items()}
+
+    def _routing(self, rows: Tensor, routes: Tensor, tower: str, tasks: int) -> dict[str, Any]:
+        true = self.test.task[tower][rows]
+        column = torch.where(routes == FALLBACK, torch.full_like(routes, tasks), routes)
+        confusion = torch.bincount(true * (tasks + 1) + column, minlength=tasks * (tasks + 1)).reshape(tasks, tasks + 1)
+        return {"accuracy": float((routes == true).float().mean()), "confusion": confusion.tolist()}
+
+    def top(self, features: dict[str, Tensor], direction: str, query: int, count: int = 5) -> list[tuple[int, float]]:
+        """The best candidates of one query and their scores."""
+        query_side, gallery_side = ("text", "vision") if direction == "text_to_image" else ("vision", "text")
+        scores = features[gallery_side] @ features[query_side][query]
+        best = scores.topk(min(count, len(scores)))
+        return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+    def final_features(self, method: Method) -> dict[str, Tensor]:
+        """Features of all test data after the last stage, scored as the settings say."""
+        return self._encode(method, len(self.stream.tasks) - 1)[1]
+
+

@@ -1,0 +1,343 @@
+"""Ranks, and what is read off them: recall@k, mean rank, mean reciprocal rank.
+
+A query's rank is the number of wrong candidates that stand before its best right one. It is counted, never sorted
+for: the scores are asked for in blocks of queries, and no more than one block of the score matrix is ever held. Every
+function is pure; features and pairs go in, numbers come out. What is right is given as pairs (query, candidate), so
+five captions of one picture, or one caption that fits two pictures, need no special case.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lpi.errors import ConfigError, DataError, ShapeError, did_you_mean
+
+ScoreBlock = Callable[[int, int], Tensor]
+Ties = Literal["half", "pessimistic"]
+Gallery = Literal["union", "own"]
+Similarity = Literal["cosine", "dot"]
+Recall = dict[str, dict[str, float]]
+RecallPerTask = dict[str, dict[str, list[float]]]
+
+KS = (1, 5, 10)
+
+
+def count_ranks(
+    score_block: ScoreBlock, queries: int, pairs: Tensor, *, ties: Ties = "half", block: int = 1024
+) -> Tensor:
+    """For each query, how many wrong candidates stand before its best right one.
+
+    A wrong candidate counts when it scores strictly higher than the best right one; one that scores the same counts
+    half, or fully with ``ties="pessimistic"``. Right candidates never count against each other.
+
+    >>> scores = torch.tensor([[0.9, 0.5, 0.9, 0.1]])
+    >>> count_ranks(lambda start, stop: scores[start:stop], 1, torch.tensor([[0, 0]]))  # one equal
+    tensor([0.5000])
+    >>> count_ranks(lambda start, stop: scores[start:stop], 1, torch.tensor([[0, 1], [0, 3]]))  # two higher
+    tensor([2.])
+
+    Args:
+        score_block: gives the scores of the queries ``start`` to ``stop - 1``, [stop - start, gallery].
+        queries: number of queries.
+        pairs: which candidates are right, (query, candidate), [pairs, 2] int64, in any order; doubles are harmless.
+        ties: what an equally scored wrong candidate counts.
+        block: queries whose scores are held at once.
+
+    Returns:
+        0-based ranks, [queries] float32, on the scores' device.
+
+    Raises:
+        DataError: a query has no right candidate, or a score is not a number; the message names the query.
+        ShapeError: pairs or scores have the wrong shape, or a pair points outside.
+        ConfigError: an unknown choice of ``ties``, or a block below 1.
+    """
+    check_choice("ties", ties, Ties)
+    if block < 1:
+        raise ConfigError(f"block must be at least 1; got {block}.")
+    # Doubles would be taken off twice below; sorted pairs make a block's pairs one slice.
+    pairs = torch.unique(check_pairs(pairs, queries), dim=0)  # [pairs, 2], by query
+    rights = torch.bincount(pairs[:, 0], minlength=queries)  # [queries]
+    if queries and not bool(rights.all()):
+        query = int((rights == 0).nonzero()[0])
+        raise DataError(f"query {query} has no right candidate in the gallery. Leave it out, or add its pair.")
+    ends = rights.cumsum(0).tolist()
+    equal_weight = 0.5 if ties == "half" else 1.0
+    ranks = []
+    first_pair = 0
+    for start in range(0, queries, block):
+        stop = min(start + block, queries)
+        scores = score_block(start, stop)
+        own = pairs[first_pair : ends[stop - 1]].to(scores.device)
+        first_pair = ends[stop - 1]
+        check_scores(scores, start, stop, own)
+        rows = own[:, 0] - start  # [pairs of the block]
+        right_scores = scores[rows, own[:, 1]]
+        best = torch.full_like(scores[:, 0], -torch.inf).scatter_reduce(0, rows, right_scores, "amax")  # [rows]
+        higher = (scores > best[:, None]).sum(dim=1)  # no right candidate is above the best of them
+        equal = (scores == best[:, None]).sum(dim=1)
+        equal -= torch.zeros_like(equal).scatter_add(0, rows, (right_scores == best[rows]).to(equal.dtype))
+        ranks.append(higher + equal_weight * equal)
+    return torch.cat(ranks).float() if ranks else torch.zeros(0)
+
+
+def cosine_block(
+    query_features: Tensor, gallery_features: Tensor, *, among: Tensor | None = None, similarity: Similarity = "cosine"
+) -> ScoreBlock:
+    """Scores by cosine similarity (or inner product), computed a block at a time.
+
+    >>> score = cosine_block(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
+    >>> score(0, 1)
+    tensor([[1., 0.]])
+
+    Args:
+        query_features: [queries, width]; need not be normalised.
+        gallery_features: [gallery, width].
+        among: restricts the gallery to these candidates, [restricted] int64; the scores' columns, and so the
+            candidates in ``pairs``, then count within ``among``.
+        similarity: ``cosine``, or ``dot`` for features whose lengths mean something.
+
+    Returns:
+        The function that :func:`count_ranks` takes; its scores are float32, whatever the features are.
+
+    Raises:
+        ShapeError: the two are not matrices of one width.
+    """
+    for name, features in (("query_features", query_features), ("gallery_features", gallery_features)):
+        if features.ndim != 2:
+            raise ShapeError(f"{name} must be [items, width]; got {list(features.shape)}.")
+    if query_features.shape[1] != gallery_features.shape[1]:
+        raise ShapeError(
+            f"queries and gallery must have one width; got {query_features.shape[1]} and {gallery_features.shape[1]}. "
+            "Were both encoded by the same model?"
+        )
+    gallery = gallery_features if among is None else gallery_features[among]
+
+    def scaled(features: Tensor) -> Tensor:
+        return features.float() if similarity == "dot" else torch.nn.functional.normalize(features.float(), dim=1)
+
+    gallery = scaled(gallery).T  # [width, gallery]
+
+    def score_block(start: int, stop: int) -> Tensor:
+        return scaled(query_features[start:stop]) @ gallery
+
+    return score_block
+
+
+def recall_at(k: int, ranks: Tensor) -> float:
+    """The share of queries with fewer than k wrong candidates before their best right one.
+
+    >>> recall_at(1, torch.tensor([0.0, 0.5, 1.0, 7.0]))
+    0.5
+
+    Raises:
+        DataError: there are no queries.
+    """
+    return mean_of((ranks < k).double())
+
+
+def mean_rank(ranks: Tensor) -> float:
+    """The mean place of the best right candidate; the first place is 1.
+
+    >>> mean_rank(torch.tensor([0.0, 3.0]))
+    2.5
+
+    Raises:
+        DataError: there are no queries.
+    """
+    return mean_of(ranks.double()) + 1.0
+
+
+def mean_reciprocal_rank(ranks: Tensor) -> float:
+    """The mean of one over the place of the best right candidate (MRR); the first place is 1.
+
+    >>> mean_reciprocal_rank(torch.tensor([0.0, 3.0]))
+    0.625
+
+    Raises:
+        DataError: there are no queries.
+    """
+    return mean_of(1.0 / (ranks.double() + 1.0))
+
+
+def recall_of_set(
+    text_features: Tensor,
+    image_features: Tensor,
+    pairs: Tensor,
+    *,
+    ks: Sequence[int] = KS,
+    ties: Ties = "half",
+    block: int = 1024,
+) -> Recall:
+    """Recall@k of one set of texts and images against each other, both directions.
+
+    >>> same = torch.eye(3)
+    >>> recall_of_set(same, same, torch.tensor([[0, 0], [1, 1], [2, 1], [2, 2]]), ks=(1,))
+    {'text_to_image': {'1': 1.0}, 'image_to_text': {'1': 1.0}}
+
+    Args:
+        text_features: [texts, width].
+        image_features: [images, width].
+        pairs: which text fits which image, (text, image), [pairs, 2] int64.
+        ks: how far down the list a hit may stand, each at least 1.
+        ties: see :func:`count_ranks`.
+        block: see :func:`count_ranks`.
+
+    Returns:
+        Fractions, ``{"text_to_image": {"1": .., "5": .., "10": ..}, "image_to_text": {..}}``.
+
+    Raises:
+        DataError: there is no text or image, one without a partner, or a feature that is not a number.
+        ShapeError: features or pairs have the wrong shape.
+    """
+    ones = [torch.zeros(len(features), dtype=torch.int64) for features in (text_features, image_features)]
+    per_task = recall_both_directions(
+        text_features,
+        image_features,
+        pairs,
+        text_task=ones[0],
+        image_task=ones[1],
+        tasks=1,
+        ks=ks,
+        ties=ties,
+        block=block,
+    )
+    return {direction: {k: values[0] for k, values in by_k.items()} for direction, by_k in per_task.items()}
+
+
+def recall_both_directions(
+    text_features: Tensor,
+    image_features: Tensor,
+    pairs: Tensor,
+    *,
+    text_task: Tensor,
+    image_task: Tensor,
+    tasks: int | None = None,
+    gallery: Gallery = "union",
+    ks: Sequence[int] = KS,
+    ties: Ties = "half",
+    similarity: Similarity = "cosine",
+    block: int = 1024,
+) -> RecallPerTask:
+    """Recall@k of each task's test queries, text to image and image to text.
+
+    Args:
+        text_features: every seen task's test captions, [texts, width].
+        image_features: every seen task's test images, [images, width].
+        pairs: which text fits which image, (text, image), [pairs, 2] int64; may cross tasks.
+        text_task: the task that each text belongs to, [texts] int64.
+        image_task: the task that each image belongs to, [images] int64.
+        tasks: number of tasks; by default one more than the highest in ``text_task`` and ``image_task``.
+        gallery: ``union`` ranks against the candidates of all tasks; ``own`` only against the query's own task's.
+        ks: how far down the list a hit may stand, each at least 1.
+        ties: see :func:`count_ranks`.
+        similarity: see :func:`cosine_block`.
+        block: see :func:`count_ranks`.
+
+    Returns:
+        Fractions, one entry a task: ``{"text_to_image": {"1": [..], ..}, "image_to_text": {"1": [..], ..}}``.
+
+    Raises:
+        DataError: a task without queries, a query without a right candidate, or a feature that is not a number.
+        ShapeError: features, pairs or tasks have the wrong shape.
+
+    Paper: LPI's protocol: after each stage, every seen task against the union gallery of all tasks seen so far.
+    """
+    check_choice("gallery", gallery, Gallery)
+    if not ks or min(ks) < 1:
+        raise ConfigError(f"ks must be numbers of at least 1; got {list(ks)}.")
+    text_task = check_tasks("text", text_task, text_features)
+    image_task = check_tasks("image", image_task, image_features)
+    if not len(text_task) or not len(image_task):
+        raise DataError(f"recall needs texts and images; got {len(text_task)} texts and {len(image_task)} images.")
+    if tasks is None:
+        tasks = int(max(text_task.max(), image_task.max())) + 1
+    pairs = check_pairs(pairs, len(text_features), len(image_features))
+    recalls: RecallPerTask = {}
+    for direction, ours, theirs, our_task, their_task, columns, noun in (
+        ("text_to_image", text_features, image_features, text_task, image_task, [0, 1], "text"),
+        ("image_to_text", image_features, text_features, image_task, text_task, [1, 0], "image"),
+    ):
+        by_task = []
+        for task in range(tasks):
+            mine = (our_task == task).nonzero()[:, 0]  # [queries of the task]
+            if not len(mine):
+                raise DataError(f"task {task} has no {noun} queries. Give every seen task test pairs.")
+            among = None if gallery == "union" else (their_task == task).nonzero()[:, 0]
+            local = local_pairs(pairs[:, columns], mine, among, len(ours), len(theirs))
+            check_partners(local, mine, noun, task)
+            score_block = cosine_block(ours[mine], theirs, among=among, similarity=similarity)
+            by_task.append(count_ranks(score_block, len(mine), local, ties=ties, block=block))
+        recalls[direction] = {str(k): [recall_at(k, ranks) for ranks in by_task] for k in ks}
+    return recalls
+
+
+def local_pairs(pairs: Tensor, mine: Tensor, among: Tensor | None, queries: int, gallery: int) -> Tensor:
+    """The pairs of some queries, renumbered within these queries and within the restricted gallery, [kept, 2]."""
+    query_place = torch.full((queries,), -1)
+    query_place[mine] = torch.arange(len(mine))
+    candidate_place = torch.arange(gallery)
+    if among is not None:
+        candidate_place = torch.full((gallery,), -1)
+        candidate_place[among] = torch.arange(len(among))
+    local = torch.stack([query_place[pairs[:, 0]], candidate_place[pairs[:, 1]]], dim=1)
+    return local[(local >= 0).all(dim=1)]
+
+
+def check_partners(local: Tensor, mine: Tensor, noun: str, task: int) -> None:
+    """Refuse a query without a right candidate, by the number that the caller knows it by."""
+    alone = torch.bincount(local[:, 0], minlength=len(mine)) == 0
+    if bool(alone.any()):
+        query = int(mine[alone.nonzero()[0, 0]])
+        raise DataError(
+            f"{noun} query {query} (task {task}) has no right candidate in the gallery. "
+            "Leave it out, or add its partner to the gallery and its pair to pairs."
+        )
+
+
+def check_pairs(pairs: Tensor, queries: int, gallery: int | None = None) -> Tensor:
+    """Pairs on the CPU in int64, [pairs, 2], or a ShapeError."""
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.is_floating_point():
+        raise ShapeError(f"pairs must be whole numbers, [pairs, 2]; got {list(pairs.shape)} {pairs.dtype}.")
+    pairs = pairs.detach().cpu().to(torch.int64)
+    for column, count, noun in ((0, queries, "query"), (1, gallery, "candidate")):
+        outside = (pairs[:, column] < 0) | (pairs[:, column] >= (count if count is not None else 2**62))
+        if bool(outside.any()):
+            pair = pairs[outside][0].tolist()
+            raise ShapeError(f"pair {pair} points outside: its {noun} is not among the {count}.")
+    return pairs
+
+
+def check_tasks(noun: str, task: Tensor, features: Tensor) -> Tensor:
+    """Task numbers on the CPU, [items], or a ShapeError."""
+    if task.ndim != 1 or len(task) != len(features):
+        raise ShapeError(f"{noun}_task must be [{noun}s={len(features)}]; got {list(task.shape)}.")
+    return task.detach().cpu().to(torch.int64)
+
+
+def check_scores(scores: Tensor, start: int, stop: int, own: Tensor) -> None:
+    """Refuse a block of the wrong shape, a pair outside the gallery, and scores that are not numbers."""
+    if scores.ndim != 2 or scores.shape[0] != stop - start:
+        raise ShapeError(f"scores of a block must be [{stop - start}, gallery]; got {list(scores.shape)}.")
+    outside = own[:, 1] >= scores.shape[1]
+    if bool(outside.any()):
+        raise ShapeError(f"pair {own[outside][0].tolist()} points outside the gallery of {scores.shape[1]}.")
+    broken = scores.isnan().any(dim=1)
+    if bool(broken.any()):
+        query = start + int(broken.nonzero()[0, 0])
+        raise DataError(f"query {query} has a score that is not a number (NaN). Check the features for NaN.")
+
+
+def check_choice(name: str, value: str, choices: object) -> None:
+    """Refuse a value that is none of a Literal's."""
+    known = get_args(choices)
+    if value not in known:
+        raise ConfigError(f"{name} must be one of {', '.join(known)}; got {value!r}. {did_you_mean(value, known)}")
+
+
+def mean_of(values: Tensor) -> float:
+    """The mean of float64 values, or a DataError where there are none."""
+    if not values.numel():
+        raise DataError("there are no ranks to average. Give at least one query.")
+    return float(values.mean())

@@ -1,0 +1,296 @@
+"""The contract: what a continual learner of retrieval answers, and everything that all of them share.
+
+The trainer owns time (loops, optimiser, device, seeds); the method owns loss and memory. A method answers
+``begin_task``, ``loss``, ``end_task``, ``trainable`` and how it encodes under a given *route*: the index of the
+task whose knowledge to use. Methods that don't tell tasks apart have the one route 0.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import ModelHubMixin
+from PIL import Image
+from torch import Tensor, nn
+
+from lpi.backbones.base import DualEncoder, TextInputs, TowerState
+from lpi.errors import ConfigError, LpiError, UnknownNameError, did_you_mean
+from lpi.prompts.task_keys import FALLBACK
+
+ENCODE_BATCH = 64
+
+
+class PlainFeatures(Protocol):
+    """Unprompted, L2-normalised features of a task's training data, computed when first asked for."""
+
+    @property
+    def image_features(self) -> Tensor:
+        """Of the pictures, [pictures, features]."""
+
+    @property
+    def text_features(self) -> Tensor:
+        """Of every different caption, [captions, features]."""
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """What a method may look at when a task begins or ends: the task's training data under the frozen backbone.
+
+    Attributes:
+        name: the task's name.
+        plain: unprompted features of pictures and captions.
+        captions: the different captions, in the order of their features.
+        steps: how many optimiser steps the task will take.
+    """
+
+    name: str
+    plain: PlainFeatures
+    captions: Sequence[str]
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """A batch, ready for a forward pass.
+
+    Attributes:
+        images: normalised pixels [images, 3, height, width], or their states after the method's trunk.
+        texts: tokens of the captions.
+        positives: which belong together, bool [images, texts].
+        owner: the picture of each caption, int64 [texts].
+        plain: gives the unprompted, L2-normalised features of both, [images, features] and [texts, features].
+    """
+
+    images: Tensor | TowerState
+    texts: TextInputs
+    positives: Tensor
+    owner: Tensor
+    plain: Callable[[], tuple[Tensor, Tensor]]
+
+
+def recorded(scope: dict[str, Any]) -> dict[str, Any]:
+    """The keyword options of a constructor, from its ``locals()`` at the first line."""
+    return {name: value for name, value in scope.items() if name not in ("self", "backbone", "__class__")}
+
+
+class Method(
+    nn.Module,
+    ModelHubMixin,
+    library_name="lpi",
+    tags=["continual-learning", "image-text-retrieval"],
+    repo_url="https://github.com/Kelvin-ywc/LPI",
+):
+    """A continual learner of retrieval over a frozen backbone.
+
+    Class attributes:
+        presets: named sets of options, for ``lpi.method(name, backbone, preset=...)``.
+        joint: wants all tasks at once (an upper bound, not a continual learner).
+        stable: what was encoded under a route never changes once that task has been learned, so that vectors may
+            be kept.
+    """
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    joint: ClassVar[bool] = False
+    stable: ClassVar[bool] = False
+
+    def __init__(self, backbone: DualEncoder, **options: Any) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.options = options
+        self.tasks: list[str] = []
+
+    # ---- what a method answers -----------------------------------------------------------------------------------
+
+    def begin_task(self, data: TaskData, generator: torch.Generator) -> None:
+        """Make room for a task. Everything random comes from ``generator``."""
+        self.tasks.append(data.name)
+
+    def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        """Named scalars, already weighted; the trainer adds them up."""
+        raise NotImplementedError
+
+    def end_task(self, data: TaskData, generator: torch.Generator) -> None:
+        """Keep what later tasks and queries need."""
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The parameters that the current task may change; by default all that aren't the backbone's."""
+        frozen = {id(parameter) for parameter in self.backbone.parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in frozen]
+
+    def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
+        """L2-normalised features of pictures under one route, [images, features]."""
+        return F.normalize(self.backbone.encode_images(images), dim=-1)
+
+    def text_features(self, texts: TextInputs, route: int) -> Tensor:
+        """L2-normalised features of captions under one route, [texts, features]."""
+        return F.normalize(self.backbone.encode_texts(texts), dim=-1)
+
+    def trunk(self) -> int:
+        """How many of the lowest vision blocks the method leaves as they are, whatever it learns."""
+        return 0
+
+    def room(self) -> int:
+        """How many tokens of the text context the method needs for itself."""
+        return 0
+
+    # ---- routing: which task a query belongs to --------------------------------------------------------------------
+
+    @property
+    def routed(self) -> bool:
+        """Whether queries are sent to tasks at all."""
+        return False
+
+    def distances(self, tower: str, plain: Tensor) -> Tensor:
+        """Distance of unprompted features [queries, features] to each task, [queries, tasks]."""
+        raise ConfigError(f"{type(self).__name__} has no task keys, so it can't tell which task a query belongs to.")
+
+    def posteriors(self, distances: Tensor, tower: str) -> Tensor:
+        """How likely each task is, [queries, tasks], from :meth:`distances`."""
+        raise ConfigError(f"{type(self).__name__} has no task keys, so it can't tell which task a query belongs to.")
+
+    def route(self, tower: str, plain: Tensor) -> Tensor:
+        """The route of each query, int64 [queries], from its unprompted features [queries, features]."""
+        return torch.zeros(len(plain), dtype=torch.int64)
+
+    def text_for_routing(self, text: str) -> str:
+        """The words whose unprompted feature routes a caption."""
+        return text
+
+    # ---- what a person calls ---------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode_images(self, images: Sequence[Image.Image] | Tensor, *, task: str | None = None) -> Tensor:
+        """L2-normalised features, [images, features], of pictures or of uint8 pixels [images, 3, height, width].
+
+        Args:
+            images: what to encode.
+            task: use this task's knowledge; by default each picture is routed.
+        """
+        inputs = self.backbone.inputs
+        if not isinstance(images, Tensor):
+            images = torch.stack([torch.from_numpy(inputs.prepare(image)).permute(2, 0, 1) for image in images])
+        parts = [inputs.normalise(part).to(self.device) for part in images.split(ENCODE_BATCH)]
+        plain = None
+        if self.routed and task is None:
+            plain = torch.cat([F.normalize(self.backbone.encode_images(part), dim=-1) for part in parts])
+        routes = self._routes("vision", plain, len(images), task)
+        pixels = torch.cat(parts)
+        return self._by_route(routes, lambda rows, index: self.image_features(pixels[rows], index))
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str], *, task: str | None = None) -> Tensor:
+        """L2-normalised features of captions, [texts, features]; see :meth:`encode_images`."""
+        plain = None
+        if self.routed and task is None:
+            plain = torch.cat(
+                [
+                    F.normalize(self.backbone.encode_texts(self.tokens([self.text_for_routing(t) for t in part])), dim=-1)
+                    for part in chunks(texts, ENCODE_BATCH)
+                ]
+            )
+        routes = self._routes("text", plain, len(texts), task)
+        return self._by_route(
+            routes, lambda rows, index: self.text_features(self.tokens([texts[row] for row in rows.tolist()]), index)
+        )
+
+    def tokens(self, texts: Sequence[str]) -> TextInputs:
+        """Tokens of captions, on the method's device."""
+        return self.backbone.inputs.tokenize(texts, room=self.room()).to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone lives."""
+        return self.backbone.logit_scale.device
+
+    def _routes(self, tower: str, plain: Tensor | None, count: int, task: str | None) -> Tensor:
+        if task is not None:
+            return torch.full((count,), self.task_index(task))
+        return torch.zeros(count, dtype=torch.int64) if plain is None else self.route(tower, plain).cpu()
+
+    def _by_route(self, routes: Tensor, encode: Any) -> Tensor:
+        """Encode rows in groups of one route each; rows come back in their own order."""
+        features = torch.empty(len(routes), self.backbone.feature_width, device=self.device)
+        for index in routes.unique().tolist():
+            for rows in (routes == index).nonzero()[:, 0].split(ENCODE_BATCH):
+                features[rows] = encode(rows, index)
+        return features
+
+    def task_index(self, task: str) -> int:
+        """The position of a task among those learned.
+
+        Raises:
+            UnknownNameError: it wasn't learned.
+        """
+        if task not in self.tasks:
+            raise UnknownNameError(f"No task is called {task!r}. {did_you_mean(task, self.tasks)}")
+        return self.tasks.index(task)
+
+    def learn(self, task: Any, **settings: Any) -> None:
+        """Learn one task (a ``lpi.tasks.Task``), in place, with the trainer's settings as keywords."""
+        from lpi.trainer import learn_task  # the trainer stands above methods; this is only its doorbell
+
+        learn_task(self, task, **settings)
+
+    def forget(self, task: str) -> None:
+        """Take a task away again, exactly: what is encoded under the other tasks' routes stays bit-identical."""
+        raise LpiError(f"{type(self).__name__} mixes its tasks in one set of weights, so none can be taken away.")
+
+    def stage(self, k: int) -> Method:
+        """The method as it was after stage ``k`` (0-based)."""
+        raise LpiError(f"{type(self).__name__} keeps no earlier stage.")
+
+    # ---- saving: see lpi.methods.checkpoint --------------------------------------------------------------------------
+
+    def task_state(self, index: int) -> dict[str, Tensor]:
+        """What is stored for one task."""
+        return {}
+
+    def shared_state(self) -> dict[str, Tensor]:
+        """What is stored once, whatever the number of tasks."""
+        return {}
+
+    def restore(self, tasks: Sequence[tuple[str, dict[str, Tensor]]], shared: dict[str, Tensor]) -> None:
+        """Take over what :meth:`task_state` and :meth:`shared_state` gave."""
+        self.tasks = [name for name, _ in tasks]
+
+    def stored_parameters(self) -> int:
+        """How many numbers have to be stored beside the frozen backbone, keys included."""
+        states = [self.task_state(index) for index in range(len(self.tasks))] + [self.shared_state()]
+        return sum(tensor.numel() for state in states for tensor in state.values())
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        from lpi.methods.checkpoint import save_method
+
+        save_method(self, save_directory)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **hub: Any) -> Method:  # type: ignore[override]
+        from lpi.methods.checkpoint import load_method
+
+        return load_method(model_id, **hub)
+
+
+def chunks(items: Sequence[str], size: int) -> Iterable[Sequence[str]]:
+    """Consecutive pieces of at most ``size`` items."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def check_options(method: type[Method], options: dict[str, Any]) -> None:
+    """Refuse options that the constructor doesn't have, naming the nearest one it has.
+
+    Raises:
+        ConfigError: an unknown option.
+    """
+    known = [name for name in inspect.signature(method.__init__).parameters if name not in ("self", "backbone")]
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"method {method.__module__.rpartition('.')[2]!r} has no option {name!r}. {did_you_mean(name, known)}")
+
+
+__all__ = ["FALLBACK", "Method", "TaskData", "TrainingBatch", "check_options", "chunks", "recorded"]

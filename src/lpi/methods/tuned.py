@@ -1,0 +1,60 @@
+"""What methods that change the backbone's own weights have in common: a private copy that goes on learning."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lpi.backbones.base import DualEncoder, TextInputs, TowerState
+from lpi.losses import item_loss
+from lpi.methods.base import Method, TrainingBatch, recorded
+
+
+class Tuned(Method):
+    """A copy of the backbone, all of whose weights go on learning.
+
+    Args:
+        backbone: where it starts; itself left as it is.
+        multi_positive: captions that equal another picture's count as positives of it.
+        learn_temperature: also train CLIP's logit scale; off where methods are compared, since a temperature that
+            runs away is not what is compared.
+    """
+
+    def __init__(
+        self, backbone: DualEncoder, *, multi_positive: bool = True, learn_temperature: bool = False
+    ) -> None:
+        super().__init__(backbone, **recorded(locals()))
+        self.tuned = deepcopy(backbone)
+        self.tuned.requires_grad_(True)
+        self.tuned.logit_scale.requires_grad_(learn_temperature)
+
+    def trainable(self) -> list[nn.Parameter]:
+        """Every weight of the copy but its temperature."""
+        return [parameter for parameter in self.tuned.parameters() if parameter.requires_grad]
+
+    def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        """The item-level loss alone."""
+        positives = batch.positives
+        if not self.options["multi_positive"]:
+            positives = F.one_hot(batch.owner, len(positives)).T.bool()
+        images, texts = self.image_features(batch.images, 0), self.text_features(batch.texts, 0)
+        return {"item": item_loss(images, texts, positives, logit_scale=self.tuned.logit_scale.exp())}
+
+    def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
+        """See :class:`Method`."""
+        return F.normalize(self.tuned.encode_images(images), dim=-1)
+
+    def text_features(self, texts: TextInputs, route: int) -> Tensor:
+        """See :class:`Method`."""
+        return F.normalize(self.tuned.encode_texts(texts), dim=-1)
+
+    def shared_state(self) -> dict[str, Tensor]:
+        """All weights of the copy."""
+        return {name: tensor.contiguous() for name, tensor in self.tuned.model.state_dict().items()}
+
+    def restore(self, tasks: list[tuple[str, dict[str, Tensor]]], shared: dict[str, Tensor]) -> None:  # type: ignore[override]
+        """See :class:`Method`."""
+        super().restore(tasks, shared)
+        self.tuned.model.load_state_dict(shared)

@@ -1,0 +1,158 @@
+"""Which task does a query belong to, and how near are two tasks: k-means keys and semantic similarity."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lpi.errors import ConfigError, DataError
+from lpi.prompts.low_rank import check_choice
+
+Metric = Literal["cosine", "l1", "l2"]
+FALLBACK = -1  # the route of a query that is far from every task: the unprompted backbone
+
+
+def pairwise_distance(features: Tensor, centres: Tensor, metric: Metric) -> Tensor:
+    """Distance of each feature to each centre, [features, centres]; cosine distance is 1 - cosine."""
+    if metric == "cosine":
+        return 1 - F.normalize(features, dim=-1) @ F.normalize(centres, dim=-1).T
+    return torch.cdist(features, centres, p=1.0 if metric == "l1" else 2.0)
+
+
+def k_means(points: Tensor, clusters: int, *, generator: torch.Generator, iterations: int = 100) -> Tensor:
+    """Centroids of a k-means++ start followed by Lloyd's iterations, [clusters, width].
+
+    With fewer points than clusters every point is its own centroid. A cluster that loses all its points takes the
+    point that is farthest from its centroid.
+
+    Args:
+        points: [points, width].
+        clusters: how many centroids, at least 1.
+        generator: decides the start.
+        iterations: at most so many rounds; it stops when no point changes cluster.
+
+    Raises:
+        DataError: there is no point.
+        ConfigError: ``clusters`` is below 1.
+    """
+    if clusters < 1:
+        raise ConfigError(f"clusters must be at least 1; got {clusters}.")
+    if len(points) == 0:
+        raise DataError("k-means needs at least one point; got none.")
+    if len(points) <= clusters:
+        return points.clone()
+    centroids = points[torch.randint(len(points), (1,), generator=generator)]
+    for _ in range(clusters - 1):
+        squared = torch.cdist(points, centroids).square().amin(dim=1)
+        if float(squared.sum()) == 0.0:  # only copies of the chosen points are left
+            return centroids
+        pick = torch.multinomial(squared / squared.sum(), 1, generator=generator)
+        centroids = torch.cat([centroids, points[pick]])
+    assigned = torch.full((len(points),), -1)
+    for _ in range(iterations):
+        distance, nearest = torch.cdist(points, centroids).min(dim=1)
+        if torch.equal(nearest, assigned):
+            break
+        assigned = nearest
+        counts = torch.bincount(assigned, minlength=clusters)
+        sums = torch.zeros_like(centroids).index_add_(0, assigned, points)
+        centroids = sums / counts.clamp(min=1)[:, None]
+        for empty in (counts == 0).nonzero()[:, 0].tolist():
+            farthest = int(distance.argmax())
+            centroids[empty], distance[farthest] = points[farthest], 0.0
+    return centroids
+
+
+@dataclass(frozen=True)
+class TaskKeys:
+    """The keys of one task in one tower: k-means centroids of its unprompted, L2-normalised training features.
+
+    Attributes:
+        centroids: [clusters, features].
+        radius: the chosen quantile of the training features' distances to their nearest centroid, scalar.
+        scale: the mean of those distances, scalar; the unit in which a posterior measures.
+    """
+
+    centroids: Tensor
+    radius: Tensor
+    scale: Tensor
+
+    @classmethod
+    def fit(
+        cls, features: Tensor, *, clusters: int, metric: Metric, quantile: float, generator: torch.Generator
+    ) -> "TaskKeys":
+        """Keys of a task from its training features, [pictures or captions, features].
+
+        Paper: S-Prompts (arXiv 2207.12819), section 3.4, as LPI uses it; one set a tower.
+        """
+        check_choice("metric", metric, Metric)
+        if not 0.0 < quantile <= 1.0:
+            raise ConfigError(f"ood_quantile must lie in (0, 1]; got {quantile}.")
+        points = F.normalize(features.float(), dim=-1)
+        centroids = k_means(points, clusters, generator=generator)
+        distance = pairwise_distance(points, centroids, metric).amin(dim=1)
+        return cls(centroids, distance.quantile(quantile), distance.mean())
+
+
+def task_distances(features: Tensor, keys: Sequence[TaskKeys], metric: Metric) -> Tensor:
+    """Distance of each query to the nearest centroid of each task, [queries, tasks]."""
+    points = F.normalize(features.float(), dim=-1)
+    return torch.stack([pairwise_distance(points, key.centroids, metric).amin(dim=1) for key in keys], dim=1)
+
+
+def route(distances: Tensor, keys: Sequence[TaskKeys], *, fall_back: bool = False) -> Tensor:
+    """The nearest task of each query, int64 [queries]; FALLBACK where it lies beyond that task's radius (if asked)."""
+    nearest, task = distances.min(dim=1)
+    if fall_back:
+        radius = torch.stack([key.radius for key in keys])
+        task = torch.where(nearest > radius[task], torch.full_like(task, FALLBACK), task)
+    return task
+
+
+def task_posteriors(distances: Tensor, keys: Sequence[TaskKeys], *, temperature: float = 0.1) -> Tensor:
+    """How likely each task is for each query, [queries, tasks], rows sum to 1.
+
+    A softmax of the negative distances, in units of the tasks' average training distance (one unit for all tasks:
+    each its own would favour the spread-out ones).
+    """
+    unit = torch.stack([key.scale for key in keys]).mean().clamp(min=1e-6)
+    return (-distances / (temperature * unit)).softmax(dim=1)
+
+
+def semantic_similarity(vectors: Tensor, *, centre: bool = True) -> Tensor:
+    """Cosine similarity of the tasks' mean features, [tasks, tasks].
+
+    The means of a CLIP-like model all lie close together, so by default they are first centred on the mean of the
+    tasks seen.
+    """
+    if centre and len(vectors) > 1:
+        vectors = vectors - vectors.mean(dim=0, keepdim=True)
+    directions = F.normalize(vectors, dim=-1)
+    return directions @ directions.T
+
+
+def near_tasks(similarity: Tensor, *, threshold: float | None = None, share: float = 0.2) -> Tensor:
+    """Which pairs of tasks count as near, bool [tasks, tasks], the diagonal included.
+
+    Args:
+        similarity: [tasks, tasks].
+        threshold: pairs above it are near (the authors: 0.4 on their similarity). ``None`` takes the quantile that
+            marks ``share`` of the pairs.
+        share: share of pairs to mark when no threshold is given, in [0, 1].
+    """
+    tasks = len(similarity)
+    own = torch.eye(tasks, dtype=torch.bool)
+    if tasks < 2:
+        return own
+    if threshold is not None:
+        return (similarity > threshold) | own
+    first, second = torch.triu_indices(tasks, tasks, offset=1)
+    pairs = similarity[first, second]
+    count = round(share * len(pairs))
+    near = torch.zeros_like(own)
+    chosen = pairs.argsort(descending=True, stable=True)[:count]
+    near[first[chosen], second[chosen]] = True
+    return near | near.T | own

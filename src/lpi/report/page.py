@@ -1,0 +1,105 @@
+"""From run folders to one HTML page: read, tell section by section, write."""
+
+import os
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from lpi.errors import OutputError
+from lpi.report import charts, sections
+from lpi.report.canvas import Plot
+from lpi.report.examples import examples
+from lpi.report.reading import find_runs
+from lpi.report.rows import Row, leading, read_rows
+from lpi.report.words import text
+
+
+def write_report(run_folders: Sequence[Path], out: Path) -> Path:
+    """Write one self-contained page about one run or several, and its figures as PNG files.
+
+    Runs of one row are shown as mean and spread over their seeds. The first row of LPI (else the first that learned)
+    is told in detail; all rows share the table, the curves and the bars. The page needs no other file and no
+    network; the same runs give the same bytes.
+
+    Args:
+        run_folders: folders that ``lpi run`` wrote; a folder with runs below it stands for all of them.
+        out: the folder for ``report.html`` and ``report/*.png``, or the page's own name, ending in ``.html``;
+            the figures then go into the folder of that name without the ending.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        MissingFileError: a run folder is not there.
+        CheckpointError: a folder is no run, or a file in it is damaged; the message names it.
+        DataError: the runs are over different tasks, a run is given twice, or an example's picture is broken.
+        MissingExtraError: matplotlib is not installed.
+        OutputError: ``out`` can't be written.
+    """
+    rows = read_rows([run for folder in run_folders for run in find_runs(Path(folder))])
+    page, gallery = compose(rows)
+    out = Path(out)
+    path = out if out.suffix.lower() in (".html", ".htm") else out / "report.html"
+    figures = path.with_suffix("")
+    try:
+        figures.mkdir(parents=True, exist_ok=True)
+        for plot in gallery:
+            write_whole(figures / f"{plot.name}.png", plot.png)
+        write_whole(path, page.encode("utf-8"))
+    except OSError as error:
+        raise OutputError(
+            f"{path}: the report can't be written ({error.strerror or error}). Choose another place."
+        ) from error
+    return path
+
+
+def compose(rows: Sequence[Row]) -> tuple[str, list[Plot]]:
+    """The page's HTML and its figures."""
+    lead = leading(rows)
+    gallery: list[Plot] = []
+    parts = [
+        ("results", "Results", sections.results(rows, lead)),
+        ("curves", "Curves", charts.learning(rows, lead, gallery)),
+        ("tasks", "Tasks × stages", charts.task_maps(rows, lead, gallery)),
+        ("forgetting", "Forgetting", charts.forgetting(rows, lead, gallery)),
+        ("examples", "Examples", examples(lead)),
+        ("routing", "Routing", charts.routing(lead, gallery)),
+        ("relations", "Task relations", charts.relations(lead, gallery)),
+        ("training", "Training", charts.training(lead, gallery)),
+        ("costs", "Cost", sections.costs(lead)),
+        ("configuration", "Configuration", sections.configuration(rows)),
+    ]
+    run = lead.first
+    stream, backbone = run.info["stream"], run.info.get("backbone") or {}
+    facts = [
+        f"{len(run.tasks)} task{'s' if len(run.tasks) > 1 else ''}"
+        + (f" of {stream['name']}" if stream.get("name") else ""),
+        str(backbone.get("name") or ""),
+        f"{len(rows)} rows" if len(rows) > 1 else f"row {lead.label}",
+        seeds_in_words(rows),
+    ]
+    template = files("lpi.report") / "template"
+    names = list(dict.fromkeys(run.experiment for row in rows for run in row.runs))
+    page = Template((template / "page.html").read_text(encoding="utf-8")).substitute(
+        title=text(", ".join(names)),
+        facts="".join(f"<li>{text(fact)}</li>" for fact in facts if fact),
+        style=(template / "style.css").read_text(encoding="utf-8"),
+        links="".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, body in parts if body),
+        headline=sections.headline(lead),
+        body="".join(body for _, _, body in parts),
+    )
+    return page, gallery
+
+
+def seeds_in_words(rows: Sequence[Row]) -> str:
+    """Which seeds the page is about."""
+    seeds = sorted({run.seed for row in rows for run in row.runs})
+    return f"seed {seeds[0]}" if len(seeds) == 1 else "seeds " + ", ".join(map(str, seeds))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    os.replace(part, path)

@@ -1,0 +1,141 @@
+"""Runs -> rows: the same row over several seeds, with its means and spreads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lpi.errors import DataError
+from lpi.evaluation import continual
+from lpi.report.reading import RunFolder, read_run, spread
+
+Figure = tuple[float, float | None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """All runs of one row of a comparison: one label, one order of tasks, one run a seed."""
+
+    label: str
+    runs: tuple[RunFolder, ...]
+
+    @property
+    def first(self) -> RunFolder:
+        """The run that stands for the row where no mean can be taken: examples, settings, tasks' names."""
+        return self.runs[0]
+
+    @property
+    def stages(self) -> int:
+        """How many stages every run of the row has reached."""
+        return min(len(run.stages) for run in self.runs)
+
+    def figure(self, *path: str) -> Figure | None:
+        """Mean and spread over seeds of one number in the results, such as ``figure("final", "r1")``."""
+        return spread(follow(run.result, path) for run in self.runs)
+
+    def matrix(self, k: str = "1", direction: str | None = None) -> list[list[float]]:
+        """The task matrix, mean over seeds: one row a stage, one entry a task seen; ``None`` means both directions."""
+        return mean_rows([continual.matrix_of(run.stages[: self.stages], k, direction) for run in self.runs])
+
+    def curve(self, k: str = "1", direction: str | None = None) -> list[Figure]:
+        """After each stage the mean over tasks seen, with its spread over seeds."""
+        return self.curve_of([continual.matrix_of(run.stages[: self.stages], k, direction) for run in self.runs])
+
+    def zero_matrix(self, k: str = "1", direction: str | None = None) -> list[list[float]]:
+        """The frozen backbone's task matrix in the same stages; empty when no run has it."""
+        found = [run.zero_stages[: self.stages] for run in self.runs if run.zero_shot]
+        return mean_rows([continual.matrix_of(stages, k, direction) for stages in found]) if found else []
+
+    def zero_curve(self) -> list[float]:
+        """After each stage the frozen backbone's mean over the tasks seen; empty when no run has it."""
+        return [sum(row) / len(row) for row in self.zero_matrix()]
+
+    def forgetting(self) -> list[Figure]:
+        """What each task but the last lost since its best stage, with spread; none unless there are two full stages."""
+        if not is_triangle(self.matrix()) or self.stages < 2:
+            return []
+        lost = [continual.forgetting_per_task(continual.matrix_of(run.stages[: self.stages])) for run in self.runs]
+        return [figure for values in zip(*lost, strict=True) if (figure := spread(values))]
+
+    def routing(self, tower: str) -> list[list[float]] | None:
+        """The last stage's routing counts, summed over seeds, or ``None``."""
+        tables = []
+        for run in self.runs:
+            table = follow(run.stages[self.stages - 1], ("routing", tower, "confusion"), number=False)
+            if isinstance(table, list) and table:
+                tables.append(table)
+        shapes = {(len(table), len(table[0])) for table in tables}
+        if len(shapes) != 1:
+            return None
+        return [[float(sum(cell)) for cell in zip(*rows, strict=True)] for rows in zip(*tables, strict=True)]
+
+    @staticmethod
+    def curve_of(matrices: Sequence[Sequence[Sequence[float]]]) -> list[Figure]:
+        """Row means of several matrices, averaged over the matrices."""
+        means = [[sum(row) / len(row) for row in matrix] for matrix in matrices]
+        return [figure for values in zip(*means, strict=True) if (figure := spread(values))]
+
+
+def read_rows(folders: Sequence[Path]) -> list[Row]:
+    """Read run folders and put the seeds of a row together, rows in the order in which they come.
+
+    Rows of several experiments are told apart by the experiment's name, several orders of tasks by a number.
+
+    Raises:
+        DataError: no folder, the same row and seed twice, or runs over different tasks.
+        CheckpointError, MissingFileError: a folder is not a readable run.
+    """
+    if not folders:
+        raise DataError("a report needs at least one run folder; got none.")
+    runs = [read_run(folder) for folder in folders]
+    for run in runs[1:]:
+        if sorted(run.tasks) != sorted(runs[0].tasks):
+            raise DataError(
+                f"one report shows runs of one stream, but {runs[0].path} has the tasks {', '.join(runs[0].tasks)} and "
+                f"{run.path} has {', '.join(run.tasks)}. Write two reports."
+            )
+    several = len({run.experiment for run in runs}) > 1
+    orders: list[tuple[str, ...]] = []
+    groups: dict[str, list[RunFolder]] = {}
+    for run in runs:
+        if run.tasks not in orders:
+            orders.append(run.tasks)
+        label = f"{run.experiment} · {run.row}" if several else run.row
+        if orders.index(run.tasks):
+            label += f" · order {orders.index(run.tasks) + 1}"
+        for other in groups.setdefault(label, []):
+            if other.seed == run.seed:
+                raise DataError(
+                    f"{other.path} and {run.path} are both {label!r} with seed {run.seed}. Give one of them."
+                )
+        groups[label].append(run)
+    return [Row(label, tuple(sorted(runs, key=lambda run: run.seed))) for label, runs in groups.items()]
+
+
+def leading(rows: Sequence[Row]) -> Row:
+    """The row that the page tells in detail: LPI's first one, else the first that learned, else the first."""
+    for row in rows:
+        if row.first.method == "lpi":
+            return row
+    return next((row for row in rows if row.first.learned), rows[0])
+
+
+def is_triangle(matrix: Sequence[Sequence[float]]) -> bool:
+    """Whether row t has t + 1 entries: joint training knows one stage only, with all tasks in it."""
+    return all(len(row) == t + 1 for t, row in enumerate(matrix))
+
+
+def mean_rows(matrices: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:
+    """The mean of several matrices of one shape, entry by entry."""
+    return [[sum(cell) / len(cell) for cell in zip(*rows, strict=True)] for rows in zip(*matrices, strict=True)]
+
+
+def follow(record: Any, path: Sequence[str], *, number: bool = True) -> Any:
+    """The value at the end of a path of keys, or ``None`` where the path or, if asked for, the number ends early."""
+    for key in path:
+        if not isinstance(record, dict):
+            return None
+        record = record.get(key)
+    if number and (isinstance(record, bool) or not isinstance(record, (int, float))):
+        return None
+    return record

@@ -1,0 +1,386 @@
+"""A stream of tasks: what is learned, in which order, and on what it is tested."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lpi.data.coco import COCO_TASKS, OTHER, load_coco
+from lpi.data.folder import load_folder, load_jsonl
+from lpi.data.karpathy import load_karpathy
+from lpi.data.records import SPLITS, CaptionedImage
+from lpi.data.rows import split_name
+from lpi.errors import ConfigError, DataError, UnknownNameError, did_you_mean
+
+_PART_KEYS = ("name", "file", "where", "train_where", "task_field", "tasks", "split", "split_shares")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: its name, and its pictures to learn from, to choose on and to be tested on."""
+
+    name: str
+    train: tuple[CaptionedImage, ...]
+    validation: tuple[CaptionedImage, ...]
+    test: tuple[CaptionedImage, ...]
+
+
+@dataclass(frozen=True)
+class TaskStream:
+    """Tasks in the order in which they arrive, and pictures that none of them may learn from.
+
+    Attributes:
+        name: names the stream in results.
+        tasks: in learning order; each has training and test pictures.
+        held_out: never trained: what the frozen backbone could do before, and should still do after.
+        notes: what a reader left out, in words, for the report.
+
+    Raises:
+        ConfigError: no task, or two of one name.
+        DataError: a task without training or test pictures, or a picture that is in the stream twice.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    held_out: tuple[CaptionedImage, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ConfigError(f"Stream {self.name!r} has no task. Check its source and filters.")
+        places: dict[str, str] = {}
+        names: set[str] = set()
+        for task in self.tasks:
+            if task.name in names:
+                raise ConfigError(f"Stream {self.name!r} has two tasks called {task.name!r}. Name them apart.")
+            names.add(task.name)
+            for split, records in (("training", task.train), ("test", task.test)):
+                if not records:
+                    raise DataError(
+                        f"Task {task.name!r} of stream {self.name!r} has no {split} pictures. "
+                        "Add some, loosen its filters, or leave the task out."
+                    )
+            for records in (task.train, task.validation, task.test):
+                _claim(places, records, f"task {task.name!r}")
+        _claim(places, self.held_out, "the held-out pictures")
+
+    @classmethod
+    def from_records(
+        cls,
+        records: Iterable[CaptionedImage],
+        *,
+        name: str,
+        order: Sequence[str] | None = None,
+        held_out: Sequence[str] = (),
+        notes: Sequence[str] = (),
+    ) -> "TaskStream":
+        """Group records by their task.
+
+        Args:
+            records: with split train, val, test or held_out (which belongs to no task).
+            name: names the stream.
+            order: task names in learning order, all of them; by default as they are met.
+            held_out: tasks that are not learned: all their pictures are held out.
+            notes: see the class.
+
+        Raises:
+            UnknownNameError: ``order`` or ``held_out`` names a task that isn't there.
+            ConfigError: ``order`` leaves one out.
+            DataError: see the class.
+        """
+        groups: dict[str, dict[str, list[CaptionedImage]]] = {}
+        outside: list[CaptionedImage] = []
+        for record in records:
+            split = split_name(record.split, record.picture.name)
+            if split == "held_out":
+                outside.append(record)
+            else:
+                groups.setdefault(record.task, defaultdict(list))[split].append(record)
+        for task in held_out:
+            if task not in groups:
+                raise UnknownNameError(f"No task to hold out is called {task!r}. {did_you_mean(task, groups)}")
+            outside += [record for split in SPLITS for record in groups[task][split]]
+            del groups[task]
+        tasks = [
+            Task(task, tuple(splits["train"]), tuple(splits["val"]), tuple(splits["test"]))
+            for task, splits in groups.items()
+        ]
+        if order is not None:
+            lacking = [task.name for task in tasks if task.name not in order]
+            if lacking:
+                raise ConfigError(f"The order leaves out {', '.join(lacking)}. Add them, or hold them out.")
+            tasks = _in_order(tasks, order)
+        return cls(name, tuple(tasks), tuple(outside), tuple(notes))
+
+    @classmethod
+    def from_folder(
+        cls,
+        root: str | Path,
+        *,
+        name: str | None = None,
+        order: Sequence[str] | None = None,
+        held_out: Sequence[str] = (),
+        **options: Any,
+    ) -> "TaskStream":
+        """A folder of tasks, in name order; ``options`` as for :func:`lpi.data.folder.load_folder`."""
+        records = load_folder(root, **options)
+        return cls.from_records(records, name=name or Path(root).resolve().name, order=order, held_out=held_out)
+
+    @classmethod
+    def from_jsonl(
+        cls,
+        path: str | Path,
+        *,
+        name: str | None = None,
+        order: Sequence[str] | None = None,
+        held_out: Sequence[str] = (),
+        tasks: Mapping[str, Mapping[str, Any]] | None = None,
+        **options: Any,
+    ) -> "TaskStream":
+        """One JSONL file, tasks in the order of ``tasks`` or else in name order.
+
+        ``tasks`` and ``options`` are those of :func:`lpi.data.folder.load_jsonl`.
+        """
+        path = Path(path)
+        records = load_jsonl(path, tasks=tasks, **options)
+        if order is None:
+            present = {record.task for record in records if record.split != "held_out"} - set(held_out)
+            order = [*(tasks or sorted(present))]
+            order = [task for task in order if task not in held_out]
+        return cls.from_records(records, name=name or path.resolve().parent.name, order=order, held_out=held_out)
+
+    @classmethod
+    def from_coco(
+        cls,
+        captions_json: str | Path | Mapping[str, str | Path],
+        instances_json: str | Path | Mapping[str, str | Path],
+        image_root: str | Path | Mapping[str, str | Path],
+        *,
+        name: str = "coco",
+        order: Sequence[str] | None = None,
+        held_out: Sequence[str] = (),
+        **options: Any,
+    ) -> "TaskStream":
+        """COCO cut into super-categories, in the paper's order unless another is given.
+
+        The three paths are one pair of files and its pictures, whose split is then drawn, or each a mapping from split
+        to path: ``{"train": "captions_train2014.json", "test": "captions_val2014.json"}``.
+
+        Raises:
+            ConfigError: the mappings don't name the same splits.
+            MissingFileError: a file is not there.
+            DataError: see :func:`lpi.data.coco.load_coco`.
+        """
+        notes: list[str] = []
+        records = []
+        for split, captions, instances, images in _by_split(captions_json, instances_json, image_root):
+            options_here = options if split is None else {**options, "split": split}
+            records += load_coco(captions, instances, images, notes=notes, **options_here)
+        if order is None:
+            present = {record.task for record in records} - set(held_out)
+            usual = [*COCO_TASKS, *sorted(present - {*COCO_TASKS, OTHER}), OTHER]
+            order = [task for task in usual if task in present]
+        return cls.from_records(records, name=name, order=order, held_out=held_out, notes=notes)
+
+    @classmethod
+    def from_karpathy(
+        cls,
+        json_or_zip: str | Path,
+        image_root: str | Path,
+        *,
+        name: str | None = None,
+        order: Sequence[str] | None = None,
+        held_out: Sequence[str] = (),
+        **options: Any,
+    ) -> "TaskStream":
+        """A Karpathy file: one task "all", or as ``task_of`` of :func:`lpi.data.karpathy.load_karpathy` says."""
+        records = load_karpathy(json_or_zip, image_root, **options)
+        if order is None:
+            order = sorted({record.task for record in records} - set(held_out))
+        name = name or Path(json_or_zip).stem.removeprefix("dataset_")
+        return cls.from_records(records, name=name, order=order, held_out=held_out)
+
+    @classmethod
+    def from_scenes(cls, *, name: str = "scenes", order: Sequence[str] | None = None, **options: Any) -> "TaskStream":
+        """The embedded world; ``options`` as for :func:`lpi.data.scenes.load_scenes`."""
+        # Inside the function: a stream of photographs shouldn't wait for the drawing code to load.
+        from lpi.data.scenes import load_scenes
+
+        return cls.from_records(load_scenes(**options), name=name, order=order)
+
+    @classmethod
+    def from_parts(
+        cls,
+        parts: Sequence[Mapping[str, Any]],
+        root: str | Path,
+        *,
+        name: str = "parts",
+        held_out: Sequence[Mapping[str, Any]] = (),
+    ) -> "TaskStream":
+        """Compose a stream from several JSONL files.
+
+        A part is ``{"name": "people", "file": "emoji/captions.jsonl", "where": {"group": [..]}}``: one task. Without
+        "name" its tasks come from its "task_field" (by default the column "task"), in name order, or as "tasks" lists
+        them; rows of other tasks are then left out. "where", "train_where", "split" and "split_shares" are those of
+        :func:`lpi.data.folder.load_jsonl`. Parts of one name become one task.
+
+        Args:
+            parts: in learning order.
+            root: the folder that files and picture names are relative to.
+            name: names the stream.
+            held_out: parts that are never learned: all their rows, whatever their split ("where" may choose by it).
+
+        Raises:
+            ConfigError: a part is written wrongly.
+            MissingFileError: a file is not there.
+            DataError: a bad row, a filter that nothing matches, an empty task.
+        """
+        records: list[CaptionedImage] = []
+        order: dict[str, None] = {}
+        for position, part in enumerate(parts, start=1):
+            found, names = _read_part(part, Path(root), f"part {position}")
+            records += [record for record in found if record.split != "held_out"]
+            order.update(dict.fromkeys(names))
+        outside = []
+        for position, part in enumerate(held_out, start=1):
+            found, _ = _read_part({**part, "split": "held_out"}, Path(root), f"held-out part {position}")
+            outside += found
+        present = {record.task for record in records}
+        for task in order:
+            if task not in present:
+                raise DataError(f"Task {task!r} of stream {name!r} has no pictures. Check its filters.")
+        return cls.from_records([*records, *outside], name=name, order=list(order))
+
+    def ordered(self, names: Sequence[str]) -> "TaskStream":
+        """The same tasks in another order, or only some of them: exactly those named.
+
+        Raises:
+            UnknownNameError: no task has that name.
+            ConfigError: a name comes twice.
+        """
+        return replace(self, tasks=tuple(_in_order(self.tasks, names)))
+
+    def limited(self, *, train: int | None = None, test: int | None = None, seed: int = 0) -> "TaskStream":
+        """At most so many training and test pictures a task, drawn by the seed and the task's name.
+
+        What is drawn for a task depends on no other task, nor on the order. Pictures stay in their order.
+
+        Raises:
+            ConfigError: a limit below 1.
+        """
+        for limit_name, limit in (("train", train), ("test", test)):
+            if limit is not None and limit < 1:
+                raise ConfigError(f"limited: {limit_name} must be at least 1; got {limit}.")
+        tasks = [
+            replace(
+                task,
+                train=_draw(task.train, train, f"{seed}/{task.name}/train"),
+                test=_draw(task.test, test, f"{seed}/{task.name}/test"),
+            )
+            for task in self.tasks
+        ]
+        return replace(self, tasks=tuple(tasks))
+
+    def merged(self) -> Task:
+        """All tasks as one, in stream order: joint training, the upper bound."""
+        return Task(
+            "all",
+            tuple(record for task in self.tasks for record in task.train),
+            tuple(record for task in self.tasks for record in task.validation),
+            tuple(record for task in self.tasks for record in task.test),
+        )
+
+    def checksum(self) -> str:
+        """16 hex digits of tasks, splits, picture names and captions, in their order (not of pixels)."""
+        digest = hashlib.sha256()
+        for task in self.tasks:
+            for split, records in (("train", task.train), ("val", task.validation), ("test", task.test)):
+                _digest(digest, [task.name, split], records)
+        _digest(digest, ["held_out"], self.held_out)
+        return digest.hexdigest()[:16]
+
+    def summary(self) -> list[dict[str, Any]]:
+        """One row a task: name, and how many pictures to train, validation and test, and captions in all."""
+        return [
+            {
+                "name": task.name,
+                "train": len(task.train),
+                "validation": len(task.validation),
+                "test": len(task.test),
+                "captions": sum(len(record.captions) for record in (*task.train, *task.validation, *task.test)),
+            }
+            for task in self.tasks
+        ]
+
+
+def _claim(places: dict[str, str], records: Iterable[CaptionedImage], place: str) -> None:
+    """Notes where each picture is, and refuses one that is there already: training data must not be tested on."""
+    for record in records:
+        picture = record.picture.name
+        if picture in places:
+            raise DataError(f"{picture}: the picture is in {places[picture]} and again in {place}. Use it once.")
+        places[picture] = place
+
+
+def _in_order(tasks: Sequence[Task], names: Sequence[str]) -> list[Task]:
+    by_name = {task.name: task for task in tasks}
+    for name in names:
+        if name not in by_name:
+            raise UnknownNameError(f"No task is called {name!r}. {did_you_mean(name, by_name)}")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if list(names).count(name) > 1)
+        raise ConfigError(f"The order names task {twice!r} twice. Name each once.")
+    return [by_name[name] for name in names]
+
+
+def _draw(records: tuple[CaptionedImage, ...], count: int | None, key: str) -> tuple[CaptionedImage, ...]:
+    """So many of the records, in their order; which ones, the key decides."""
+    if count is None or count >= len(records):
+        return records
+    # By hash rather than by a random generator: the same on every version, and a picture more moves one picture only.
+    hashes = [hashlib.sha256(f"{key}/{record.picture.name}".encode()).digest() for record in records]
+    chosen = sorted(range(len(records)), key=hashes.__getitem__)[:count]
+    return tuple(records[index] for index in sorted(chosen))
+
+
+def _digest(digest: "hashlib._Hash", head: list[str], records: Iterable[CaptionedImage]) -> None:
+    rows = [[record.picture.name, list(record.captions)] for record in records]
+    digest.update(json.dumps([head, rows], ensure_ascii=True).encode())
+
+
+def _by_split(
+    *paths: str | Path | Mapping[str, str | Path],
+) -> list[tuple[str | None, str | Path, str | Path, str | Path]]:
+    """(split, captions, instances, images) from three paths, or from three mappings of split to path."""
+    mappings = [path for path in paths if isinstance(path, Mapping)]
+    if not mappings:
+        captions, instances, images = (path for path in paths if not isinstance(path, Mapping))
+        return [(None, captions, instances, images)]
+    if len(mappings) < 3 or any(mapping.keys() != mappings[0].keys() for mapping in mappings):
+        found = " / ".join(str(list(path)) if isinstance(path, Mapping) else str(path) for path in paths)
+        raise ConfigError(f"captions_json, instances_json and image_root must name the same splits; got {found}.")
+    return [(split, *(mapping[split] for mapping in mappings)) for split in mappings[0]]  # type: ignore[misc]
+
+
+def _read_part(part: Mapping[str, Any], root: Path, place: str) -> tuple[list[CaptionedImage], list[str]]:
+    """The records of one part, and its task names in order."""
+    for key in part:
+        if key not in _PART_KEYS:
+            raise ConfigError(f"{place}: unknown key {key!r}. {did_you_mean(key, _PART_KEYS)}")
+    if not isinstance(part.get("file"), str | Path):
+        raise ConfigError(f'{place}: expected a JSONL file under "file"; got {part.get("file")!r}.')
+    options = {key: part[key] for key in ("where", "train_where", "split", "split_shares") if key in part}
+    field, name, names = part.get("task_field", "task"), part.get("name"), part.get("tasks")
+    if name is not None and ("task_field" in part or names is not None):
+        raise ConfigError(f'{place}: has a "name" and also "task_field" or "tasks". One part is one task, or many.')
+    if names is not None:
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise ConfigError(f'{place}: "tasks" must be a list of names; got {names!r}.')
+        options["tasks"] = {task: {"field": field, "values": task} for task in names}
+    records = load_jsonl(root / part["file"], task=name, task_field=None if name else field, names_from=root, **options)
+    if names is None:
+        names = [name] if name else sorted({record.task for record in records})
+    return records, list(names)

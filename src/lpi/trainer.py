@@ -1,0 +1,334 @@
+"""The one training loop: seeds, optimiser, schedule, progress, and a checkpoint from which a killed run goes on.
+
+Everything random in a task depends on (seed, task, epoch) alone. A run that was stopped at any instant and started
+again therefore sees the same batches and the same numbers, and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lpi.backbones.base import DualEncoder, TowerState
+from lpi.config import TrainingSettings
+from lpi.data.records import CaptionedImage
+from lpi.errors import CheckpointError, LpiError
+from lpi.methods.base import Method, TaskData, TrainingBatch, chunks
+from lpi.storage import write_atomically
+from lpi.tasks.batches import Augment, Batch, PictureStore, batch_count, batches
+from lpi.tasks.stream import Task
+
+TRUNK_BYTES = 2 * 2**30  # states of the unprompted blocks are kept up to here
+
+
+def derived_seed(*parts: object) -> int:
+    """A seed that depends on all parts and on nothing else, in [0, 2^31)."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big") >> 1
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` takes an accelerator where there is one."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """The precision to compute in. ``auto`` keeps float32 on a processor: there the conversions cost what they win."""
+    wanted = precision == "bfloat16" or (
+        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    )
+    return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else nullcontext()
+
+
+class TrainingSet:
+    """A task's training pictures, decoded once, and their features under the frozen backbone.
+
+    Args:
+        task: whose training pictures.
+        backbone: the frozen model.
+        batch: pictures or captions encoded at once.
+    """
+
+    def __init__(self, task: Task, backbone: DualEncoder, *, batch: int = 128) -> None:
+        self.name = task.name
+        self.records: Sequence[CaptionedImage] = task.train
+        self.backbone = backbone
+        inputs = backbone.inputs
+        self.store = PictureStore([r.picture for r in self.records], inputs.prepare, side=min(inputs.image_size))
+        self.captions = list(dict.fromkeys(caption for record in self.records for caption in record.captions))
+        self.caption_row = {caption: row for row, caption in enumerate(self.captions)}
+        self.batch = batch
+
+    @cached_property
+    def image_features(self) -> Tensor:
+        """Unprompted, L2-normalised, [pictures, features]."""
+        return plain_image_features(self.backbone, self.store, self.batch)
+
+    @cached_property
+    def text_features(self) -> Tensor:
+        """Unprompted, L2-normalised, of every different caption, [captions, features]."""
+        return plain_text_features(self.backbone, self.captions, self.batch)
+
+    def data(self, steps: int = 0) -> TaskData:
+        """What a method may look at."""
+        return TaskData(self.name, self, self.captions, steps)
+
+
+@torch.no_grad()
+def plain_image_features(backbone: DualEncoder, store: PictureStore, batch: int) -> Tensor:
+    """Unprompted, L2-normalised features of all pictures in a store, [pictures, features]."""
+    device = backbone.logit_scale.device
+    parts = []
+    for start in range(0, len(store), batch):
+        pixels = store.pixels(range(start, min(start + batch, len(store)))).to(device)
+        parts.append(F.normalize(backbone.encode_images(backbone.inputs.normalise(pixels)), dim=-1))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def plain_text_features(backbone: DualEncoder, texts: Sequence[str], batch: int) -> Tensor:
+    """Unprompted, L2-normalised features of captions, [captions, features]; batched by length, so little is padding."""
+    device = backbone.logit_scale.device
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    features = torch.empty(len(texts), backbone.feature_width, device=device)
+    for rows in chunks(order, batch):  # type: ignore[arg-type]
+        tokens = backbone.inputs.tokenize([texts[row] for row in rows]).to(device)  # type: ignore[call-overload]
+        features[list(rows)] = F.normalize(backbone.encode_texts(tokens), dim=-1)
+    return features
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a person wants to know of a step."""
+
+    task: str
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    parts: dict[str, float]
+    learning_rate: float
+    pairs_per_second: float
+    seconds_left: float
+
+
+OnStep = Callable[[Step], None]
+
+
+def learn_task(
+    method: Method,
+    task: Task | TrainingSet,
+    *,
+    settings: TrainingSettings | None = None,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    on_step: OnStep | None = None,
+) -> float:
+    """Teach a method one task.
+
+    Args:
+        method: what learns, in place.
+        task: the task, or its prepared training set.
+        settings: how; by default :class:`TrainingSettings`'s own.
+        seed: decides initial values, order, captions and augmentation.
+        checkpoint: a file to go on from if it is there, rewritten during the task and removed by the caller.
+        on_step: told about every step.
+
+    Returns:
+        Pairs a second over the whole training.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged or belongs to another task.
+        LpiError: the loss is no longer a number.
+    """
+    settings = settings or TrainingSettings()
+    method.to(pick_device(settings.device))
+    training = task if isinstance(task, TrainingSet) else TrainingSet(task, method.backbone)
+    index = len(method.tasks)
+    per_epoch = batch_count(len(training.records), size=settings.batch)
+    epochs = settings.epochs if settings.steps is None else math.ceil(settings.steps * settings.accumulate / per_epoch)
+    total = (epochs * per_epoch if settings.steps is None else settings.steps * settings.accumulate) // settings.accumulate
+    generator = torch.Generator().manual_seed(derived_seed(seed, index, "start"))
+    data = training.data(total)
+    method.begin_task(data, generator)
+    parameters = method.trainable()
+    speed = 0.0
+    if parameters and total > 0:
+        loop = _Loop(method, training, settings, parameters, epochs=epochs, total=total)
+        speed = loop.run(seed=derived_seed(seed, index, "batches"), checkpoint=checkpoint, on_step=on_step)
+    method.end_task(data, torch.Generator().manual_seed(derived_seed(seed, index, "end")))
+    return speed
+
+
+class _Loop:
+    """The steps of one task."""
+
+    def __init__(
+        self,
+        method: Method,
+        training: TrainingSet,
+        settings: TrainingSettings,
+        parameters: list[torch.nn.Parameter],
+        *,
+        epochs: int,
+        total: int,
+    ) -> None:
+        self.method, self.training, self.settings, self.parameters = method, training, settings, parameters
+        self.epochs, self.total = epochs, total
+        self.device = method.device
+        if settings.optimiser == "adamw":
+            self.optimiser: torch.optim.Optimizer = torch.optim.AdamW(
+                parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+            )
+        else:
+            self.optimiser = torch.optim.SGD(
+                parameters, lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
+            )
+        self.augment = None if settings.augment == "none" else Augment(kind=settings.augment)
+        self.trunk = self._trunk()
+
+    @torch.no_grad()
+    def _trunk(self) -> TowerState | None:
+        """States of all pictures after the blocks that no prompt enters: they are the same in every epoch."""
+        blocks = self.method.trunk()
+        if blocks == 0 or self.augment is not None:
+            return None
+        vision, store = self.method.backbone.vision, self.training.store
+        parts: list[Tensor] = []
+        state = None
+        for start in range(0, len(store), 64):
+            pixels = store.pixels(range(start, min(start + 64, len(store)))).to(self.device)
+            state = vision.advance(vision.begin(self.method.backbone.inputs.normalise(pixels)), 0, blocks)
+            if state.states[0].nbytes * len(store) > TRUNK_BYTES:
+                return None
+            parts.append(state.states)
+        return None if state is None else replace(state, states=torch.cat(parts))
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        s = self.settings
+        warm = round(s.warmup * self.total)
+        if step < warm:
+            return s.learning_rate * (step + 1) / warm
+        if s.schedule == "constant":
+            return s.learning_rate
+        return s.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.total - warm)))
+
+    def run(self, *, seed: int, checkpoint: Path | None, on_step: OnStep | None) -> float:
+        """All steps that are left; returns pairs a second."""
+        s = self.settings
+        epoch, step = self._resume(checkpoint)
+        started = saved = time.monotonic()
+        pairs = 0
+        begun = step
+        while step < self.total:
+            source = batches(
+                self.training.records,
+                self.training.store,
+                size=s.batch,
+                captions_per_image=s.captions_per_image,
+                equal_captions=s.equal_captions,
+                augment=self.augment,
+                seed=seed,
+                epoch=epoch,
+            )
+            parts: dict[str, Tensor] = {}
+            for number, batch in enumerate(source):
+                parts = self._backward(self._ready(batch))
+                pairs += len(batch.texts)
+                if (number + 1) % s.accumulate:
+                    continue
+                self._update(step)
+                step += 1
+                if on_step is not None:
+                    passed = time.monotonic() - started
+                    left = passed / (step - begun) * (self.total - step)
+                    on_step(self._report(epoch, step, parts, pairs / max(passed, 1e-9), left))
+                if step >= self.total:
+                    break
+            self.optimiser.zero_grad(set_to_none=True)  # batches that didn't fill an accumulation
+            epoch += 1
+            if checkpoint is not None and step < self.total and time.monotonic() - saved >= s.checkpoint_seconds:
+                self._save(checkpoint, epoch, step)
+                saved = time.monotonic()
+        return pairs / max(time.monotonic() - started, 1e-9)
+
+    def _ready(self, batch: Batch) -> TrainingBatch:
+        training, backbone = self.training, self.method.backbone
+        images: Tensor | TowerState
+        if self.trunk is None:
+            images = backbone.inputs.normalise(batch.pixels.to(self.device))
+        else:
+            images = replace(self.trunk, states=self.trunk.states[batch.indices])
+        rows = [training.caption_row[text] for text in batch.texts]
+        return TrainingBatch(
+            images=images,
+            texts=self.method.tokens(batch.texts),
+            positives=batch.positives.to(self.device),
+            owner=batch.owner.to(self.device),
+            plain=lambda: (training.image_features[batch.indices], training.text_features[rows]),
+        )
+
+    def _backward(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        with autocast(self.settings.precision, self.device):
+            parts = self.method.loss(batch)
+            loss = torch.stack(list(parts.values())).sum()
+        (loss / self.settings.accumulate).backward()
+        return {name: value.detach() for name, value in {"loss": loss, **parts}.items()}
+
+    def _update(self, step: int) -> None:
+        if self.settings.clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate(step)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def _report(self, epoch: int, step: int, parts: dict[str, Tensor], speed: float, left: float) -> Step:
+        values = {name: float(value) for name, value in parts.items()}
+        loss = values.pop("loss")
+        if not math.isfinite(loss):
+            raise LpiError(
+                f"task {self.training.name!r}, step {step}: the loss is {loss}. Lower training.learning_rate "
+                f"(now {self.settings.learning_rate}), or set training.clip."
+            )
+        name = self.training.name
+        return Step(name, epoch, self.epochs, step, self.total, loss, values, self.rate(step - 1), speed, left)
+
+    def _save(self, checkpoint: Path, epoch: int, step: int) -> None:
+        content = {
+            "task": self.training.name,
+            "epoch": epoch,
+            "step": step,
+            "parameters": [parameter.detach() for parameter in self.parameters],
+            "optimiser": self.optimiser.state_dict(),
+        }
+        write_atomically(checkpoint, lambda file: torch.save(content, file))
+
+    def _resume(self, checkpoint: Path | None) -> tuple[int, int]:
+        if checkpoint is None or not checkpoint.exists():
+            return 0, 0
+        try:
+            content = torch.load(checkpoint, map_location=self.device, weights_only=True)
+        except Exception as error:  # a damaged pickle fails in many ways
+            raise CheckpointError(f"{checkpoint} is damaged ({error}). Delete it; the task then starts over.") from error
+        if content["task"] != self.training.name or len(content["parameters"]) != len(self.parameters):
+            raise CheckpointError(f"{checkpoint} belongs to task {content['task']!r}. Delete it; the task then starts over.")
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, content["parameters"], strict=True):
+                parameter.copy_(value)
+        self.optimiser.load_state_dict(content["optimiser"])
+        return content["epoch"], content["step"]
