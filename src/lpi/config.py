@@ -45,23 +45,23 @@ class TrainingSettings(Settings):
         checkpoint_seconds: the least time between two checkpoints inside a task.
     """
 
-    epochs: int = Field(5, ge=0)
-    steps: int | None = Field(None, ge=1)
-    batch: int = Field(64, ge=2)
-    captions_per_image: int = Field(1, ge=0)
+    epochs: int = Field(default=5, ge=0)
+    steps: int | None = Field(default=None, ge=1)
+    batch: int = Field(default=64, ge=2)
+    captions_per_image: int = Field(default=1, ge=0)
     optimiser: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(0.01, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
+    learning_rate: float = Field(default=0.01, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: float = Field(0.0, ge=0, lt=1)
-    clip: float = Field(1.0, ge=0)
-    accumulate: int = Field(1, ge=1)
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    clip: float = Field(default=1.0, ge=0)
+    accumulate: int = Field(default=1, ge=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     augment: Literal["none", "flip", "crop", "crop_flip"] = "none"
     equal_captions: bool = True
     device: str = "auto"
-    checkpoint_seconds: float = Field(20.0, ge=0)
+    checkpoint_seconds: float = Field(default=20.0, ge=0)
 
 
 class EvaluationSettings(Settings):
@@ -83,11 +83,11 @@ class EvaluationSettings(Settings):
     ties: Literal["half", "pessimistic"] = "half"
     gallery: Literal["union", "own"] = "union"
     scoring: Literal["plain", "routed"] = "plain"
-    routed_weight: float = Field(0.1, ge=0)
+    routed_weight: float = Field(default=0.1, ge=0)
     oracle: bool = True
     transfer: bool = True
-    batch: int = Field(128, ge=1)
-    examples: int = Field(6, ge=0)
+    batch: int = Field(default=128, ge=1)
+    examples: int = Field(default=6, ge=0)
 
 
 class StreamSettings(BaseModel):
@@ -103,8 +103,8 @@ class StreamSettings(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     kind: Literal["scenes", "folder", "jsonl", "parts", "coco", "karpathy"] = "scenes"
-    train_limit: int | None = Field(None, ge=1)
-    test_limit: int | None = Field(None, ge=1)
+    train_limit: int | None = Field(default=None, ge=1)
+    test_limit: int | None = Field(default=None, ge=1)
     limit_seed: int = 0
     order: list[str] | None = None
 
@@ -134,10 +134,10 @@ class Experiment(Settings):
     backbone: str = "lpi-tiny"
     image_size: int | None = None
     seeds: list[int] = Field(default_factory=lambda: [0])
-    stream: StreamSettings = Field(default_factory=StreamSettings)
+    stream: StreamSettings = StreamSettings()
     method: dict[str, Any] = Field(default_factory=lambda: {"name": "lpi"})
-    training: TrainingSettings = Field(default_factory=TrainingSettings)
-    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     rows: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     def row_names(self) -> list[str]:
@@ -162,11 +162,14 @@ class Experiment(Settings):
         if name not in self.rows:
             raise ConfigError(f"experiment {self.name!r} has no row {name!r}. {did_you_mean(name, self.row_names())}")
         content = self.model_dump(exclude={"rows"}, exclude_unset=True)
-        changes = self.rows[name]
-        if "name" in changes.get("method", {}) and changes["method"]["name"] != self.method.get("name"):
+        changes: dict[str, Any] = {}
+        for key, value in self.rows[name].items():
+            merge(changes, key.split("."), value)
+        method = changes.get("method")
+        if isinstance(method, Mapping) and method.get("name", self.method.get("name")) != self.method.get("name"):
             content["method"] = {}  # another method's options mean nothing to this one
         for key, value in changes.items():
-            merge(content, key.split("."), value)
+            merge(content, [key], value)
         return parse(content, f"row {name!r} of {self.name}")
 
 
@@ -202,7 +205,8 @@ def read_experiment(source: str | Path, changes: Sequence[str] = ()) -> Experime
         known = shipped()
         if str(source) not in known:
             raise MissingFileError(
-                f"{source}: there is no such experiment file, and none of that name is shipped. {did_you_mean(str(source), known)}"
+                f"{source}: there is no such experiment file, and none of that name is shipped. "
+                + did_you_mean(str(source), known)
             )
         path = known[str(source)]
     try:
@@ -233,7 +237,7 @@ def parse(content: Mapping[str, Any], place: str) -> Experiment:
         ConfigError: an unknown key (naming the nearest known one) or a wrong value.
     """
     try:
-        return Experiment.model_validate(content)
+        experiment = Experiment.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         *tables, key = [str(part) for part in first["loc"]]
@@ -241,6 +245,11 @@ def parse(content: Mapping[str, Any], place: str) -> Experiment:
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{place}: {where} has no option {key!r}. {did_you_mean(key, _known(tables))}") from error
         raise ConfigError(f"{place}: {key} in {where}: {first['msg']}; got {first['input']!r}.") from error
+    if experiment.main_row in experiment.rows:
+        raise ConfigError(
+            f"{place}: the row {experiment.main_row!r} has the name of the main row, which would hide it. Rename it."
+        )
+    return experiment
 
 
 def _known(tables: Sequence[str]) -> list[str]:

@@ -24,7 +24,9 @@ def unit_rows(rows: Tensor) -> Tensor:
     return torch.where(safe, rows / torch.where(safe, length, torch.ones_like(length)), torch.zeros_like(rows))
 
 
-def item_loss(image_features: Tensor, text_features: Tensor, positives: Tensor, *, logit_scale: Tensor | float) -> Tensor:
+def item_loss(
+    image_features: Tensor, text_features: Tensor, positives: Tensor, *, logit_scale: Tensor | float
+) -> Tensor:
     """Symmetric InfoNCE over a batch: every picture finds its captions, every caption its pictures.
 
     Where a row has several positives the target is uniform over them, so they are never each other's negatives'
@@ -46,7 +48,8 @@ def item_loss(image_features: Tensor, text_features: Tensor, positives: Tensor, 
     """
     if positives.shape != (len(image_features), len(text_features)):
         raise ShapeError(
-            f"positives must be [images={len(image_features)}, texts={len(text_features)}]; got {list(positives.shape)}."
+            f"positives must be [images={len(image_features)}, texts={len(text_features)}]; "
+            f"got {list(positives.shape)}."
         )
     logits = logit_scale * image_features @ text_features.T  # [images, texts]
     targets = positives.to(logits.dtype)

@@ -113,7 +113,8 @@ def untrained(folder: Path, captions: Iterable[str], shape: TinyShape, seed: int
 def pretrain(
     out: Path,
     *,
-    pictures: int = 30_000,
+    pictures: int = 24_000,
+    epochs: int = 8,
     seed: int = 0,
     shape: TinyShape | None = None,
     settings: TrainingSettings | None = None,
@@ -128,16 +129,17 @@ def pretrain(
     Args:
         out: the folder to write.
         pictures: how many different general scenes.
+        epochs: passes over them.
         seed: of the scenes, the initial weights and the batches.
         shape: sizes of the model.
-        settings: of the training.
+        settings: of the training, instead of the defaults (``epochs`` is then theirs).
         command: recorded in the card.
         on_step: told about every step.
         say: told what is going on.
     """
     shape = shape or TinyShape()
     settings = settings or TrainingSettings(
-        epochs=7,
+        epochs=epochs,
         batch=128,
         captions_per_image=2,
         learning_rate=1e-3,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to disk and move it into place.
 
     Raises:
@@ -34,9 +34,10 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
+        raise OutputError(f"{path} can't be written: {reason(error)}") from error
+    finally:  # whatever stopped it, Ctrl-C included
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path} can't be written: {reason(error)}") from error
 
 
 def reason(error: OSError) -> str:
@@ -51,7 +52,7 @@ def reason(error: OSError) -> str:
 def write_json(path: Path, content: Any) -> None:
     """JSON with a trailing newline, written atomically."""
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8") and None)
+    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def read_json(path: Path) -> Any:

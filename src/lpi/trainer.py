@@ -23,7 +23,7 @@ from torch import Tensor
 from lpi.backbones.base import DualEncoder, TowerState
 from lpi.config import TrainingSettings
 from lpi.data.records import CaptionedImage
-from lpi.errors import CheckpointError, LpiError
+from lpi.errors import CheckpointError, ConfigError, LpiError
 from lpi.methods.base import Method, TaskData, TrainingBatch, chunks
 from lpi.storage import write_atomically
 from lpi.tasks.batches import Augment, Batch, PictureStore, batch_count, batches
@@ -38,10 +38,19 @@ def derived_seed(*parts: object) -> int:
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` takes an accelerator where there is one."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """``auto`` takes an accelerator where there is one.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has a kind for every reason
+        raise ConfigError(f"training.device must be auto, cpu or a device of this machine; got {name!r}.") from error
+    return device
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
@@ -50,6 +59,11 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
         precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
     )
     return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else nullcontext()
+
+
+def in_full(device: torch.device) -> AbstractContextManager[Any]:
+    """No autocast: frozen features are kept and route queries, so they mustn't depend on who asks for them first."""
+    return torch.autocast(device.type, enabled=False)
 
 
 class TrainingSet:
@@ -91,10 +105,26 @@ def plain_image_features(backbone: DualEncoder, store: PictureStore, batch: int)
     """Unprompted, L2-normalised features of all pictures in a store, [pictures, features]."""
     device = backbone.logit_scale.device
     parts = []
+    with in_full(device):
+        for start in range(0, len(store), batch):
+            pixels = store.pixels(range(start, min(start + batch, len(store)))).to(device)
+            parts.append(F.normalize(backbone.encode_images(backbone.inputs.normalise(pixels)), dim=-1))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def trunk_states(backbone: DualEncoder, store: PictureStore, blocks: int, *, batch: int = 64) -> TowerState | None:
+    """States of all pictures after the lowest ``blocks`` vision blocks; ``None`` if they would fill the memory."""
+    device, vision = backbone.logit_scale.device, backbone.vision
+    parts: list[Tensor] = []
+    state: TowerState | None = None
     for start in range(0, len(store), batch):
         pixels = store.pixels(range(start, min(start + batch, len(store)))).to(device)
-        parts.append(F.normalize(backbone.encode_images(backbone.inputs.normalise(pixels)), dim=-1))
-    return torch.cat(parts)
+        state = vision.advance(vision.begin(backbone.inputs.normalise(pixels)), 0, blocks)
+        if state.states[0].nbytes * len(store) > TRUNK_BYTES:
+            return None
+        parts.append(state.states)
+    return None if state is None else replace(state, states=torch.cat(parts))
 
 
 @torch.no_grad()
@@ -105,7 +135,8 @@ def plain_text_features(backbone: DualEncoder, texts: Sequence[str], batch: int)
     features = torch.empty(len(texts), backbone.feature_width, device=device)
     for rows in chunks(order, batch):  # type: ignore[arg-type]
         tokens = backbone.inputs.tokenize([texts[row] for row in rows]).to(device)  # type: ignore[call-overload]
-        features[list(rows)] = F.normalize(backbone.encode_texts(tokens), dim=-1)
+        with in_full(device):
+            features[list(rows)] = F.normalize(backbone.encode_texts(tokens), dim=-1)
     return features
 
 
@@ -158,9 +189,9 @@ def learn_task(
     method.to(pick_device(settings.device))
     training = task if isinstance(task, TrainingSet) else TrainingSet(task, method.backbone)
     index = len(method.tasks)
-    per_epoch = batch_count(len(training.records), size=settings.batch)
-    epochs = settings.epochs if settings.steps is None else math.ceil(settings.steps * settings.accumulate / per_epoch)
-    total = (epochs * per_epoch if settings.steps is None else settings.steps * settings.accumulate) // settings.accumulate
+    per_epoch = math.ceil(batch_count(len(training.records), size=settings.batch) / settings.accumulate)  # steps
+    epochs = settings.epochs if settings.steps is None else math.ceil(settings.steps / per_epoch)
+    total = epochs * per_epoch if settings.steps is None else settings.steps
     generator = torch.Generator().manual_seed(derived_seed(seed, index, "start"))
     data = training.data(total)
     method.begin_task(data, generator)
@@ -200,22 +231,12 @@ class _Loop:
         self.augment = None if settings.augment == "none" else Augment(kind=settings.augment)
         self.trunk = self._trunk()
 
-    @torch.no_grad()
     def _trunk(self) -> TowerState | None:
         """States of all pictures after the blocks that no prompt enters: they are the same in every epoch."""
         blocks = self.method.trunk()
         if blocks == 0 or self.augment is not None:
             return None
-        vision, store = self.method.backbone.vision, self.training.store
-        parts: list[Tensor] = []
-        state = None
-        for start in range(0, len(store), 64):
-            pixels = store.pixels(range(start, min(start + 64, len(store)))).to(self.device)
-            state = vision.advance(vision.begin(self.method.backbone.inputs.normalise(pixels)), 0, blocks)
-            if state.states[0].nbytes * len(store) > TRUNK_BYTES:
-                return None
-            parts.append(state.states)
-        return None if state is None else replace(state, states=torch.cat(parts))
+        return trunk_states(self.method.backbone, self.training.store, blocks)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -230,7 +251,8 @@ class _Loop:
     def run(self, *, seed: int, checkpoint: Path | None, on_step: OnStep | None) -> float:
         """All steps that are left; returns pairs a second."""
         s = self.settings
-        epoch, step = self._resume(checkpoint)
+        count = batch_count(len(self.training.records), size=s.batch)
+        epoch, first, step = self._resume(checkpoint)
         started = saved = time.monotonic()
         pairs = 0
         begun = step
@@ -244,12 +266,14 @@ class _Loop:
                 augment=self.augment,
                 seed=seed,
                 epoch=epoch,
+                start=first,
             )
-            parts: dict[str, Tensor] = {}
-            for number, batch in enumerate(source):
-                parts = self._backward(self._ready(batch))
+            for number, batch in enumerate(source, start=first):
+                in_step = min(s.accumulate, count - number // s.accumulate * s.accumulate)  # an epoch's last has fewer
+                parts = self._backward(self._ready(batch), share=1 / in_step)
+                self._check(parts["loss"], step)
                 pairs += len(batch.texts)
-                if (number + 1) % s.accumulate:
+                if (number + 1) % s.accumulate and number + 1 < count:
                     continue
                 self._update(step)
                 step += 1
@@ -259,11 +283,10 @@ class _Loop:
                     on_step(self._report(epoch, step, parts, pairs / max(passed, 1e-9), left))
                 if step >= self.total:
                     break
-            self.optimiser.zero_grad(set_to_none=True)  # batches that didn't fill an accumulation
-            epoch += 1
-            if checkpoint is not None and step < self.total and time.monotonic() - saved >= s.checkpoint_seconds:
-                self._save(checkpoint, epoch, step)
-                saved = time.monotonic()
+                if checkpoint is not None and time.monotonic() - saved >= s.checkpoint_seconds:
+                    self._save(checkpoint, epoch, number + 1, step)
+                    saved = time.monotonic()
+            epoch, first = epoch + 1, 0
         return pairs / max(time.monotonic() - started, 1e-9)
 
     def _ready(self, batch: Batch) -> TrainingBatch:
@@ -282,12 +305,19 @@ class _Loop:
             plain=lambda: (training.image_features[batch.indices], training.text_features[rows]),
         )
 
-    def _backward(self, batch: TrainingBatch) -> dict[str, Tensor]:
+    def _backward(self, batch: TrainingBatch, *, share: float) -> dict[str, Tensor]:
         with autocast(self.settings.precision, self.device):
             parts = self.method.loss(batch)
             loss = torch.stack(list(parts.values())).sum()
-        (loss / self.settings.accumulate).backward()
+        (loss * share).backward()  # type: ignore[no-untyped-call]
         return {name: value.detach() for name, value in {"loss": loss, **parts}.items()}
+
+    def _check(self, loss: Tensor, step: int) -> None:
+        if not math.isfinite(float(loss)):  # before the step: what was learned so far stays a number
+            raise LpiError(
+                f"task {self.training.name!r}, step {step + 1}: the loss is {float(loss)}. Lower "
+                f"training.learning_rate (now {self.settings.learning_rate}), or set training.clip."
+            )
 
     def _update(self, step: int) -> None:
         if self.settings.clip:
@@ -300,35 +330,37 @@ class _Loop:
     def _report(self, epoch: int, step: int, parts: dict[str, Tensor], speed: float, left: float) -> Step:
         values = {name: float(value) for name, value in parts.items()}
         loss = values.pop("loss")
-        if not math.isfinite(loss):
-            raise LpiError(
-                f"task {self.training.name!r}, step {step}: the loss is {loss}. Lower training.learning_rate "
-                f"(now {self.settings.learning_rate}), or set training.clip."
-            )
         name = self.training.name
         return Step(name, epoch, self.epochs, step, self.total, loss, values, self.rate(step - 1), speed, left)
 
-    def _save(self, checkpoint: Path, epoch: int, step: int) -> None:
+    def _save(self, checkpoint: Path, epoch: int, batch: int, step: int) -> None:
         content = {
             "task": self.training.name,
             "epoch": epoch,
+            "batch": batch,
             "step": step,
             "parameters": [parameter.detach() for parameter in self.parameters],
             "optimiser": self.optimiser.state_dict(),
         }
         write_atomically(checkpoint, lambda file: torch.save(content, file))
 
-    def _resume(self, checkpoint: Path | None) -> tuple[int, int]:
+    def _resume(self, checkpoint: Path | None) -> tuple[int, int, int]:
+        """Epoch, batch of that epoch and step to go on from."""
         if checkpoint is None or not checkpoint.exists():
-            return 0, 0
+            return 0, 0, 0
+        again = "Delete it; the task then starts over."
         try:
             content = torch.load(checkpoint, map_location=self.device, weights_only=True)
         except Exception as error:  # a damaged pickle fails in many ways
-            raise CheckpointError(f"{checkpoint} is damaged ({error}). Delete it; the task then starts over.") from error
-        if content["task"] != self.training.name or len(content["parameters"]) != len(self.parameters):
-            raise CheckpointError(f"{checkpoint} belongs to task {content['task']!r}. Delete it; the task then starts over.")
+            raise CheckpointError(f"{checkpoint} is damaged ({error}). {again}") from error
+        if content["task"] != self.training.name:
+            raise CheckpointError(
+                f"{checkpoint} belongs to task {content['task']!r}, not {self.training.name!r}. {again}"
+            )
+        if [value.shape for value in content["parameters"]] != [value.shape for value in self.parameters]:
+            raise CheckpointError(f"{checkpoint} was made with other options: its tensors have other shapes. {again}")
         with torch.no_grad():
             for parameter, value in zip(self.parameters, content["parameters"], strict=True):
                 parameter.copy_(value)
         self.optimiser.load_state_dict(content["optimiser"])
-        return content["epoch"], content["step"]
+        return content["epoch"], content["batch"], content["step"]

@@ -144,10 +144,10 @@ def test_an_incomplete_file_is_refused_with_the_first_tensor_that_is_not_there(
 
 def test_a_file_of_another_model_or_of_more_than_weights_is_refused(tmp_path: Path) -> None:
     torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "other.pt")
-    with pytest.raises(BackboneError, match=r"other\.pt: not a CLIP vision transformer"):
+    with pytest.raises(BackboneError, match=r"other\.pt: no CLIP vision .* another model, and no config"):
         load_backbone(tmp_path / "other.pt")
     torch.save({"visual.layer1.0.conv1.weight": torch.zeros(2)}, tmp_path / "resnet.pt")
-    with pytest.raises(BackboneError, match=r"a ResNet"):
+    with pytest.raises(BackboneError, match="a ResNet of it"):
         load_backbone(tmp_path / "resnet.pt")
     torch.save(Holder({"a": torch.zeros(2)}), tmp_path / "code.pt")
     with pytest.raises(BackboneError, match=r"code\.pt: is no file of weights"):

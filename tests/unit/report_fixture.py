@@ -36,7 +36,7 @@ def make_run(
     experiment: str = "demo",
     method: str | None = None,
     gain: float = 0.12,
-    loss: float = 0.01,
+    loss: float = 0.004,
     pieces: tuple[str, ...] = ("zero_shot", "tasks", "examples", "log", "result", "routing"),
     stages: int | None = None,
 ) -> Path:

@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def test_captions_are_different_short_and_mostly_name_the_main_object() -> None:
 def test_articles_fit_their_nouns() -> None:
     words = [text.replace(",", "").split() for scene in SCENES[:300] for text in captions(scene)]
     for text in words:
-        for article, following in zip(text, text[1:], strict=False):
+        for article, following in pairwise(text):
             if article in ("a", "an"):
                 assert (article == "an") == (following[0] in "aeiou"), text
 

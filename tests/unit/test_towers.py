@@ -41,7 +41,7 @@ def prompts_for(
     return TowerPrompts(states, blocks, injection, **options)
 
 
-# A slow plain version: one sample at a time, tokens in the order in which they stand in the sequence -------------------
+# A slow plain version: one sample at a time, tokens in the order in which they stand in the sequence ----------------
 
 
 def attend(block: Any, x: Tensor, sees: Tensor, prompt: list[int], gate: Tensor | None) -> Tensor:
@@ -83,7 +83,7 @@ def clip_block(layer: Any, x: Tensor, sees: Tensor, prompt: list[int], gate: Ten
 
 
 def bert_block(layer: Any, x: Tensor, sees: Tensor, prompt: list[int], gate: Tensor | None) -> Tensor:
-    a, out = getattr(layer.attention, "self"), layer.attention.output
+    a, out = layer.attention.self, layer.attention.output
     parts = {"q": a.query, "k": a.key, "v": a.value, "o": out.dense, "heads": a.num_attention_heads}
 
     def norm(module: Any, y: Tensor) -> Tensor:

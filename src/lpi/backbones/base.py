@@ -54,6 +54,8 @@ class Tower(nn.Module):
     placeholders: ClassVar[bool] = False
     #: each token sees only those before it
     causal: ClassVar[bool] = False
+    #: the part of the library's module that pools, where some checkpoints come without it
+    pooler: ClassVar[str | None] = None
 
     def __init__(self, module: Any, projection: nn.Module | None = None) -> None:
         super().__init__()

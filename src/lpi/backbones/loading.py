@@ -246,9 +246,12 @@ def load_processor(path: Path) -> Any:
 
 
 def _check_pooled(vision: Tower, text: Tower) -> None:
-    for tower, part in ((vision, "head"), (vision, "pooler"), (text, "pooler")):
-        if getattr(tower.module, part, 0) is None:
-            raise BackboneError(f"The {type(tower.module).__name__} has no {part}, so it gives no pooled output.")
+    for tower in (vision, text):
+        if tower.pooler is not None and getattr(tower.module, tower.pooler, None) is None:
+            raise BackboneError(
+                f"The {type(tower.module).__name__} has no {tower.pooler}, so it gives no features of whole "
+                "pictures or texts. Use a checkpoint that has one."
+            )
 
 
 def check_size(vision: Tower, recipe: PixelRecipe) -> None:

@@ -72,8 +72,11 @@ def load_openai(path: Path) -> tuple[Any, PixelRecipe, Path]:
     file = path if path.is_file() else _checkpoints(path)[0]
     state = _read(file)
     if "visual.conv1.weight" not in state or "token_embedding.weight" not in state:
-        kind = "a ResNet" if "visual.layer1.0.conv1.weight" in state else "another model's"
-        raise BackboneError(f"{file}: not a CLIP vision transformer in OpenAI's layout, but {kind}.")
+        kind = "a ResNet of it" if "visual.layer1.0.conv1.weight" in state else "another model"
+        raise BackboneError(
+            f"{file}: no CLIP vision transformer in OpenAI's layout, but {kind}, and no config.json is there "
+            "to say more. Name a model folder that has one."
+        )
     card = _open_clip_card(file.parent)
     config = _config(state, card.get("model_cfg", {}), quick=not card)
     model: Any = CLIPModel(config)

@@ -4,7 +4,7 @@ A new family is one adapter and one line in ``VISION_TOWERS`` or ``TEXT_TOWERS``
 tower's own configuration.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,8 @@ class ClipTextTower(Tower):
 class SiglipVisionTower(VisionTower):
     """SigLIP: no class token; a learned query attends to the picture's tokens. Prompt tokens are not pooled."""
 
+    pooler: ClassVar[str | None] = "head"
+
     def embed(self, inputs: Tensor, prompts: Tensor | None, placeholders: bool) -> TowerState:
         """See :meth:`Tower.embed`."""
         states = self.module.embeddings(inputs, **self._grown(inputs))
@@ -85,6 +87,8 @@ class SiglipVisionTower(VisionTower):
 
 class Siglip2VisionTower(Tower):
     """SigLIP 2's NaFlex tower: reads patches, each picture with its own grid; whole pictures are cut up here."""
+
+    pooler: ClassVar[str | None] = "head"
 
     def embed(self, inputs: Tensor | PatchInputs, prompts: Tensor | None, placeholders: bool) -> TowerState:
         """See :meth:`Tower.embed`."""
@@ -125,9 +129,11 @@ class SiglipTextTower(Tower):
 class VitTower(VisionTower):
     """ViT: class token, positions, the normed class token through a dense pooler."""
 
+    pooler: ClassVar[str | None] = "pooler"
+
     def embed(self, inputs: Tensor, prompts: Tensor | None, placeholders: bool) -> TowerState:
         """See :meth:`Tower.embed`."""
-        states = self.module.embeddings(inputs, **self._grown(inputs))
+        states = self.module.embeddings(inputs.to(self.module.dtype), **self._grown(inputs))
         tokens = states.shape[1]
         return TowerState(states if prompts is None else append(states, prompts), tokens)
 
@@ -140,6 +146,8 @@ class VitTower(VisionTower):
 class Dinov2Tower(VitTower):
     """DINOv2: as ViT, with the normed class token itself pooled; its embedding always interpolates."""
 
+    pooler: ClassVar[str | None] = None
+
     def _grown(self, pixels: Tensor) -> dict[str, bool]:
         return {}
 
@@ -151,6 +159,8 @@ class Dinov2Tower(VitTower):
 
 class BertTower(Tower):
     """BERT and RoBERTa: read both ways, never see padding, pool the first token through a dense layer."""
+
+    pooler: ClassVar[str | None] = "pooler"
 
     def embed(self, inputs: TextInputs, prompts: Tensor | None, placeholders: bool) -> TowerState:
         """See :meth:`Tower.embed`; prompts carry no position, the caption keeps its own."""

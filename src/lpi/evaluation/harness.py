@@ -23,7 +23,7 @@ import torch
 from lpi.backbones.base import DualEncoder
 from lpi.backbones.loading import load_backbone
 from lpi.config import Experiment, StreamSettings
-from lpi.errors import ConfigError, OutputError
+from lpi.errors import ConfigError, MissingFileError, OutputError
 from lpi.evaluation.continual import summary
 from lpi.evaluation.examples import write_examples
 from lpi.evaluation.protocol import Evaluator
@@ -96,6 +96,7 @@ def run_experiment(
     command: str = "",
     say: Say = print,
     on_step: Callable[[Step], None] | None = None,
+    on_run: Callable[[str, int], None] | None = None,
 ) -> dict[str, dict[int, Path]]:
     """Run rows x seeds; returns the run folder of each.
 
@@ -108,6 +109,7 @@ def run_experiment(
         command: recorded with the results.
         say: told a line when something begins or ends.
         on_step: told about every training step.
+        on_run: told row and seed when a run begins.
 
     Raises:
         LpiError: anything a person can put right.
@@ -128,6 +130,8 @@ def run_experiment(
                 continue
             bench = bench or Workbench(experiment, say)
             say(f"{name}, seed {seed}: {folder}")
+            if on_run is not None:
+                on_run(name, seed)
             Run(bench, settings, row=name, seed=seed, folder=folder, command=command, say=say, on_step=on_step).go()
     return folders
 
@@ -368,6 +372,44 @@ class Run:
         )
 
 
+def evaluate_saved(model: Path, experiment: Experiment) -> dict[str, Any]:
+    """The last stage's record of a saved method on an experiment's stream, with the names of the tasks.
+
+    Raises:
+        ConfigError: the stream's tasks are not those that the method learned.
+        CheckpointError, MissingFileError: the model can't be loaded.
+    """
+    saved = read_json(model / "config.json")
+    if experiment.backbone != saved["backbone"]["name"] and "backbone" not in experiment.model_fields_set:
+        experiment = experiment.model_copy(update={"backbone": saved["backbone"]["name"]})
+    bench = Workbench(experiment, lambda line: None)
+    method = load_method(model, backbone=bench.backbone)
+    names = [task.name for task in bench.stream.tasks]
+    if not method.joint and method.tasks != names:
+        raise ConfigError(
+            f"{model} learned the tasks {', '.join(method.tasks)}; the stream has {', '.join(names)}. "
+            "Choose its tasks with --set stream.order=[...]."
+        )
+    return {**bench.evaluator(experiment).stage(method, len(names) - 1), "tasks": names}
+
+
+def find_runs(places: Sequence[Path]) -> list[Path]:
+    """All finished run folders at or below some places.
+
+    Raises:
+        MissingFileError: a place is not there, or holds no finished run.
+    """
+    found: list[Path] = []
+    for place in places:
+        if not place.is_dir():
+            raise MissingFileError(f"{place}: there is no such folder. Name a run folder, such as runs/scenes.")
+        here = sorted(file.parent for file in place.rglob("result.json") if (file.parent / "run.json").exists())
+        if not here:
+            raise MissingFileError(f"{place} holds no finished run (no result.json). Run 'lpi run' to its end first.")
+        found += here
+    return found
+
+
 def environment() -> dict[str, Any]:
     """Versions, machine and commit: what a result can only be repeated with."""
     versions = {"python": platform.python_version()}
@@ -409,4 +451,4 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
-__all__ = ["Run", "Workbench", "environment", "open_stream", "run_experiment"]
+__all__ = ["Run", "Workbench", "environment", "evaluate_saved", "find_runs", "open_stream", "run_experiment"]

@@ -8,12 +8,13 @@ now sends elsewhere is encoded again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lpi.backbones.base import DualEncoder
+from lpi.backbones.base import DualEncoder, TowerState
 from lpi.config import EvaluationSettings
 from lpi.data.records import CaptionedImage
 from lpi.evaluation.ranking import recall_both_directions
@@ -22,7 +23,7 @@ from lpi.prompts.task_keys import FALLBACK
 from lpi.tasks.batches import PictureStore
 from lpi.tasks.relevance import relevance
 from lpi.tasks.stream import TaskStream
-from lpi.trainer import plain_image_features, plain_text_features
+from lpi.trainer import plain_image_features, plain_text_features, trunk_states
 
 TOWERS = ("vision", "text")
 
@@ -56,6 +57,22 @@ class TestSet:
             "text": plain_text_features(backbone, self.texts, self.batch).cpu(),
         }
         self._routing_texts: dict[str, Tensor] = {}
+        self._trunks: dict[int, TowerState] = {}
+
+    @torch.no_grad()
+    def trunk(self, blocks: int) -> TowerState | None:
+        """States of all pictures after the lowest ``blocks`` blocks; ``None`` where there are none, or too many to keep.
+
+        Below the first prompted block a picture's states are the same under every route: they are computed once.
+        """
+        if blocks == 0:
+            return None
+        if blocks not in self._trunks:
+            states = trunk_states(self.backbone, self.store, blocks, batch=self.batch)
+            if states is None:
+                return None
+            self._trunks = {blocks: states}  # one depth at a time: the states are large
+        return self._trunks[blocks]
 
     def count(self, tower: str) -> int:
         """Number of pictures or captions."""
@@ -79,8 +96,12 @@ class TestSet:
     def encode(self, method: Method, tower: str, rows: Tensor, route: int) -> Tensor:
         """Features of some rows under one route, [rows, features]."""
         parts = []
+        trunk = self.trunk(method.trunk()) if tower == "vision" else None
         for part in rows.split(self.batch):
-            if tower == "vision":
+            if trunk is not None:
+                states = replace(trunk, states=trunk.states[part].to(method.device))
+                parts.append(method.image_features(states, route))
+            elif tower == "vision":
                 pixels = self.store.pixels(part.tolist()).to(method.device)
                 parts.append(method.image_features(self.backbone.inputs.normalise(pixels), route))
             else:

@@ -11,16 +11,17 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, get_args, get_type_hints
 
 import torch
 import torch.nn.functional as F
 from huggingface_hub import ModelHubMixin
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, TextInputs, TowerState
-from lpi.errors import ConfigError, LpiError, UnknownNameError, did_you_mean
+from lpi.errors import CheckpointError, ConfigError, LpiError, UnknownNameError, did_you_mean
 from lpi.prompts.task_keys import FALLBACK
 
 ENCODE_BATCH = 64
@@ -108,7 +109,13 @@ class Method(
     # ---- what a method answers -----------------------------------------------------------------------------------
 
     def begin_task(self, data: TaskData, generator: torch.Generator) -> None:
-        """Make room for a task. Everything random comes from ``generator``."""
+        """Make room for a task. Everything random comes from ``generator``.
+
+        Raises:
+            ConfigError: a task of that name was learned already.
+        """
+        if data.name in self.tasks:
+            raise ConfigError(f"task {data.name!r} was learned already. Forget it first, or give the new one a name.")
         self.tasks.append(data.name)
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
@@ -124,7 +131,11 @@ class Method(
         return [parameter for parameter in self.parameters() if id(parameter) not in frozen]
 
     def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
-        """L2-normalised features of pictures under one route, [images, features]."""
+        """L2-normalised features of pictures under one route, [images, features].
+
+        Only a method with a :meth:`trunk` is given states.
+        """
+        assert isinstance(images, Tensor)
         return F.normalize(self.backbone.encode_images(images), dim=-1)
 
     def text_features(self, texts: TextInputs, route: int) -> Tensor:
@@ -174,30 +185,44 @@ class Method(
         """
         inputs = self.backbone.inputs
         if not isinstance(images, Tensor):
-            images = torch.stack([torch.from_numpy(inputs.prepare(image)).permute(2, 0, 1) for image in images])
-        parts = [inputs.normalise(part).to(self.device) for part in images.split(ENCODE_BATCH)]
+            size = inputs.image_size
+            prepared = [torch.tensor(inputs.prepare(image)).permute(2, 0, 1) for image in images]
+            images = torch.stack(prepared) if prepared else torch.empty(0, 3, *size, dtype=torch.uint8)
+        pixels = images
+
+        def normalised(rows: Tensor) -> Tensor:
+            return inputs.normalise(pixels[rows].to(self.device))
+
         plain = None
         if self.routed and task is None:
-            plain = torch.cat([F.normalize(self.backbone.encode_images(part), dim=-1) for part in parts])
-        routes = self._routes("vision", plain, len(images), task)
-        pixels = torch.cat(parts)
-        return self._by_route(routes, lambda rows, index: self.image_features(pixels[rows], index))
+            plain = self._encoded(len(pixels), lambda rows: self._plain_images(normalised(rows)))
+        routes = self._routes("vision", plain, len(pixels), task)
+        return self._by_route(routes, lambda rows, index: self.image_features(normalised(rows), index))
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str], *, task: str | None = None) -> Tensor:
         """L2-normalised features of captions, [texts, features]; see :meth:`encode_images`."""
+
+        def chosen(rows: Tensor) -> list[str]:
+            return [texts[row] for row in rows.tolist()]
+
+        def encode(rows: Tensor, index: int) -> Tensor:
+            if index == FALLBACK:  # nothing of the method's own takes room in the context
+                return self._plain_texts(chosen(rows))
+            return self.text_features(self.tokens(chosen(rows)), index)
+
         plain = None
         if self.routed and task is None:
-            plain = torch.cat(
-                [
-                    F.normalize(self.backbone.encode_texts(self.tokens([self.text_for_routing(t) for t in part])), dim=-1)
-                    for part in chunks(texts, ENCODE_BATCH)
-                ]
-            )
+            routing = [self.text_for_routing(text) for text in texts]
+            plain = self._encoded(len(texts), lambda rows: self._plain_texts([routing[row] for row in rows.tolist()]))
         routes = self._routes("text", plain, len(texts), task)
-        return self._by_route(
-            routes, lambda rows, index: self.text_features(self.tokens([texts[row] for row in rows.tolist()]), index)
-        )
+        return self._by_route(routes, encode)
+
+    def _plain_images(self, pixels: Tensor) -> Tensor:
+        return F.normalize(self.backbone.encode_images(pixels), dim=-1)
+
+    def _plain_texts(self, texts: Sequence[str]) -> Tensor:
+        return F.normalize(self.backbone.encode_texts(self.backbone.inputs.tokenize(texts).to(self.device)), dim=-1)
 
     def tokens(self, texts: Sequence[str]) -> TextInputs:
         """Tokens of captions, on the method's device."""
@@ -216,10 +241,17 @@ class Method(
     def _by_route(self, routes: Tensor, encode: Any) -> Tensor:
         """Encode rows in groups of one route each; rows come back in their own order."""
         features = torch.empty(len(routes), self.backbone.feature_width, device=self.device)
-        for index in routes.unique().tolist():
-            for rows in (routes == index).nonzero()[:, 0].split(ENCODE_BATCH):
-                features[rows] = encode(rows, index)
+        for index in sorted(set(routes.tolist())):
+            own = (routes == index).nonzero()[:, 0]
+            features[own] = torch.cat([encode(rows, index).float() for rows in torch.split(own, ENCODE_BATCH)])
         return features
+
+    def _encoded(self, count: int, encode: Callable[[Tensor], Tensor]) -> Tensor:
+        """Features of ``count`` items in batches, [count, features], float32."""
+        parts = [
+            encode(torch.arange(start, min(start + ENCODE_BATCH, count))) for start in range(0, count, ENCODE_BATCH)
+        ]
+        return torch.cat(parts).float() if parts else torch.empty(0, self.backbone.feature_width, device=self.device)
 
     def task_index(self, task: str) -> int:
         """The position of a task among those learned.
@@ -270,10 +302,21 @@ class Method(
         save_method(self, save_directory)
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, **hub: Any) -> Method:  # type: ignore[override]
+    def from_pretrained(  # type: ignore[override]  # the mixin's would fill arguments from config.json by their names
+        cls, source: str | Path, *, backbone: DualEncoder | None = None, **hub: Any
+    ) -> Method:
+        """A method from a folder or a hub name; see :func:`lpi.methods.checkpoint.load_method`.
+
+        Raises:
+            CheckpointError: it was saved by another method, or for another backbone, or is damaged.
+            MissingFileError: it is not there.
+        """
         from lpi.methods.checkpoint import load_method
 
-        return load_method(model_id, **hub)
+        loaded = load_method(source, backbone=backbone, **hub)
+        if not isinstance(loaded, cls):
+            raise CheckpointError(f"{source} holds a {type(loaded).__name__}, not a {cls.__name__}. Load it as that.")
+        return loaded
 
 
 def chunks(items: Sequence[str], size: int) -> Iterable[Sequence[str]]:
@@ -281,16 +324,34 @@ def chunks(items: Sequence[str], size: int) -> Iterable[Sequence[str]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
+def spelled(hint: Any) -> str:
+    """A type as a person says it."""
+    kinds = [hint] if isinstance(hint, type) else list(get_args(hint))
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "nothing"}
+    return " or ".join(words.get(kind, str(kind)) for kind in kinds)
+
+
 def check_options(method: type[Method], options: dict[str, Any]) -> None:
-    """Refuse options that the constructor doesn't have, naming the nearest one it has.
+    """Refuse options that the constructor doesn't have, naming the nearest one it has, and values of another type.
 
     Raises:
-        ConfigError: an unknown option.
+        ConfigError: an unknown option, or text where a number must stand, and the like.
     """
+    called = method.__module__.rpartition(".")[2]
+    hints = get_type_hints(method.__init__)
     known = [name for name in inspect.signature(method.__init__).parameters if name not in ("self", "backbone")]
-    for name in options:
+    for name, value in options.items():
         if name not in known:
-            raise ConfigError(f"method {method.__module__.rpartition('.')[2]!r} has no option {name!r}. {did_you_mean(name, known)}")
+            raise ConfigError(f"method {called!r} has no option {name!r}. {did_you_mean(name, known)}")
+        hint: Any = hints.get(name, Any)
+        try:
+            TypeAdapter(hint).validate_python(value, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            if first["type"] != "literal_error":  # the constructor names the choices
+                raise ConfigError(
+                    f"method {called!r}: {name} must be {spelled(hint)}; got {value!r}, which isn't."
+                ) from error
 
 
 __all__ = ["FALLBACK", "Method", "TaskData", "TrainingBatch", "check_options", "chunks", "recorded"]

@@ -59,7 +59,11 @@ def save_method(method: Method, folder: Path) -> None:
             "format": FORMAT,
             "method": type(method).__module__.rpartition(".")[2],
             "options": method.options,
-            "backbone": {"name": method.backbone.name, "identity": identity},
+            "backbone": {
+                "name": method.backbone.name,
+                "identity": identity,
+                "image_size": list(method.backbone.inputs.image_size),
+            },
             "tasks": method.tasks,
             "files": files,
             "shared": shared_file,
@@ -89,7 +93,10 @@ def load_method(folder: str | Path, *, backbone: DualEncoder | None = None, **hu
     if config.get("format") != FORMAT:
         raise CheckpointError(f"{root}/config.json has format {config.get('format')!r}; this version reads {FORMAT}.")
     if backbone is None:
-        backbone = load_backbone(config["backbone"]["name"])
+        made_for = config["backbone"]
+        backbone = load_backbone(made_for["name"])
+        if list(backbone.inputs.image_size) != made_for["image_size"]:  # another size than the checkpoint's own
+            backbone = load_backbone(made_for["name"], image_size=made_for["image_size"][0])
     check_identity(root, config["backbone"], backbone)
     loaded = method(config["method"], backbone, **config["options"])
     states = []
@@ -99,7 +106,14 @@ def load_method(folder: str | Path, *, backbone: DualEncoder | None = None, **hu
         state = read_tensors(root / "tasks" / f"{file}.safetensors") if about["shapes"] else {}
         _check_shapes(root / "tasks" / f"{file}.safetensors", state, about["shapes"])
         states.append((name, state))
-    loaded.restore(states, read_tensors(root / config["shared"]) if config["shared"] else {})
+    shared = read_tensors(root / config["shared"]) if config["shared"] else {}
+    try:
+        loaded.restore(states, shared)
+    except (KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise CheckpointError(
+            f"{root}: the tensors don't fit the options in config.json ({reason}). Take both from one save."
+        ) from error
     return loaded
 
 
@@ -111,8 +125,8 @@ def check_identity(place: Path, made_for: dict[str, str], backbone: DualEncoder)
     """
     if made_for["identity"] != backbone.identity:
         raise CheckpointError(
-            f"{place} was made for the backbone {made_for['identity']}; this one is {backbone.identity} ({backbone.name}). "
-            "Load it with the same weights and preprocessing it was trained on, or train again."
+            f"{place} was made for the backbone {made_for['identity']}; this one is {backbone.identity} "
+            f"({backbone.name}). Load it with the same weights and preprocessing it was trained on, or train again."
         )
 
 

@@ -11,8 +11,9 @@ start at the frozen model); ``preset="paper"`` and ``preset="authors-release"`` 
 
 from __future__ import annotations
 
+import math
 from copy import copy
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -52,8 +53,15 @@ def paired_blocks(depths: dict[str, int], depth: int, placement: Placement) -> d
     return {tower: tuple(layer * depths[tower] // shallow for layer in layers) for tower in depths}
 
 
+def between(low: float, high: float) -> str:
+    """A range in words, for messages."""
+    return f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
+
+
 class TaskPrompts(nn.Module):
     """Everything that is learned and kept for one task."""
+
+    semantics: Tensor
 
     def __init__(self, prompts: LowRankPrompts, interaction: Interaction | None, gated: bool, features: int) -> None:
         super().__init__()
@@ -197,8 +205,24 @@ class LPI(Method):
             ("metric", metric, Metric),
         ):
             check_choice(name, value, choices)
-        if task_temperature <= 0 or posterior_temperature <= 0:
-            raise ConfigError("task_temperature and posterior_temperature must be above 0.")
+        for name, number, low, high in (  # wrong numbers are refused now, not when a task begins or has been learned
+            ("layer_weight", layer_weight, 0.0, math.inf),
+            ("task_weight", task_weight, 0.0, math.inf),
+            ("distill_weight", distill_weight, 0.0, math.inf),
+            ("near_threshold", near_threshold or 0.0, -1.0, 1.0),
+            ("near_share", near_share, 0.0, 1.0),
+            ("clusters", clusters, 1, math.inf),
+        ):
+            if not low <= number <= high:
+                raise ConfigError(f"{name} must be {between(low, high)}; got {number}.")
+        for name, number, high in (
+            ("task_temperature", task_temperature, math.inf),
+            ("posterior_temperature", posterior_temperature, math.inf),
+            ("ood_quantile", ood_quantile, 1.0),
+        ):
+            if not 0 < number <= high:
+                limit = "" if math.isinf(high) else f" and at most {high:g}"
+                raise ConfigError(f"{name} must be above 0{limit}; got {number}.")
         self.blocks = paired_blocks(backbone.depths, self.depth, placement)
         self.experts = nn.ModuleList()
         self._new_expert(torch.Generator().manual_seed(0))  # refuses wrong sizes now, not when a task begins
@@ -231,6 +255,12 @@ class LPI(Method):
             )
         return TaskPrompts(prompts, interaction, gated=neutral and not into, features=self.backbone.feature_width)
 
+    def _expert(self, index: int) -> TaskPrompts:
+        return cast(TaskPrompts, self.experts[index])
+
+    def _all(self) -> list[TaskPrompts]:
+        return [self._expert(index) for index in range(len(self.experts))]
+
     # ---- learning ----------------------------------------------------------------------------------------------------
 
     def begin_task(self, data: TaskData, generator: torch.Generator) -> None:
@@ -254,7 +284,7 @@ class LPI(Method):
 
     def similarity(self) -> Tensor:
         """Semantic similarity of the tasks learned so far, [tasks, tasks]."""
-        vectors = torch.stack([expert.semantics for expert in self.experts])
+        vectors = torch.stack([expert.semantics for expert in self._all()])
         return semantic_similarity(vectors, centre=self.options["centre_semantics"])
 
     def near(self) -> Tensor:
@@ -268,13 +298,13 @@ class LPI(Method):
         """Cosines between the tasks' prompt tensors, [tasks, tasks] a tower."""
         similarity = {}
         for tower in TOWERS:
-            directions = F.normalize(torch.stack([expert.prompts(tower).flatten() for expert in self.experts]), dim=-1)
+            directions = F.normalize(torch.stack([expert.prompts(tower).flatten() for expert in self._all()]), dim=-1)
             similarity[tower] = (directions @ directions.T).tolist()
         return similarity
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """Item, layer and task level, and the pull towards the frozen model, each times its weight."""
-        o, expert = self.options, self.experts[-1]
+        o, expert = self.options, self._expert(-1)
         raw = expert.raw()
         states = expert(raw)
         images = self._encode_images(batch.images, self._enter(expert, states, "vision"))
@@ -298,7 +328,7 @@ class LPI(Method):
         near = self.near().to(self.device)
         total = torch.zeros((), device=self.device)
         for tower in TOWERS:
-            earlier = [expert.prompts(tower).detach().flatten() for expert in list(self.experts)[:-1]]
+            earlier = [expert.prompts(tower).detach().flatten() for expert in self._all()[:-1]]
             total = total + task_loss(
                 torch.stack([*earlier, raw[tower].flatten()]),
                 near,
@@ -309,7 +339,7 @@ class LPI(Method):
 
     def end_task(self, data: TaskData, generator: torch.Generator) -> None:
         """Keep the task's routing keys; its prompts never change again."""
-        expert = self.experts[-1]
+        expert = self._expert(-1)
         expert.requires_grad_(False)
         for tower, features in (("vision", data.plain.image_features), ("text", data.plain.text_features)):
             keys = TaskKeys.fit(
@@ -339,7 +369,7 @@ class LPI(Method):
 
     def tower_prompts(self, index: int) -> dict[str, TowerPrompts]:
         """What enters each tower for task ``index``."""
-        expert = self.experts[index]
+        expert = self._expert(index)
         states = expert()
         return {tower: self._enter(expert, states, tower) for tower in TOWERS}
 
@@ -367,8 +397,9 @@ class LPI(Method):
 
     def room(self) -> int:
         """Placeholders take their place in the text context."""
-        entering = self.options["start"] == "paper" and self.options["injection"] != "into" and self.blocks["text"][0] == 0
-        return int(self.options["length"]) if entering and self.backbone.text.placeholders else 0
+        o = self.options
+        entering = o["start"] == "paper" and o["injection"] != "into" and self.blocks["text"][0] == 0
+        return int(o["length"]) if entering and self.backbone.text.placeholders else 0
 
     # ---- routing -----------------------------------------------------------------------------------------------------
 
@@ -378,7 +409,7 @@ class LPI(Method):
         return True
 
     def _keys(self, tower: str) -> list[TaskKeys]:
-        return [expert.keys(tower) for expert in self.experts]
+        return [expert.keys(tower) for expert in self._all()]
 
     def distances(self, tower: str, plain: Tensor) -> Tensor:
         """See :class:`Method`."""

@@ -22,9 +22,7 @@ class Tuned(Method):
             runs away is not what is compared.
     """
 
-    def __init__(
-        self, backbone: DualEncoder, *, multi_positive: bool = True, learn_temperature: bool = False
-    ) -> None:
+    def __init__(self, backbone: DualEncoder, *, multi_positive: bool = True, learn_temperature: bool = False) -> None:
         super().__init__(backbone, **recorded(locals()))
         self.tuned = deepcopy(backbone)
         self.tuned.requires_grad_(True)
@@ -44,6 +42,7 @@ class Tuned(Method):
 
     def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
         """See :class:`Method`."""
+        assert isinstance(images, Tensor)  # there is no trunk
         return F.normalize(self.tuned.encode_images(images), dim=-1)
 
     def text_features(self, texts: TextInputs, route: int) -> Tensor:

@@ -59,7 +59,8 @@ class Interaction(nn.Module):
         rank: components of each map, r_i.
         share: how much comes from the other side, a, in [0, 1].
         norm: ``unit`` is an ordinary LayerNorm (gain 1), which sets the prompts' scale to 1 an entry whatever the
-            factors say; ``matched`` starts the gain at the rms of the prompts that come in; ``none`` leaves the norm out.
+            factors say; ``matched`` starts the gain at the rms of the prompts that come in; ``none`` leaves the norm
+            out.
         neutral: start so that what comes out is exactly zero. With a norm its gain starts at zero; without one,
             the maps' output factors do (and the prompts' channel factors have to).
         generator: source of the initial values.
@@ -106,9 +107,10 @@ class Interaction(nn.Module):
         self.norms = nn.ModuleDict()
         if norm != "none":
             for tower in TOWERS:
-                self.norms[tower] = nn.LayerNorm(widths[tower])
+                gain = nn.LayerNorm(widths[tower])
                 if neutral:
-                    nn.init.zeros_(self.norms[tower].weight)
+                    nn.init.zeros_(gain.weight)
+                self.norms[tower] = gain
         self.match_scale = norm == "matched" and not neutral
 
     @torch.no_grad()
@@ -116,7 +118,7 @@ class Interaction(nn.Module):
         """Start the gains at the rms of the prompts that come in ([layers, length, width] each), if asked for."""
         if self.match_scale:
             for tower, norm in self.norms.items():
-                nn.init.constant_(norm.weight, float(prompts[tower].square().mean().sqrt()))
+                norm.get_parameter("weight").fill_(float(prompts[tower].square().mean().sqrt()))
 
     def forward(self, prompts: dict[str, Tensor]) -> dict[str, Tensor]:
         """From old prompts to new ones, [layers, length, width] a tower."""

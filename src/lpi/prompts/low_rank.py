@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lpi.errors import ConfigError
+from lpi.errors import ConfigError, did_you_mean
 
 TOWERS = ("vision", "text")
 Sharing = Literal["none", "layer", "layer+position"]
@@ -23,7 +23,9 @@ def check_choice(name: str, value: str, choices: object) -> None:
     """Refuse a value that is none of a Literal's."""
     known = get_args(choices)
     if value not in known:
-        raise ConfigError(f"{name} must be one of {', '.join(known)}; got {value!r}.")
+        near = did_you_mean(str(value), known)
+        hint = f" {near}" if near.startswith("Did") else ""
+        raise ConfigError(f"{name} must be one of {', '.join(known)}; got {value!r}.{hint}")
 
 
 def normal(shape: tuple[int, ...], std: float, generator: torch.Generator) -> nn.Parameter:
@@ -96,18 +98,22 @@ class LowRankPrompts(nn.Module):
             self.factors[f"channel_{tower}"] = normal((widths[tower], rank), std, generator)
 
     def _factor(self, kind: str, tower: str) -> Tensor:
-        return self.factors[kind] if kind in self.factors else self.factors[f"{kind}_{tower}"]
+        factor: Tensor = self.factors[kind if kind in self.factors else f"{kind}_{tower}"]
+        return factor
 
     def forward(self, tower: str) -> Tensor:
         """The prompts of one tower, [layers, length, width]."""
         if f"free_{tower}" in self.factors:
-            return self.factors[f"free_{tower}"]
+            return self._factor("free", tower)
         layer, position = self._factor("layer", tower), self._factor("position", tower)  # [D, r], [P, r]
         mixed = (layer[:, None] * position[None]).flatten(0, 1)  # [D * P, r]
-        return (mixed @ self._factor("channel", tower).T / self.rank).unflatten(0, (self.layers, self.length))
+        prompts = mixed @ self._factor("channel", tower).T / self.rank  # [D * P, width]
+        return prompts.reshape(self.layers, self.length, -1)
 
 
-def low_rank_parameters(*, layers: int, length: int, widths: dict[str, int], rank: int, sharing: Sharing = "layer") -> int:
+def low_rank_parameters(
+    *, layers: int, length: int, widths: dict[str, int], rank: int, sharing: Sharing = "layer"
+) -> int:
     """The closed formula for the number of learned numbers a task, r (D + 2P + dv + dt) with a shared layer factor.
 
     >>> low_rank_parameters(layers=9, length=16, widths={"vision": 768, "text": 512}, rank=4)

@@ -22,8 +22,8 @@ LIGHT = {
     "surface": "#ffffff",
     "heat-0": "#edf3f9",
     "heat-1": "#0a3f73",
-    "heat-ink-0": "#1b1f24",
-    "heat-ink-mid": "#1b1f24",
+    "heat-ink-0": "#000000",
+    "heat-ink-mid": "#000000",
     "heat-ink-1": "#ffffff",
     "good": "#0b7a55",
     "bad": "#b8430f",
@@ -64,8 +64,13 @@ class Palette:
         return "#" + "".join(f"{round(a + (b - a) * step / 100):02x}" for a, b in zip(*ends, strict=True))
 
     def heat_ink(self, fraction: float) -> str:
-        """The colour of text that stands on :meth:`heat`."""
-        return self("heat-ink-0" if fraction < 0.46 else "heat-ink-mid" if fraction < 0.56 else "heat-ink-1")
+        """The colour of text that stands on :meth:`heat`, with a contrast of at least 4.5 on the light and dark page.
+
+        Black gives way to white at another step on the light page than white to black on the dark one; between the
+        two lies ``mid``.
+        """
+        step = round(100 * fraction)
+        return self("heat-ink-0" if step <= 48 else "heat-ink-mid" if step <= 67 else "heat-ink-1")
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class Plot:
     name: str
     svg: str
     png: bytes
-    width: int
+    inches: float  # width; text is 9 points of 72 an inch
 
 
 Draw = Callable[[Any, Palette], None]
@@ -139,7 +144,7 @@ def render(name: str, draw: Draw, size: tuple[float, float]) -> Plot:
                 warnings.simplefilter("ignore")  # glyphs outside DejaVu: the browser has its own fonts for them
                 figure.savefig(out, format=kind, dpi=100 if kind == "svg" else 200, metadata=metadata)
             files[kind] = out.getvalue()
-    return Plot(name, for_page(files["svg"].decode("utf-8"), name), files["png"], round(size[0] * 100))
+    return Plot(name, for_page(files["svg"].decode("utf-8"), name), files["png"], size[0])
 
 
 def for_page(svg: str, name: str) -> str:

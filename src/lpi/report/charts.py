@@ -21,15 +21,18 @@ TOWERS = (("vision", "Pictures (vision tower)"), ("text", "Captions (text tower)
 def learning(rows: Sequence[Row], lead: Row, gallery: Gallery) -> str:
     """Curves over stages: all rows against zero-shot, and the leading row by direction."""
     longest = max(row.stages for row in rows)
-    lines, flat = [], []
+    lines: list[Line] = []
+    flat: list[Line] = []
     for row in rows:
         curve = row.curve()
         if not is_triangle(row.matrix()):  # joint training has one figure for all stages
             flat.append(Line(row.label, range(1, longest + 1), [curve[-1][0]] * longest, reference=True))
-        elif row.first.learned:
-            lines.append(Line(row.label, range(1, len(curve) + 1), [m for m, _ in curve], [s for _, s in curve]))
+        else:
+            means, spreads = [m for m, _ in curve], [s for _, s in curve]
+            line = Line(row.label, range(1, len(curve) + 1), means, spreads, reference=not row.first.learned)
+            (lines if row.first.learned else flat).append(line)
     zero = lead.zero_curve() or next((row.zero_curve() for row in rows if row.zero_curve()), [])
-    if zero and is_triangle(lead.matrix()):
+    if zero and all(row.first.learned for row in rows):
         lines.append(Line(ZERO, range(1, len(zero) + 1), zero, reference=True))
     lines += flat
     if longest < 2 or not any(len(line.y) > 1 for line in lines):
@@ -57,14 +60,17 @@ def by_direction(row: Row, ticks: Sequence[str], x_label: str, gallery: Gallery)
     """The two directions of one row and what zero-shot gives in each."""
     if not row.first.learned or not is_triangle(row.matrix()) or row.stages < 2:
         return ""
-    lines, zeros = [], []
+    lines: list[Line] = []
+    zeros: list[Line] = []
     for direction, label in (("text_to_image", "caption → picture"), ("image_to_text", "picture → caption")):
         curve = row.curve(direction=direction)
         x = range(1, len(curve) + 1)
         lines.append(Line(label, x, [m for m, _ in curve], [s for _, s in curve]))
         zero = [sum(r) / len(r) for r in row.zero_matrix(direction=direction)]
         if zero:
-            zeros.append(Line(f"{ZERO}, {label}", range(1, len(zero) + 1), zero, reference=True))
+            label = "" if zeros else f"{ZERO} (dashed)"
+            zeros.append(Line(label, range(1, len(zero) + 1), zero, reference=True, like=len(lines) - 1))
+    names = [line.label for line in lines]
     lines += zeros
     plot = plots.curves("directions", lines, x_label=x_label, y_label="R@1, %, mean over tasks seen", ticks=ticks)
     gallery.append(plot)
@@ -76,7 +82,7 @@ def by_direction(row: Row, ticks: Sequence[str], x_label: str, gallery: Gallery)
         numbers=grid_table(
             "direction",
             stages,
-            [line.label for line in lines],
+            [*names, *[f"{ZERO}, {name}" for name in names]][: len(lines)],
             [list(line.y) for line in lines],
             caption="R@1",
             scale=100,
@@ -110,14 +116,17 @@ def stage_by_task(row: Row, gallery: Gallery) -> str:
         gap = len(values)
         values.append([*zero[-1]])
         names.append(ZERO)
-    heat = Heat(values, names, columns, x_label="R@1 (%) of task", y_label="after learning", gap_before=gap)
+    heat = Heat(
+        values, names, columns, x_label="R@1 (%) of task", y_label="after learning", low=floor(values), gap_before=gap
+    )
     plot = plots.heat_map(f"tasks-{slug(row.label)}", heat)
     gallery.append(plot)
     seeds = f", mean of {len(row.runs)} seeds" if len(row.runs) > 1 else ""
     return figure(
         plot,
         alt=f"Heat map of recall at 1 of {row.label}, rows are stages, columns tasks. The numbers follow.",
-        caption=f"R@1 of <strong>{text(row.label)}</strong> in per cent, mean of both directions{seeds}."
+        caption=f"R@1 of <strong>{text(row.label)}</strong> in per cent, mean of both directions{seeds}; "
+        "the more a cell stands out, the higher its figure."
         + (" Last line: the frozen backbone on the same, full gallery." if gap else ""),
         numbers=grid_table("after", columns, names, values, caption=f"R@1 of {row.label}, per cent", scale=100),
     )
@@ -244,8 +253,7 @@ def relations(lead: Row, gallery: Gallery) -> str:
         if not square:
             continue
         frame = [[bool(x) and i != j for j, x in enumerate(row)] for i, row in enumerate(marked)] if marked else ()
-        low = min(0.0, *[min(row) for row in square])
-        heat = Heat(square, names, names, low=low, high=1.0, scale=1.0, digits=2, marked=frame)
+        heat = Heat(square, names, names, low=floor(square), high=1.0, scale=1.0, digits=2, marked=frame)
         plot = plots.heat_map(name, heat)
         gallery.append(plot)
         body += figure(
@@ -326,6 +334,12 @@ def thinned(
         return [sum(block) / len(block) for block in blocks]
 
     return means(steps), [(name, means(values)) for name, values in parts]
+
+
+def floor(values: Sequence[Sequence[float | None]]) -> float:
+    """Where the heat scale begins: a little below the lowest value, so that what differs looks different."""
+    known = [value for row in values for value in row if value is not None]
+    return min(known) - 0.15 * (max(known) - min(known))
 
 
 def slug(label: str) -> str:

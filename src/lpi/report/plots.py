@@ -7,6 +7,7 @@ from typing import Any
 
 from lpi.report.canvas import SERIES, Palette, Plot, render, short
 
+WIDE = 5.0  # inches: fits a telephone without scrolling, and half of a wide page
 MARKERS = "osD^vPXp"
 DASHES: tuple[Any, ...] = ("-", "-", "-", "-", (0, (5, 1.5)), (0, (5, 1.5)), (0, (5, 1.5)), (0, (2, 1)))
 
@@ -20,6 +21,7 @@ class Line:
     y: Sequence[float]
     spread: Sequence[float | None] = ()
     reference: bool = False
+    like: int | None = None  # a reference in the colour of that line instead of grey
 
 
 def curves(
@@ -35,7 +37,7 @@ def curves(
         ticks: names of the places 1, 2, ...; empty for plain numbers.
         per_cent: whether the values are fractions to be shown as per cent.
     """
-    return render(name, partial(draw_curves, lines, x_label, y_label, ticks, 100.0 if per_cent else 1.0), (6.4, 3.6))
+    return render(name, partial(draw_curves, lines, x_label, y_label, ticks, 100.0 if per_cent else 1.0), (WIDE, 3.3))
 
 
 def draw_curves(
@@ -47,7 +49,8 @@ def draw_curves(
     for line in lines:
         y = [scale * value for value in line.y]
         if line.reference:
-            style: dict[str, Any] = {"color": palette("muted"), "linestyle": (0, (4, 3)), "linewidth": 1.4}
+            color = palette("muted") if line.like is None else palette.series(line.like)
+            style: dict[str, Any] = {"color": color, "linestyle": (0, (4, 3)), "linewidth": 1.4}
         else:
             style = {
                 "color": palette.series(index),
@@ -61,7 +64,7 @@ def draw_curves(
             low = [value - scale * (s or 0.0) for value, s in zip(y, line.spread, strict=True)]
             high = [value + scale * (s or 0.0) for value, s in zip(y, line.spread, strict=True)]
             axes.fill_between(line.x, low, high, color=style["color"], alpha=0.15, linewidth=0)
-        axes.plot(line.x, y, label=short(line.label, 32), **style)
+        axes.plot(line.x, y, label=short(line.label, 32) or "_", **style)
     axes.grid(axis="y", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set_ylim(bottom=0)
@@ -73,7 +76,14 @@ def draw_curves(
     axes.set_ylabel(y_label)
     axes.spines["left"].set_visible(False)
     axes.tick_params(length=0)
-    figure.legend(loc="outside upper left", ncols=3, fontsize=8.5, handlelength=2.4)
+    legend(figure)
+
+
+def legend(figure: Any) -> None:
+    """The names of what is drawn, above the figure, in as many columns as fit."""
+    names = [name for name in figure.axes[0].get_legend_handles_labels()[1] if not name.startswith("_")]
+    columns = max(1, min(len(names), 64 // (max(map(len, names), default=1) + 9)))
+    figure.legend(loc="outside upper left", ncols=columns, fontsize=8.5, handlelength=2.2, columnspacing=1.4)
 
 
 @dataclass(frozen=True)
@@ -114,25 +124,25 @@ def draw_heat_map(heat: Heat, figure: Any, palette: Palette) -> None:
     reach = high - heat.low or 1.0
     gap = 0.25 if heat.gap_before is not None else 0.0
     tops = [y + (gap if heat.gap_before is not None and y >= heat.gap_before else 0.0) for y in range(rows)]
+    drawn: list[Any] = []
     for y, row in enumerate(heat.values):
         for x, value in enumerate(row):
             if value is None:
                 continue
             fraction = min(max((value - heat.low) / reach, 0.0), 1.0)
-            axes.add_patch(
-                Rectangle((x + 0.03, tops[y] + 0.03), 0.94, 0.94, facecolor=palette.heat(fraction), edgecolor="none")
-            )
-            ink = palette.heat_ink(fraction)
+            cell, frame = (x + 0.03, tops[y] + 0.03), (x + 0.06, tops[y] + 0.06)
+            drawn.append(Rectangle(cell, 0.94, 0.94, facecolor=palette.heat(fraction), edgecolor="none"))
+            if heat.marked and heat.marked[y][x]:
+                drawn.append(Rectangle(frame, 0.88, 0.88, fill=False, edgecolor=palette("bad"), linewidth=1.6))
             if columns <= 20:
                 text = f"{heat.scale * value:.{heat.digits}f}".replace("-", "\N{MINUS SIGN}")
-                place = (x + 0.5, tops[y] + 0.52)
-                axes.text(*place, text, ha="center", va="center", fontsize=8 if columns <= 14 else 7, color=ink)
-            if heat.marked and heat.marked[y][x]:
-                axes.add_patch(
-                    Rectangle(
-                        (x + 0.06, tops[y] + 0.06), 0.88, 0.88, fill=False, edgecolor=palette("bad"), linewidth=1.6
-                    )
+                size = 8 if columns <= 14 else 7
+                label = axes.text(
+                    x + 0.5, tops[y] + 0.52, text, ha="center", va="center", size=size, color=palette.heat_ink(fraction)
                 )
+                label.set_in_layout(False)  # it lies inside the axes: measuring each would take most of the time
+    for patch in drawn:
+        axes.add_patch(patch).set_in_layout(False)
     axes.set_xlim(0, columns)
     axes.set_ylim(rows + gap, 0)
     small = 8.5 if columns <= 20 else 6
@@ -148,7 +158,7 @@ def draw_heat_map(heat: Heat, figure: Any, palette: Palette) -> None:
 def bars(name: str, tasks: Sequence[str], series: Sequence[Line], *, x_label: str) -> Plot:
     """Horizontal bars per task, one a row of the comparison, whiskers for the spread; fractions, shown in points."""
     height = 0.9 + len(tasks) * max(0.26, 0.13 * len(series) + 0.08) + (0.2 if len(series) > 1 else 0)
-    return render(name, partial(draw_bars, tasks, series, x_label), (6.4, height))
+    return render(name, partial(draw_bars, tasks, series, x_label), (WIDE, height))
 
 
 def draw_bars(tasks: Sequence[str], series: Sequence[Line], x_label: str, figure: Any, palette: Palette) -> None:
@@ -196,14 +206,14 @@ def draw_bars(tasks: Sequence[str], series: Sequence[Line], x_label: str, figure
     axes.tick_params(axis="y", labelcolor=palette("ink"))
     axes.set_xlabel(x_label)
     if len(series) > 1:
-        figure.legend(loc="outside upper left", ncols=3, fontsize=8.5)
+        legend(figure)
 
 
 def journeys(
     name: str, tasks: Sequence[str], before: Sequence[float], learned: Sequence[float], last: Sequence[float]
 ) -> Plot:
     """For each task three places on one line: frozen backbone, just learned, after the last stage; fractions."""
-    return render(name, partial(draw_journeys, tasks, before, learned, last), (6.4, 1.2 + 0.26 * len(tasks)))
+    return render(name, partial(draw_journeys, tasks, before, learned, last), (WIDE, 1.2 + 0.26 * len(tasks)))
 
 
 def draw_journeys(
@@ -244,7 +254,7 @@ def draw_journeys(
     axes.tick_params(length=0)
     axes.tick_params(axis="y", labelcolor=palette("ink"))
     axes.set_xlabel("R@1, %, mean of both directions")
-    figure.legend(loc="outside upper left", ncols=3, fontsize=8.5)
+    legend(figure)
 
 
 def semantic_map(
@@ -277,16 +287,15 @@ def draw_semantic_map(
         linewidth=1,
         zorder=2,
     )
-    middle = sum(y for _, y in positions) / max(len(positions), 1)
-    for order, (task, (x, y)) in enumerate(zip(tasks, positions, strict=True), start=1):
-        up = y >= middle
+    names = [f"{order} {short(task)}" for order, task in enumerate(tasks, start=1)]
+    for label, place, (across, up) in zip(names, positions, label_sides(names, positions), strict=True):
         axes.annotate(
-            f"{order} {short(task)}",
-            (x, y),
-            xytext=(0, 7 if up else -7),
+            label,
+            (place[0], place[1]),
+            xytext=(7 * across, 7 * up),
             textcoords="offset points",
-            ha="center",
-            va="bottom" if up else "top",
+            ha=("right", "center", "left")[across + 1],
+            va=("top", "center", "bottom")[up + 1],
             fontsize=8.5,
         )
     axes.margins(0.16)
@@ -294,6 +303,35 @@ def draw_semantic_map(
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def label_sides(labels: Sequence[str], positions: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
+    """For each point the side (across, up; -1, 0 or 1) on which its label covers least of the others and the points."""
+    spans = [max(p[axis] for p in positions) - min(p[axis] for p in positions) or 1.0 for axis in (0, 1)]
+    places = [(p[0] / spans[0] * 4.2, p[1] / spans[1] * 3.4) for p in positions]  # inches, about
+    taken = [(x - 0.06, y - 0.06, x + 0.06, y + 0.06) for x, y in places]
+    sides = []
+    for label, (x, y) in zip(labels, places, strict=True):
+        wide, high = 0.075 * len(label), 0.15
+        best = None
+        for across, up in ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)):
+            left = x + 0.1 * across - wide * (1 - across) / 2
+            low = y + 0.1 * up - high * (1 - up) / 2
+            box = (left, low, left + wide, low + high)
+            covered = sum(overlap(box, other) for other in taken)
+            if best is None or covered < best[0] - 1e-9:
+                best = (covered, (across, up), box)
+        if best is not None:
+            sides.append(best[1])
+            taken.append(best[2])
+    return sides
+
+
+def overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> float:
+    """The area that two boxes (left, low, right, high) share."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(width, 0.0) * max(height, 0.0)
 
 
 def losses(
@@ -323,7 +361,7 @@ def draw_losses(
         for _, first in bounds[1:]:
             axes.axvline(first, color=palette("line"), linewidth=1)
         axes.plot(steps, values, color=palette.series(index), linewidth=1.2)
-        axes.set_title(short(part, 40), loc="left", fontweight="bold", pad=4)
+        axes.set_ylabel(short(part, 14), rotation=0, ha="right", va="center", labelpad=8, color=palette("ink"))
         axes.grid(axis="y", linewidth=0.6)
         axes.spines["left"].set_visible(False)
         axes.tick_params(length=0)
@@ -337,5 +375,3 @@ def draw_losses(
         top.set_xticks(middles, [short(task, 11) for task, _ in bounds], fontsize=7.5, rotation=25, ha="left")
         top.tick_params(length=0, labelcolor=palette("muted"))
         top.spines["top"].set_visible(False)
-        panels[0].set_title("")
-        panels[0].set_ylabel(short(parts[0][0], 40), fontweight="bold", color=palette("ink"))

@@ -22,8 +22,8 @@ ZERO = "zero-shot"
 HEAD = (
     "row",
     "seeds",
-    "R@1 caption → picture",
-    "R@1 picture → caption",
+    "R@1 caption →\N{NO-BREAK SPACE}picture",
+    "R@1 picture →\N{NO-BREAK SPACE}caption",
     "R@1",
     "R@5",
     "R@10",
@@ -60,32 +60,41 @@ def headline(row: Row) -> str:
     per_task = row.figure("trainable_per_task") or spread([follow(run.stages[-1], ("parameters", "trainable"))])
     backbone = follow(run.info.get("backbone"), ("parameters",))
     train = seconds_of(row, "train")
-    tasks = f"{row.stages} task{'s' if row.stages > 1 else ''}"
+    seen = len(row.matrix()[-1])
+    tasks = f"{seen} task{'s' if seen > 1 else ''}"
     if not run.learned:
         words = (
             f"Without learning anything, the frozen backbone puts the right picture first for "
-            f"<strong>{per_cent(to_image)}</strong> of the captions and the right caption first for "
-            f"<strong>{per_cent(to_text)}</strong> of the pictures of {tasks}."
+            f"<strong>{plain(to_image)}</strong> of the captions and the right caption first for "
+            f"<strong>{plain(to_text)}</strong> of the pictures of {tasks}."
         )
     else:
-        was = [f" (zero-shot: {per_cent(zero)})" if zero else "" for zero in (zero_image, zero_text)]
+        was = [f" (zero-shot: {plain(zero)})" if zero else "" for zero in (zero_image, zero_text)]
+        how = (
+            ", learned one after another"
+            if row.stages > 1
+            else ""
+            if is_triangle(row.matrix())
+            else ", learned at once"
+        )
         words = (
-            f"After {tasks}, learned one after another, <strong>{text(row.label)}</strong> puts the right picture "
-            f"first for <strong>{per_cent(to_image)}</strong> of the captions{was[0]} and the right caption first for "
-            f"<strong>{per_cent(to_text)}</strong> of the pictures{was[1]}. {forgot_in_words(row)}"
+            f"After {tasks}{how}, <strong>{text(row.label)}</strong> puts the right picture first for "
+            f"<strong>{plain(to_image)}</strong> of the captions{was[0]} and the right caption first for "
+            f"<strong>{plain(to_text)}</strong> of the pictures{was[1]}. {forgot_in_words(row)}"
         )
     share = (
         f"{100 * per_task[0] / backbone:.2g}\N{NARROW NO-BREAK SPACE}% of the backbone" if per_task and backbone else ""
     )
+    was_image, was_text = (gain(to_image, zero_image), gain(to_text, zero_text)) if run.learned else ("", "")
     tiles = [
-        ("Caption → picture, R@1", per_cent(to_image), gain(to_image, zero_image)),
-        ("Picture → caption, R@1", per_cent(to_text), gain(to_text, zero_text)),
+        ("R@1 caption → picture", per_cent(to_image), was_image),
+        ("R@1 picture → caption", per_cent(to_text), was_text),
     ]
     if run.learned and row.stages > 1:
-        tiles.append(("Forgetting, R@1", points(forgetting), "points; 0 is none"))
-    if per_task and per_task[0]:
+        tiles.append(("Forgetting", points(forgetting), "points of R@1; 0 is none"))
+    if run.learned and per_task and per_task[0]:
         tiles.append(("Learned per task", count(per_task), f"parameters, {share}" if share else "parameters"))
-    if train:
+    if run.learned and train:
         evaluate = seconds_of(row, "evaluate")
         tiles.append(("Time to learn", duration(train), f"and {duration(evaluate)} to evaluate" if evaluate else ""))
     shown = "".join(
@@ -99,12 +108,17 @@ def headline(row: Row) -> str:
     return f'{unfinished}<p class="words">{words}</p><dl class="tiles">{shown}</dl>'
 
 
+def plain(figure: tuple[float, float | None] | None) -> str:
+    """Per cent without its spread, for a sentence."""
+    return per_cent(figure and (figure[0], None))
+
+
 def gain(final: tuple[float, float | None] | None, zero: tuple[float, float | None] | None) -> str:
     """How a final figure stands to the zero-shot one."""
     if not final or not zero:
         return ""
-    times = f", × {final[0] / zero[0]:.2f}" if zero[0] > 0 and final != zero else ""
-    return f"zero-shot {per_cent((zero[0], None))}{times}"
+    times = f", ×\N{NO-BREAK SPACE}{final[0] / zero[0]:.2f}" if zero[0] > 0 and final != zero else ""
+    return f"zero-shot {plain(zero)}{times}"
 
 
 def forgot_in_words(row: Row) -> str:
@@ -118,7 +132,7 @@ def forgot_in_words(row: Row) -> str:
         else:
             words = f"On the way, earlier tasks lost {abs(lost):.1f} points from their best."
     if kept:
-        words += f" On held-out data it keeps {per_cent((kept[0], None))} of what the frozen backbone could do."
+        words += f" On held-out data it keeps {plain(kept)} of what the frozen backbone could do."
     return words
 
 
@@ -128,7 +142,12 @@ def row_table(rows: Sequence[Row], lead: Row) -> str:
     if all(row.first.method != "zero_shot" for row in rows) and lead.figure("zero_shot", "r1"):
         of_zero = [lead.figure("zero_shot", *path) for path in RECALLS]
         body.append(
-            [f"{ZERO} <small>frozen backbone</small>", "", *[per_cent(f, unit=False) for f in of_zero], *[""] * 10]
+            [
+                f"{ZERO} <small>frozen backbone</small>",
+                "",
+                *[per_cent(f and (f[0], None), unit=False) for f in of_zero],
+                *[""] * 10,
+            ]
         )
     for row in rows:
         routed = row.figure("routing_accuracy", "both")

@@ -6,8 +6,9 @@ from functools import lru_cache
 from random import Random
 
 import numpy as np
-from lpi.data.scenes.drawing import BARK, CREAM, DARK, GLOW, GOLD, LEAF, STEEL, WHITE, WOOD, Colour, Ink, Pen, mix
 from PIL import Image
+
+from lpi.data.scenes.drawing import BARK, CREAM, DARK, GLOW, GOLD, LEAF, STEEL, WHITE, WOOD, Colour, Ink, Pen, mix
 
 HORIZON = 0.62
 

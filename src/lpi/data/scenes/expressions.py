@@ -106,7 +106,7 @@ def _by_attribute(one: _Seen, seen: list[_Seen], names: dict[str, str]) -> Itera
 
 
 def _coloured(item: SceneObject, name: str) -> str:
-    """ "the red car", "the cook in red"."""
+    """A noun with its colour: "the red car", "the cook in red"."""
     return f"the {name} in {item.colour}" if item.family == "person" else f"the {item.colour} {name}"
 
 

@@ -3,13 +3,14 @@
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
 from lpi.data.scenes.backdrop import background, draw_props, light_of
 from lpi.data.scenes.drawing import BLACK, INKS, WHITE, Ink, Pen, mix, placing
 from lpi.data.scenes.kind import COLOURS, extent
 from lpi.data.scenes.world import INDOORS, KINDS, Scene, SceneObject, seeded
 from lpi.errors import DataError
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
 
 _WHOLE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the background's unit is the picture
 _GRAIN_SIDE = 192

@@ -3,9 +3,10 @@
 import textwrap
 from collections.abc import Sequence
 
+from PIL import Image, ImageDraw, ImageFont
+
 from lpi.data.records import CaptionedImage
 from lpi.errors import ConfigError
-from PIL import Image, ImageDraw, ImageFont
 
 _MARGIN = 8
 _LINE = 13

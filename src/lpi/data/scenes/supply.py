@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from PIL import Image
+
 from lpi.data.records import CaptionedImage, Card
 from lpi.data.scenes.expressions import referrals
 from lpi.data.scenes.grammar import captions as captions_of
@@ -10,7 +12,6 @@ from lpi.data.scenes.render import render
 from lpi.data.scenes.sampling import sample_scene
 from lpi.data.scenes.world import FAMILIES, GENERAL, STYLES, Scene, SceneWorld, seeded, task_world
 from lpi.errors import ConfigError, UnknownNameError, did_you_mean
-from PIL import Image
 
 DEFAULT_SIDE = 224
 

@@ -1,0 +1,5 @@
+"""``python -m lpi`` is ``lpi``."""
+
+from lpi.cli import main
+
+main()

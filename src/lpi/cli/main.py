@@ -1,0 +1,276 @@
+"""``lpi``: run, evaluate and report experiments; pre-train and join backbones; check data and machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lpi import __version__
+from lpi.errors import LpiError
+
+app = typer.Typer(
+    name="lpi",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Continual vision-language retrieval: teach a frozen CLIP-like model one domain after another.",
+)
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at data before learning from it.")
+app.add_typer(data_app, name="data")
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set method.rank=8. May be repeated."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
+
+
+def main() -> None:
+    """The entry point: a person's mistake is one line and exit code 2, never a traceback."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except LpiError as error:
+        print(f"lpi: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("lpi: stopped. The same command goes on where it was.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def command_line() -> str:
+    """What the person typed, as it should be typed again."""
+    return " ".join(["lpi", *(shlex.quote(word) for word in sys.argv[1:])])
+
+
+def numbers(text: str) -> list[int]:
+    """Numbers from ``0,1,4`` or ``0-4``.
+
+    >>> numbers("0-2,7")
+    [0, 1, 2, 7]
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        try:
+            found += range(int(first), int(last) + 1) if dash else [int(first)]
+        except ValueError:
+            raise typer.BadParameter(f"expected numbers like 0,1,2 or 0-4; got {text!r}") from None
+    return found
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Options before any command."""
+    if show:
+        print(f"lpi {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    experiment: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped experiment such as 'scenes'.")],
+    changes: SetOption = None,
+    rows: Annotated[
+        str | None, typer.Option(help="Rows of the experiment to run: names with commas between, or 'all'.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, e.g. 0-4 or 0,1,2. By default the experiment's.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
+    results: Annotated[Path | None, typer.Option(help="Also write the figures of all rows to this JSON file.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over where a run is there already.")] = False,
+    report: Annotated[bool, typer.Option(help="Write an HTML report at the end.")] = True,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard scalars.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Learn a stream of tasks and measure every stage. Started again after a stop, it goes on where it was."""
+    from lpi.cli.progress import Console
+    from lpi.config import read_experiment
+    from lpi.evaluation.harness import run_experiment
+    from lpi.evaluation.results import collect
+    from lpi.storage import write_json
+
+    settings = read_experiment(experiment, changes or [])
+    names = settings.row_names() if rows == "all" else [name.strip() for name in rows.split(",")] if rows else None
+    with Console(quiet=as_json, board=out / settings.name / "tensorboard" if tensorboard else None) as console:
+        folders = run_experiment(
+            settings,
+            rows=names,
+            seeds=None if seeds is None else numbers(seeds),
+            out=out,
+            fresh=fresh,
+            command=command_line(),
+            say=console.say,
+            on_step=console.step,
+            on_run=console.begin,
+        )
+    record = collect(folders, command=command_line())
+    if results is not None:
+        write_json(results, record)
+    _show(record, as_json)
+    if report:
+        _report([folder for by_seed in folders.values() for folder in by_seed.values()], out / settings.name, as_json)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A saved model: the 'model' folder of a run.")],
+    experiment: Annotated[str, typer.Argument(help="The experiment whose stream and evaluation to use.")],
+    changes: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a saved model on a stream again, e.g. with another gallery or scoring."""
+    from lpi.config import read_experiment
+    from lpi.evaluation.harness import evaluate_saved
+
+    record = evaluate_saved(model, read_experiment(experiment, changes or []))
+    if as_json:
+        print(json.dumps(record, indent=1))
+        return
+    recall = record["recall"]
+    print(f"{'task':<16} {'text to image R@1':>18} {'image to text R@1':>18}")
+    for index, name in enumerate(record["tasks"]):
+        values = [100 * recall[direction]["1"][index] for direction in ("text_to_image", "image_to_text")]
+        print(f"{name:<16} {values[0]:>18.1f} {values[1]:>18.1f}")
+
+
+@app.command(name="report")
+def report_command(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that contain some.")],
+    out: Annotated[Path, typer.Option(help="Where to write report.html and its pictures.")] = Path("."),
+) -> None:
+    """Write one HTML page (and PNG files) about a run or several."""
+    from lpi.evaluation.harness import find_runs
+
+    _report(find_runs(runs), out, quiet=False, needed=True)
+
+
+@app.command()
+def pretrain(
+    world: Annotated[str, typer.Argument(help="What to train on; 'scenes' is the embedded world.")] = "scenes",
+    out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("lpi-tiny"),
+    pictures: Annotated[int, typer.Option(help="Different pictures to draw.", min=256)] = 24_000,
+    epochs: Annotated[int, typer.Option(help="Passes over them.", min=1)] = 8,
+    seed: Annotated[int, typer.Option(help="Of pictures, weights and batches.")] = 0,
+) -> None:
+    """Train the embedded backbone from nothing (about half an hour on two cores)."""
+    if world != "scenes":
+        raise LpiError(f"Only 'scenes' can be trained on; got {world!r}.")
+    from lpi.cli.progress import Console
+    from lpi.pretrain import pretrain as pretrain_scenes
+
+    with Console() as console:
+        pretrain_scenes(
+            out, pictures=pictures, epochs=epochs, seed=seed, command=command_line(), on_step=console.step, say=console.say
+        )
+    print(f"Written to {out}")
+
+
+@app.command()
+def align(
+    vision: Annotated[str, typer.Argument(help="Folder or hub name of a vision tower (ViT, DINOv2, CLIP's).")],
+    text: Annotated[str, typer.Argument(help="Folder or hub name of a text tower (BERT, RoBERTa).")],
+    captions: Annotated[Path, typer.Argument(help="Captioned pictures: a folder of tasks or a JSONL file.")],
+    out: Annotated[Path, typer.Option(help="Folder for the joined model.")] = Path("aligned"),
+    width: Annotated[int, typer.Option(help="Width of the common space.", min=2)] = 256,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the captioned pictures.")] = 20,
+    batch: Annotated[int, typer.Option(min=2, help="Pairs a batch.")] = 256,
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 1e-3,
+    seed: Annotated[int, typer.Option(help="Of initial values and batches.")] = 0,
+) -> None:
+    """Join two pre-trained towers into one space by learning only their projections, from cached features."""
+    from lpi.backbones.align import align as join
+    from lpi.data.source import load_source
+
+    records = [record for record in load_source(captions) if record.split == "train"]
+    join(
+        vision,
+        text,
+        records,
+        out=out,
+        feature_width=width,
+        epochs=epochs,
+        batch=batch,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    print(f"Written to {out}; use it with --set backbone={out}")
+
+
+@data_app.command("check")
+def data_check(
+    path: Annotated[Path, typer.Argument(help="A folder of tasks, a JSONL file or a Karpathy-split JSON.")],
+    backbone: Annotated[str | None, typer.Option(help="Also list captions longer than this model's context.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Open every picture and read every caption; list all that is wrong, with file and line."""
+    from lpi.data.check import check_stream_source
+
+    too_long = None
+    if backbone is not None:
+        from lpi.backbones.loading import load_backbone
+
+        too_long = load_backbone(backbone).inputs.too_long
+    found = check_stream_source(path, too_long=too_long)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=1, ensure_ascii=False))
+    else:
+        _show_check(found)
+    if not found.ok:
+        raise typer.Exit(2)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Say what this machine has and what the library can do on it."""
+    from lpi.doctor import examine
+
+    findings = examine()
+    if as_json:
+        print(json.dumps(findings, indent=1))
+        return
+    for name, finding in findings.items():
+        print(f"{'ok ' if finding['ok'] else '-- '} {name}: {finding['says']}")
+
+
+def _show(record: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(record, indent=1))
+        return
+    from lpi.cli.progress import print_table
+    from lpi.evaluation.results import table
+
+    print_table(*table(record))
+
+
+def _show_check(found: Any) -> None:
+    from lpi.cli.progress import print_table
+
+    if found.rows:
+        print_table(list(found.rows[0]), [[str(value) for value in row.values()] for row in found.rows])
+    for warning in found.warnings:
+        print(f"note: {warning}")
+    for error in found.errors:
+        print(f"wrong: {error}")
+    print("All is well." if found.ok else f"{len(found.errors)} things to put right.")
+
+
+def _report(folders: list[Path], out: Path, quiet: bool, needed: bool = False) -> None:
+    from lpi.errors import MissingExtraError
+    from lpi.report import write_report
+
+    try:
+        page = write_report(folders, out)
+    except MissingExtraError as error:
+        if needed:
+            raise
+        print(f"No report: {error}", file=sys.stderr)
+        return
+    if not quiet:
+        print(f"Report: {page}")

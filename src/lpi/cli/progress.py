@@ -1,0 +1,116 @@
+"""What a person sees while something takes long: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from lpi.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from lpi.trainer import Step
+
+LINE_SECONDS = 15.0
+
+
+class Console:
+    """Progress of a command.
+
+    Args:
+        quiet: say nothing on standard output, where figures as JSON are to come.
+        board: folder for TensorBoard scalars; none by default.
+    """
+
+    def __init__(self, *, quiet: bool = False, board: Path | None = None) -> None:
+        self._rich = RichConsole(stderr=True) if quiet else RichConsole()
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._shown = 0.0
+        self._board_folder = board
+        self._board: Any = None
+        self._steps = 0
+        if board is not None:
+            _writer(board)
+
+    def __enter__(self) -> Console:
+        if self._rich.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeRemainingColumn(),
+                console=self._rich,
+                transient=True,
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if self._board is not None:
+            self._board.close()
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+        self._rich.print(line, markup=False, highlight=False, soft_wrap=True)
+        sys.stdout.flush()
+
+    def begin(self, row: str, seed: int) -> None:
+        """A run begins: its scalars go to a folder of their own."""
+        if self._board_folder is not None:
+            if self._board is not None:
+                self._board.close()
+            self._board = _writer(self._board_folder / row / f"seed-{seed}")
+            self._steps = 0
+
+    def step(self, step: Step) -> None:
+        """Task, epoch, loss and its parts, pairs a second, time left."""
+        if self._board is not None:
+            self._steps += 1
+            self._board.add_scalar("loss/total", step.loss, self._steps)
+            for name, value in step.parts.items():
+                self._board.add_scalar(f"loss/{name}", value, self._steps)
+            self._board.add_scalar("learning_rate", step.learning_rate, self._steps)
+            self._board.add_scalar("pairs_per_second", step.pairs_per_second, self._steps)
+        parts = " ".join(f"{name} {value:.3f}" for name, value in step.parts.items())
+        note = f"epoch {step.epoch + 1}/{step.epochs}  loss {step.loss:.3f} ({parts})  {step.pairs_per_second:.0f} pairs/s"
+        if self._bar is not None:
+            if self._task is None or step.step == 1:
+                if self._task is not None:
+                    self._bar.remove_task(self._task)
+                self._task = self._bar.add_task(step.task, total=step.steps, note="")
+            self._bar.update(self._task, completed=step.step, note=note)
+        elif time.monotonic() - self._shown > LINE_SECONDS:
+            self._shown = time.monotonic()
+            self.say(f"  {step.task}: step {step.step}/{step.steps}  {note}  {step.seconds_left:.0f} s left")
+
+
+def _writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingExtraError("TensorBoard is not installed. Install it with: pip install 'lpi[log]'") from error
+    return SummaryWriter(str(folder))
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table that fits the terminal."""
+    table = Table()
+    for index, name in enumerate(head):
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
+    for row in rows:
+        table.add_row(*row)
+    console = RichConsole()
+    if not console.is_terminal:  # a pipe or a log file has no width of its own
+        console = RichConsole(width=140)
+    console.print(table)
