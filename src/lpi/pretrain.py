@@ -1,12 +1,14 @@
-"""The embedded backbone: a small CLIP that this project trains itself, on the general part of the embedded world.
+"""The embedded backbone: a small CLIP that this project trains itself, mostly on the general part of the embedded world.
 
 ``lpi pretrain scenes`` makes a folder in the stock format of ``transformers`` (configuration, weights, tokenizer,
 preprocessing) with a card that says how it came about. The general world leaves out a part of the kinds, styles,
-places, colours and words that the tasks bring, so that there is something to learn.
+places, colours and words that the tasks bring; a shorter second phase shows most of them now and then, and some
+never, so that there is something to learn.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,14 +19,23 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from lpi.backbones.loading import load_backbone
+from lpi.backbones.loading import load_backbone, quiet
 from lpi.config import TrainingSettings
-from lpi.data.scenes import general_scenes
+from lpi.data.records import CaptionedImage
+from lpi.data.scenes import BROAD, general_scenes
 from lpi.methods.finetune import FineTune
 from lpi.storage import write_atomically
 from lpi.tasks.stream import Task
 from lpi.trainer import OnStep, derived_seed, learn_task
 
+SETTINGS = TrainingSettings(
+    batch=128,
+    captions_per_image=2,
+    learning_rate=1e-3,
+    weight_decay=0.05,
+    warmup=0.05,
+    precision="bfloat16",
+)
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -66,8 +77,6 @@ def train_tokenizer(captions: Iterable[str], shape: TinyShape) -> CLIPTokenizer:
 
 
 def _merges(model: Tokenizer) -> list[tuple[str, str]]:
-    import json
-
     merges = json.loads(model.to_str())["model"]["merges"]
     return [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in merges]
 
@@ -105,7 +114,8 @@ def untrained(folder: Path, captions: Iterable[str], shape: TinyShape, seed: int
     side = {"height": shape.image_size, "width": shape.image_size}
     processor = CLIPImageProcessorPil(size=side, crop_size=side, do_center_crop=False)
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    with quiet():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     processor.save_pretrained(folder)
 
@@ -117,14 +127,16 @@ def pretrain(
     epochs: int = 8,
     seed: int = 0,
     shape: TinyShape | None = None,
-    settings: TrainingSettings | None = None,
+    settings: TrainingSettings = SETTINGS,
     command: str = "lpi pretrain scenes",
     on_step: OnStep | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Train the embedded backbone and write it to ``out``.
+    """Train the embedded backbone in two phases and write it to ``out``.
 
-    A stopped pre-training goes on where it was when started again with the same folder.
+    First the general world; then, half as many pictures for half as many epochs at half the rate, the broad one,
+    which shows now and then most of what the general world leaves out. A stopped pre-training goes on where it was
+    when started again with the same folder. Each phase's weights are written as float16 and read back.
 
     Args:
         out: the folder to write.
@@ -132,46 +144,55 @@ def pretrain(
         epochs: passes over them.
         seed: of the scenes, the initial weights and the batches.
         shape: sizes of the model.
-        settings: of the training, instead of the defaults (``epochs`` is then theirs).
-        command: recorded in the card.
+        settings: of the training; epochs are those of ``epochs``.
+        command: recorded beside the model.
         on_step: told about every step.
         say: told what is going on.
     """
-    shape = shape or TinyShape()
-    settings = settings or TrainingSettings(
-        epochs=epochs,
-        batch=128,
-        captions_per_image=2,
-        learning_rate=1e-3,
-        weight_decay=0.05,
-        warmup=0.05,
-        precision="bfloat16",
-    )
-    records = tuple(general_scenes(pictures, seed=seed))
+    begun = time.monotonic()
+    general = tuple(general_scenes(pictures, seed=seed))
     start = out / "untrained"
     if not (start / "preprocessor_config.json").exists():
-        untrained(start, (caption for record in records for caption in record.captions), shape, seed)
-    say(f"{pictures} general scenes; training goes on in {out} if it is stopped")
-    learner = FineTune(load_backbone(start), learn_temperature=True)
-    begun = time.monotonic()
-    learn_task(
-        learner,
-        Task("general", train=records, validation=(), test=records[:1]),
-        settings=settings,
-        seed=seed,
-        checkpoint=out / "progress.pt",
-        on_step=on_step,
-    )
-    save_trained(out, learner, start)
+        untrained(start, (caption for record in general for caption in record.captions), shape or TinyShape(), seed)
+    phases: list[tuple[str, Callable[[], tuple[CaptionedImage, ...]], dict[str, float]]] = [
+        ("general", lambda: general, {"epochs": epochs}),
+        (
+            "broad",
+            lambda: tuple(general_scenes(pictures // 2, seed=seed, world=BROAD)),
+            {"epochs": epochs // 2, "learning_rate": settings.learning_rate / 2},
+        ),
+    ]
+    for name, records, changes in phases:
+        folder = out / name
+        if not (folder / "model.safetensors").exists():
+            say(f"{name}: training goes on in {out} if it is stopped")
+            phase = settings.model_copy(update=changes)
+            _phase(name, records(), start, folder, out / "progress.pt", phase, seed, on_step)
+        start = folder
+    for file in start.iterdir():
+        write_atomically(out / file.name, lambda copy, file=file: copy.write_bytes(file.read_bytes()) and None)
     hours = (time.monotonic() - begun) / 3600
     write_atomically(out / "training.txt", lambda file: file.write_text(f"{command}\n{hours:.3f} hours\n") and None)
-    (out / "progress.pt").unlink(missing_ok=True)
     return out
 
 
-def save_trained(out: Path, learner: FineTune, start: Path) -> None:
-    """Write the trained weights in float16 beside the tokenizer and preprocessing they were trained with."""
+def _phase(
+    name: str,
+    records: tuple[CaptionedImage, ...],
+    start: Path,
+    folder: Path,
+    checkpoint: Path,
+    settings: TrainingSettings,
+    seed: int,
+    on_step: OnStep | None,
+) -> None:
+    learner = FineTune(load_backbone(start), learn_temperature=True)
+    task = Task(name, train=records, validation=(), test=records[:1])
+    learn_task(learner, task, settings=settings, seed=seed, checkpoint=checkpoint, on_step=on_step)
+    folder.mkdir(parents=True, exist_ok=True)
     for file in start.iterdir():
         if file.suffix == ".json" and file.name != "config.json":
-            write_atomically(out / file.name, lambda copy, file=file: copy.write_bytes(file.read_bytes()) and None)
-    learner.tuned.model.half().save_pretrained(out)
+            write_atomically(folder / file.name, lambda copy, file=file: copy.write_bytes(file.read_bytes()) and None)
+    with quiet():
+        learner.tuned.model.half().save_pretrained(folder)  # writes the weights last
+    checkpoint.unlink(missing_ok=True)

@@ -77,7 +77,7 @@ def test_long_captions_are_reported_by_words_and_by_the_tokenizer(source):
     warnings = check_stream_source(path, most_words=29, too_long=lambda texts: [4]).warnings
     assert warnings == (
         "images/3.jpg: a caption of 30 words (more than 29)",
-        "images/4.jpg: the backbone reads only the start of 'picture 4'",
+        "images/4.jpg: the backbone reads only the start of 'picture 4'. Shorten it.",
     )
 
 

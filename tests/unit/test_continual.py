@@ -120,6 +120,17 @@ def test_a_summary_needs_stages_and_as_many_of_zero_shot():
         continual.summary([stage([0.5], [0.7])], {"stages": []})
 
 
+def test_joint_training_has_a_final_figure_and_nothing_to_forget():
+    zero = {"stages": [stage([0.2], [0.4]), stage([0.1, 0.2], [0.3, 0.4])], "held_out": None}
+    result = continual.summary([stage([0.5, 0.6], [0.7, 0.8])], zero)
+    assert result["zero_shot"]["r1"] == pytest.approx(0.25)
+    assert result["final"]["r1"] == result["average"]["r1"] == pytest.approx(0.65)
+    assert result["final"]["image_to_text"]["1"] == pytest.approx(0.75)
+    assert result["forgetting"]["r1"] == result["bwt"]["r1"] == 0.0
+    with pytest.raises(DataError, match="no stage of 3 tasks"):
+        continual.summary([stage([0.5, 0.6, 0.7], [0.7, 0.8, 0.9])], zero)
+
+
 def test_zero_shot_may_know_of_later_stages():
     zero = {"stages": [stage([0.2], [0.4]), stage([0.1, 0.2], [0.3, 0.4])], "held_out": None}
     assert continual.summary([stage([0.5], [0.7])], zero)["zero_shot"]["r1"] == pytest.approx(0.3)

@@ -192,7 +192,7 @@ def test_an_unfinished_run_says_how_far_it_is(tmp_path, undrawn):
 
 
 def test_joint_training_stands_beside_as_a_line(tmp_path, undrawn):
-    joint = make_run(tmp_path / "runs", row="joint", pieces=("zero_shot", "result"))
+    joint = make_run(tmp_path / "runs", row="joint", pieces=("zero_shot",))
     for stage in sorted((joint / "stages").iterdir())[:-1]:
         stage.unlink()
     source = write_report([make_run(tmp_path / "runs", pieces=("zero_shot",)), joint], tmp_path).read_text(
@@ -300,6 +300,17 @@ def test_the_torn_last_line_of_a_stopped_run_is_passed_over(tmp_path):
     with (run / "log.jsonl").open("a") as log:
         log.write('{"task": "per')
     assert len(read_run(run).log) == whole
+
+
+def test_steps_that_a_stopped_run_did_again_count_once(tmp_path):
+    run = make_run(tmp_path)
+    first = read_run(run).log
+    again = [json.dumps({**record, "loss": 9.0}) + "\n" for record in first[-10:]]
+    with (run / "log.jsonl").open("a") as log:
+        log.writelines(again)
+    log = read_run(run).log
+    assert [record["step"] for record in log] == [record["step"] for record in first]
+    assert [record["loss"] for record in log[-11:]] == [first[-11]["loss"], *[9.0] * 10]
 
 
 def test_what_is_no_run_folder_is_refused(tmp_path):

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.tx
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 # What of a configuration decides the features and can't be seen from the weights.
 DECISIVE = ("model_type", "num_attention_heads", "hidden_act", "layer_norm_eps", "patch_size", "eos_token_id")
+
+EMBEDDED = "lpi-tiny"
+"""The name of the backbone that comes with the package."""
 
 
 def load_backbone(
@@ -94,6 +98,8 @@ def locate(source: str | Path) -> Path:
         MissingFileError: a path that leads nowhere.
         BackboneError: the hub has no such model, or can't be reached.
     """
+    if str(source) == EMBEDDED:
+        return Path(str(resources.files("lpi.backbones") / "lpi_tiny"))
     path = Path(source).expanduser()
     if path.exists():
         return path

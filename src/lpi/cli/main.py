@@ -12,7 +12,11 @@ from typing import Annotated, Any
 import typer
 
 from lpi import __version__
-from lpi.errors import LpiError
+from lpi.errors import CheckpointError, LpiError, MissingFileError, OutputError
+
+# typer's own copy of click's class, or click's, by its version
+UsageError: Any = typer.BadParameter.__mro__[1]
+STOPPED = 130  # what shells and typer make of Ctrl-C
 
 app = typer.Typer(
     name="lpi",
@@ -36,13 +40,36 @@ def main() -> None:
     """The entry point: a person's mistake is one line and exit code 2, never a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        app()
+        # by itself typer would print usage, hint and error on four lines
+        code = app(prog_name="lpi", standalone_mode=False)
     except LpiError as error:
-        print(f"lpi: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
+        code = _complain(" ".join(str(error).split()))
+    except UsageError as error:
+        code = _usage(error)
+    except (KeyboardInterrupt, typer.Abort):
+        code = STOPPED
+    except OSError as error:  # a file or folder that can't be read or written, wherever it was met
+        if error.filename is None:
+            raise
+        code = _complain(f"{error.filename}: {error.strerror}. Check its path and permissions.")
+    if code == STOPPED:
         print("lpi: stopped. The same command goes on where it was.", file=sys.stderr)
-        raise SystemExit(130) from None
+    raise SystemExit(code or 0)
+
+
+def _complain(message: str) -> int:
+    print(f"lpi: {message}", file=sys.stderr)
+    return 2
+
+
+def _usage(error: Any) -> int:
+    """A command line that can't be understood: what is wrong with it, and where to read more."""
+    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help itself
+        print(error.format_message(), file=sys.stderr)
+        return 2
+    command = error.ctx.command_path if error.ctx is not None else "lpi"
+    message = " ".join(error.format_message().split()).rstrip(".")
+    return _complain(f"{message[:1].lower()}{message[1:]}. See '{command} --help'.")
 
 
 def command_line() -> str:
@@ -60,10 +87,13 @@ def numbers(text: str) -> list[int]:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         try:
-            found += range(int(first), int(last) + 1) if dash else [int(first)]
+            here = range(int(first), int(last if dash else first) + 1)
         except ValueError:
-            raise typer.BadParameter(f"expected numbers like 0,1,2 or 0-4; got {text!r}") from None
-    return found
+            here = range(0)
+        if not here:
+            raise typer.BadParameter(f"expected numbers like 0,1,2 or 0-4; got {text!r}")
+        found += here
+    return list(dict.fromkeys(found))
 
 
 @app.callback(invoke_without_command=True)
@@ -76,7 +106,9 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 @app.command()
 def run(
-    experiment: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped experiment such as 'scenes'.")],
+    experiment: Annotated[
+        str, typer.Argument(help="A TOML file, or the name of a shipped experiment such as 'scenes'.")
+    ],
     changes: SetOption = None,
     rows: Annotated[
         str | None, typer.Option(help="Rows of the experiment to run: names with commas between, or 'all'.")
@@ -97,6 +129,8 @@ def run(
     from lpi.storage import write_json
 
     settings = read_experiment(experiment, changes or [])
+    if results is not None:
+        _make_folder(results)  # now, not when the figures are there
     names = settings.row_names() if rows == "all" else [name.strip() for name in rows.split(",")] if rows else None
     with Console(quiet=as_json, board=out / settings.name / "tensorboard" if tensorboard else None) as console:
         folders = run_experiment(
@@ -125,10 +159,16 @@ def evaluate(
     changes: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a saved model on a stream again, e.g. with another gallery or scoring."""
+    """Measure a saved model on a stream again, for example with another gallery or scoring."""
     from lpi.config import read_experiment
     from lpi.evaluation.harness import evaluate_saved
+    from lpi.storage import read_json
 
+    about = model / "config.json"
+    if not about.is_file():
+        raise MissingFileError(f"{model}: there is no saved model (no config.json). Name the 'model' folder of a run.")
+    if "method" not in read_json(about):
+        raise CheckpointError(f"{about}: no saved method, but something else. Name the 'model' folder of a run.")
     record = evaluate_saved(model, read_experiment(experiment, changes or []))
     if as_json:
         print(json.dumps(record, indent=1))
@@ -167,7 +207,13 @@ def pretrain(
 
     with Console() as console:
         pretrain_scenes(
-            out, pictures=pictures, epochs=epochs, seed=seed, command=command_line(), on_step=console.step, say=console.say
+            out,
+            pictures=pictures,
+            epochs=epochs,
+            seed=seed,
+            command=command_line(),
+            on_step=console.step,
+            say=console.say,
         )
     print(f"Written to {out}")
 
@@ -239,6 +285,20 @@ def doctor(as_json: JsonOption = False) -> None:
         print(f"{'ok ' if finding['ok'] else '-- '} {name}: {finding['says']}")
 
 
+def _make_folder(file: Path) -> None:
+    """The folder of a file that will be written.
+
+    Raises:
+        OutputError: it can't be made.
+    """
+    from lpi.storage import reason
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{file} can't be written: {reason(error).replace('--out', '--results')}") from error
+
+
 def _show(record: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(record, indent=1))
@@ -258,7 +318,8 @@ def _show_check(found: Any) -> None:
         print(f"note: {warning}")
     for error in found.errors:
         print(f"wrong: {error}")
-    print("All is well." if found.ok else f"{len(found.errors)} things to put right.")
+    count = len(found.errors)
+    print("All is well." if found.ok else f"{count} thing{'s' if count > 1 else ''} to put right.")
 
 
 def _report(folders: list[Path], out: Path, quiet: bool, needed: bool = False) -> None:

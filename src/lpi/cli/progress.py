@@ -13,7 +13,8 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lpi.errors import MissingExtraError
+from lpi.errors import MissingExtraError, OutputError
+from lpi.storage import reason
 
 if TYPE_CHECKING:
     from lpi.trainer import Step
@@ -54,7 +55,9 @@ class Console:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
         if self._board is not None:
@@ -83,7 +86,9 @@ class Console:
             self._board.add_scalar("learning_rate", step.learning_rate, self._steps)
             self._board.add_scalar("pairs_per_second", step.pairs_per_second, self._steps)
         parts = " ".join(f"{name} {value:.3f}" for name, value in step.parts.items())
-        note = f"epoch {step.epoch + 1}/{step.epochs}  loss {step.loss:.3f} ({parts})  {step.pairs_per_second:.0f} pairs/s"
+        note = (
+            f"epoch {step.epoch + 1}/{step.epochs}  loss {step.loss:.3f} ({parts})  {step.pairs_per_second:.0f} pairs/s"
+        )
         if self._bar is not None:
             if self._task is None or step.step == 1:
                 if self._task is not None:
@@ -100,7 +105,10 @@ def _writer(folder: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise MissingExtraError("TensorBoard is not installed. Install it with: pip install 'lpi[log]'") from error
-    return SummaryWriter(str(folder))
+    try:
+        return SummaryWriter(str(folder))
+    except OSError as error:
+        raise OutputError(f"{folder} can't be made: {reason(error)}") from error
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -183,7 +183,15 @@ def _long_captions(records: Sequence[CaptionedImage], most_words: int) -> list[s
 def _truncated(records: Sequence[CaptionedImage], too_long: Callable[[Sequence[str]], list[int]]) -> list[str]:
     names = [record.picture.name for record in records for _ in record.captions]
     captions = [caption for record in records for caption in record.captions]
-    return [f"{names[index]}: the backbone reads only the start of {captions[index]!r}" for index in too_long(captions)]
+    return [
+        f"{names[index]}: the backbone reads only the start of {_start(captions[index])!r}. Shorten it."
+        for index in too_long(captions)
+    ]
+
+
+def _start(caption: str, most: int = 60) -> str:
+    """A caption, or its first letters where it would fill the screen."""
+    return caption if len(caption) <= most else f"{caption[:most].rstrip()} .."
 
 
 def _count(records: Sequence[CaptionedImage]) -> list[dict[str, str | int]]:

@@ -145,7 +145,8 @@ def summary(stages: Sequence[Mapping[str, Any]], zero_shot: Mapping[str, Any]) -
     """All figures of a run in one record: the content of ``result.json``, less seconds and parameters.
 
     ``r1``, ``r5`` and ``r10`` are means over both directions; forgetting's maximum is taken of that mean.
-    A figure that can't be computed (no held-out data, no routing, no oracle) is ``None``.
+    A figure that can't be computed (no held-out data, no routing, no oracle) is ``None``. Joint training is a single
+    stage with all tasks in it: it has a final figure and nothing to forget.
 
     Args:
         stages: the records in ``stages/*.json``, in the order of learning; at least one.
@@ -161,14 +162,27 @@ def summary(stages: Sequence[Mapping[str, Any]], zero_shot: Mapping[str, Any]) -
         raise DataError(f"zero-shot has {len(zero_stages)} stages; the run has {len(stages)}. Evaluate it again.")
     last = stages[-1]
     before, after = r1(zero_shot.get("held_out")), r1(last.get("held_out"))
-    zero_final = tabulate(lambda k, direction: mean(matrix_of(zero_stages, k, direction)[len(stages) - 1]))
+    seen = len(pick(last["recall"], "1", None))
+    joint = len(stages) == 1 and seen > 1
+    zero_last = next((zero for zero in zero_stages if len(pick(zero["recall"], "1", None)) == seen), None)
+    if zero_last is None:
+        raise DataError(f"zero-shot has no stage of {seen} tasks, which the run ends with. Evaluate it again.")
+
+    def averaged(figure: Callable[[Matrix], float]) -> dict[str, Any]:
+        # Joint training is one stage with all tasks in it: as a task matrix, a single task with their mean.
+        def of(k: str, direction: str | None) -> float:
+            matrix = matrix_of(stages, k, direction)
+            return figure([[mean(matrix[0])]] if joint else matrix)
+
+        return tabulate(of)
+
     oracle = last.get("oracle")
     return {
-        "zero_shot": {**zero_final, "held_out_r1": before},
-        "final": {**tabulate(lambda k, d: final_average(matrix_of(stages, k, d))), "held_out_r1": after},
-        "average": tabulate(lambda k, d: authors_average(matrix_of(stages, k, d))),
-        "forgetting": tabulate(lambda k, d: authors_forgetting(matrix_of(stages, k, d))),
-        "bwt": tabulate(lambda k, d: backward_transfer(matrix_of(stages, k, d))),
+        "zero_shot": {**tabulate(lambda k, d: mean(pick(zero_last["recall"], k, d))), "held_out_r1": before},
+        "final": {**averaged(final_average), "held_out_r1": after},
+        "average": averaged(authors_average),
+        "forgetting": averaged(authors_forgetting),
+        "bwt": averaged(backward_transfer),
         "fwt": forward_table(stages, zero_stages),
         "retention": retention(after, before) if before and after is not None else None,
         "routing_accuracy": routing_table(last.get("routing")),

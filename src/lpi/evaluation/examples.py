@@ -31,7 +31,10 @@ def write_examples(evaluator: Evaluator, method: Method, folder: Path, count: in
     wanted = {
         index
         for example in shown
-        for index in [example["query_picture"], *(hit["index"] for side in ("before", "after") for hit in example[side])]
+        for index in [
+            example["query_picture"],
+            *(hit["index"] for side in ("before", "after") for hit in example[side]),
+        ]
         if index is not None
     }
     names = {index: _thumbnail(evaluator, folder, index) for index in sorted(wanted)}

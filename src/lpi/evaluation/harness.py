@@ -23,7 +23,7 @@ import torch
 from lpi.backbones.base import DualEncoder
 from lpi.backbones.loading import load_backbone
 from lpi.config import Experiment, StreamSettings
-from lpi.errors import ConfigError, MissingFileError, OutputError
+from lpi.errors import ConfigError, MissingFileError, OutputError, did_you_mean
 from lpi.evaluation.continual import summary
 from lpi.evaluation.examples import write_examples
 from lpi.evaluation.protocol import Evaluator
@@ -31,8 +31,8 @@ from lpi.methods import method as build_method
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import load_method, save_method, task_file
 from lpi.prompts.task_keys import semantic_similarity
-from lpi.storage import read_json, reason, write_json
-from lpi.tasks.stream import TaskStream
+from lpi.storage import read_json, reason, write_atomically, write_json
+from lpi.tasks.stream import TaskStream, source_options
 from lpi.trainer import Step, TrainingSet, derived_seed, learn_task, pick_device
 
 Say = Callable[[str], None]
@@ -47,10 +47,15 @@ def open_stream(settings: StreamSettings, name: str) -> TaskStream:
         DataError, MissingFileError: as the readers say.
     """
     options = settings.source()
+    known = source_options(settings.kind)
+    for key in options:
+        if key not in known:
+            near = did_you_mean(key, [*known, *StreamSettings.model_fields])
+            raise ConfigError(f"[stream] of kind {settings.kind!r} has no option {key!r}. {near}")
     maker = getattr(TaskStream, f"from_{settings.kind}")
     try:
         stream: TaskStream = maker(name=name, **options)
-    except TypeError as error:  # an unknown or missing key: the constructors know best which
+    except TypeError as error:  # a missing key: the constructors know best which
         raise ConfigError(f"[stream] kind = {settings.kind!r}: {str(error).partition('() ')[2] or error}.") from error
     if settings.order is not None:
         stream = stream.ordered(settings.order)
@@ -66,9 +71,23 @@ class Workbench:
         self.stream = open_stream(experiment.stream, experiment.name)
         train = sum(len(task.train) for task in self.stream.tasks)
         test = sum(len(task.test) for task in self.stream.tasks)
-        say(f"{experiment.name}: {len(self.stream.tasks)} tasks, {train} training and {test} test pictures; {experiment.backbone}")
+        say(
+            f"{experiment.name}: {len(self.stream.tasks)} tasks, {train} training and {test} test pictures; {experiment.backbone}"
+        )
+        self._note_cut_captions(say)
         self._training: dict[int, TrainingSet] = {}
         self._evaluators: dict[str, Evaluator] = {}
+
+    def _note_cut_captions(self, say: Say) -> None:
+        records = [record for task in self.stream.tasks for record in (*task.train, *task.test)]
+        captions = list(dict.fromkeys(caption for record in records for caption in record.captions))
+        inputs = self.backbone.inputs
+        cut = inputs.too_long(captions)
+        if cut:
+            say(
+                f"note: {len(cut)} of {len(captions)} captions are cut to the backbone's context of {inputs.context} "
+                f"tokens, first {captions[cut[0]][:40].rstrip()!r}. 'lpi data check --backbone ..' lists them."
+            )
 
     def training(self, index: int) -> TrainingSet:
         """The training set of a task; -1 is all of them as one."""
@@ -215,6 +234,7 @@ class Run:
             },
         }
         self._write_tasks(method)
+        self._settle_log()
         write_examples(self.evaluator, method, self.folder, self.experiment.evaluation.examples)
         write_json(self.folder / "result.json", result)
         return result
@@ -276,8 +296,9 @@ class Run:
             timing = {"train": 0.0, "pairs_per_second": 0.0}
             if stage >= learned:
                 timing = self._learn(method, self.bench.training(stage))
+                # first, for a run that dies between the two or before its stage is measured
+                write_json(self.folder / "timing.json", timing)
                 save_method(method, self.folder / "model")
-                write_json(self.folder / "timing.json", timing)  # for a run that dies before its stage is measured
             else:
                 timing = read_json(self.folder / "timing.json")
             self._checkpoint.unlink(missing_ok=True)
@@ -294,7 +315,7 @@ class Run:
         if not method.tasks:
             timing = self._learn(method, self.bench.training(-1))
             save_method(method, self.folder / "model")
-            self._checkpoint.unlink(missing_ok=True)
+        self._checkpoint.unlink(missing_ok=True)
         if not self._stage_file(last).exists():
             self._measure(method, last, timing)
             self.say(f"  all tasks at once: {self._line(last)}")
@@ -345,6 +366,20 @@ class Run:
         if record["routing"]:
             shown.append("routed right " + " / ".join(f"{100 * r['accuracy']:.0f}" for r in record["routing"].values()))
         return ", ".join(shown)
+
+    def _settle_log(self) -> None:
+        """Steps that ran twice, before and after a kill, are noted once."""
+        log = self.folder / "log.jsonl"
+        if log.exists():
+            steps: dict[tuple[str, int], str] = {}
+            for line in log.read_text(encoding="utf-8").splitlines():
+                try:
+                    content = json.loads(line)
+                except json.JSONDecodeError:
+                    continue  # the line that was being written when the run was killed
+                steps[content["task"], content["step"]] = line
+            text = "".join(f"{line}\n" for line in steps.values())
+            write_atomically(log, lambda file: file.write_text(text, encoding="utf-8") and None)
 
     def _write_tasks(self, method: Method) -> None:
         """How the tasks lie to each other: by what they show, and by what was learned for them."""

@@ -136,7 +136,9 @@ class FeatureCache:
         missing = rows[~self._known[key][rows]]
         if len(missing):
             if tower == "text":  # captions of like length together, so that little of a batch is padding
-                missing = missing[torch.tensor([len(self.test.texts[row]) for row in missing.tolist()]).argsort(stable=True)]
+                missing = missing[
+                    torch.tensor([len(self.test.texts[row]) for row in missing.tolist()]).argsort(stable=True)
+                ]
             self._features[key][missing] = self.test.encode(method, tower, missing, route)
             self._known[key][missing] = True
         return self._features[key][rows]
@@ -290,5 +292,3 @@ class Evaluator:
     def final_features(self, method: Method) -> dict[str, Tensor]:
         """Features of all test data after the last stage, scored as the settings say."""
         return self._encode(method, len(self.stream.tasks) - 1)[1]
-
-

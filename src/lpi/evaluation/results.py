@@ -111,7 +111,18 @@ def _percent(fraction: float) -> float:
 
 def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table that a person reads."""
-    head = ["", "text to image R@1", "R@5", "R@10", "image to text R@1", "R@5", "R@10", "mean R@1", "forgetting", "routed"]
+    head = [
+        "",
+        "text to image R@1",
+        "R@5",
+        "R@10",
+        "image to text R@1",
+        "R@5",
+        "R@10",
+        "mean R@1",
+        "forgetting",
+        "routed",
+    ]
     body = []
     for name in record["rows"]:
         row = record[name]

@@ -339,7 +339,8 @@ def check_options(method: type[Method], options: dict[str, Any]) -> None:
     """
     called = method.__module__.rpartition(".")[2]
     hints = get_type_hints(method.__init__)
-    known = [name for name in inspect.signature(method.__init__).parameters if name not in ("self", "backbone")]
+    parameters = list(inspect.signature(method.__init__).parameters.values())[2:]  # after self and the backbone
+    known = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
     for name, value in options.items():
         if name not in known:
             raise ConfigError(f"method {called!r} has no option {name!r}. {did_you_mean(name, known)}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from copy import copy
+from dataclasses import fields
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -29,6 +30,7 @@ from lpi.prompts.task_keys import (
     Metric,
     TaskKeys,
     near_tasks,
+    plain_metric,
     route,
     semantic_similarity,
     task_distances,
@@ -39,6 +41,7 @@ Start = Literal["paper", "neutral"]
 Placement = Literal["first", "last"]
 Semantics = Literal["captions", "images", "both", "names"]
 PAPER_DEPTH = 9
+KEY_PARTS = tuple(part.name for part in fields(TaskKeys))
 
 
 def paired_blocks(depths: dict[str, int], depth: int, placement: Placement) -> dict[str, tuple[int, ...]]:
@@ -74,6 +77,8 @@ class TaskPrompts(nn.Module):
             self.register_buffer(f"centroids_{tower}", torch.empty(0, features))
             self.register_buffer(f"radius_{tower}", torch.zeros(()))
             self.register_buffer(f"scale_{tower}", torch.zeros(()))
+            self.register_buffer(f"spread_{tower}", torch.empty(0, features))
+            self.register_buffer(f"rest_{tower}", torch.zeros(()))
         self.register_buffer("semantics", torch.empty(0))
         if interaction is not None:
             interaction.match({tower: prompts(tower).detach() for tower in TOWERS})
@@ -89,11 +94,11 @@ class TaskPrompts(nn.Module):
 
     def keys(self, tower: str) -> TaskKeys:
         """The routing keys of one tower."""
-        return TaskKeys(*(getattr(self, f"{part}_{tower}") for part in ("centroids", "radius", "scale")))
+        return TaskKeys(*(getattr(self, f"{part}_{tower}").cpu() for part in KEY_PARTS))
 
     def set_keys(self, tower: str, keys: TaskKeys) -> None:
         """Keep the routing keys of one tower."""
-        for part in ("centroids", "radius", "scale"):
+        for part in KEY_PARTS:
             setattr(self, f"{part}_{tower}", getattr(keys, part))
 
 
@@ -124,7 +129,8 @@ class LPI(Method):
         near_share: share of pairs that are near.
         centre_semantics: centre the tasks' mean features before comparing them.
         clusters: k-means keys a task and tower.
-        metric: distance between a query and the keys.
+        metric: distance between a query and the keys: ``cosine`` (paper), ``l1`` (authors), ``l2``, or
+            ``whitened`` by how the tasks spread on average (ours).
         ood: ``fallback`` sends what is far from every task to the unprompted backbone; ``nearest`` does not.
         ood_quantile: how far is far, as a quantile of the training distances.
         routing_text: route captions as they are (``plain``), or behind placeholder words as the authors do.
@@ -136,7 +142,7 @@ class LPI(Method):
 
     stable: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "paper": {"injection": "replace", "start": "paper", "distill_weight": 0.0},
+        "paper": {"injection": "replace", "start": "paper", "distill_weight": 0.0, "metric": "cosine"},
         "authors-release": {
             "injection": "shallow",
             "start": "paper",
@@ -182,7 +188,7 @@ class LPI(Method):
         near_share: float = 0.2,
         centre_semantics: bool = True,
         clusters: int = 5,
-        metric: Metric = "cosine",
+        metric: Metric = "whitened",
         ood: Literal["nearest", "fallback"] = "nearest",
         ood_quantile: float = 0.99,
         routing_text: Literal["plain", "placeholders"] = "plain",
@@ -413,17 +419,22 @@ class LPI(Method):
 
     def distances(self, tower: str, plain: Tensor) -> Tensor:
         """See :class:`Method`."""
-        return task_distances(plain, self._keys(tower), self.options["metric"])
+        return task_distances(plain.cpu(), self._keys(tower), self.options["metric"])
 
     def posteriors(self, distances: Tensor, tower: str) -> Tensor:
         """See :class:`Method`."""
-        return task_posteriors(distances, self._keys(tower), temperature=self.options["posterior_temperature"])
+        temperature = self.options["posterior_temperature"]
+        return task_posteriors(distances, self._keys(tower), metric=self.options["metric"], temperature=temperature)
 
     def route(self, tower: str, plain: Tensor) -> Tensor:
         """The nearest task; FALLBACK for queries far from all of them, if ``ood="fallback"``."""
         if not len(self.experts):
             return torch.full((len(plain),), FALLBACK)
-        return route(self.distances(tower, plain), self._keys(tower), fall_back=self.options["ood"] == "fallback")
+        keys, distances = self._keys(tower), self.distances(tower, plain)
+        if self.options["ood"] == "nearest":
+            return route(distances, keys)
+        reach = task_distances(plain.cpu(), keys, plain_metric(self.options["metric"]))
+        return route(distances, keys, fall_back=True, reach=reach)
 
     def text_for_routing(self, text: str) -> str:
         """The caption, behind as many placeholder words as there are prompts if asked for (the authors' way)."""

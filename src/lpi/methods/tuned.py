@@ -26,7 +26,9 @@ class Tuned(Method):
         super().__init__(backbone, **recorded(locals()))
         self.tuned = deepcopy(backbone)
         self.tuned.requires_grad_(True)
-        self.tuned.logit_scale.requires_grad_(learn_temperature)
+        self.tuned.model.logit_scale.requires_grad_(learn_temperature)
+        if self.tuned.logit_bias is not None:  # SigLIP's; the softmax loss has no use for it
+            self.tuned.model.logit_bias.requires_grad_(False)
 
     def trainable(self) -> list[nn.Parameter]:
         """Every weight of the copy but its temperature."""

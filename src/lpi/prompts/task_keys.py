@@ -11,7 +11,8 @@ from torch import Tensor
 from lpi.errors import ConfigError, DataError
 from lpi.prompts.low_rank import check_choice
 
-Metric = Literal["cosine", "l1", "l2"]
+Metric = Literal["cosine", "l1", "l2", "whitened"]
+DIRECTIONS = 32  # of a task's spread that are kept for the whitened distance
 FALLBACK = -1  # the route of a query that is far from every task: the unprompted backbone
 
 
@@ -83,11 +84,16 @@ class TaskKeys:
         centroids: [clusters, features].
         radius: the chosen quantile of the training features' distances to their nearest centroid, scalar.
         scale: the mean of those distances, scalar; the unit in which a posterior measures.
+        spread: the task's principal directions, each times the square root of what its variance exceeds ``rest``
+            by, [directions, features]; empty unless the metric is ``whitened``.
+        rest: variance in all other directions, scalar.
     """
 
     centroids: Tensor
     radius: Tensor
     scale: Tensor
+    spread: Tensor
+    rest: Tensor
 
     @classmethod
     def fit(
@@ -102,31 +108,92 @@ class TaskKeys:
             raise ConfigError(f"ood_quantile must lie in (0, 1]; got {quantile}.")
         points = F.normalize(features.float(), dim=-1)
         centroids = k_means(points, clusters, generator=generator)
-        distance = pairwise_distance(points, centroids, metric).amin(dim=1)
-        return cls(centroids, distance.quantile(quantile), distance.mean())
+        near = pairwise_distance(points, centroids, plain_metric(metric)).amin(dim=1)
+        if metric == "whitened":
+            spread, rest = principal_spread(points)
+        else:
+            spread, rest = points.new_empty(0, points.shape[1]), points.new_zeros(())
+        return cls(centroids, near.quantile(quantile), near.mean(), spread, rest)
+
+
+def plain_metric(metric: Metric) -> Metric:
+    """The metric of radius and scale: whitening changes as tasks arrive, so those are kept in cosine distance."""
+    return "cosine" if metric == "whitened" else metric
+
+
+def principal_spread(points: Tensor, directions: int = DIRECTIONS) -> tuple[Tensor, Tensor]:
+    """A covariance as a few scaled principal directions [directions, features] and one variance for the rest, scalar.
+
+    ``spread.T @ spread + rest * I`` is the covariance of the points with all but its largest variances levelled.
+    """
+    centred = points - points.mean(dim=0)
+    variances, basis = torch.linalg.eigh(centred.T @ centred / len(points))  # rising
+    kept = min(directions, points.shape[1])
+    others = variances[: points.shape[1] - kept]
+    rest = others.mean().clamp(min=0) if len(others) else variances.new_zeros(())
+    scales = (variances[-kept:] - rest).clamp(min=0).sqrt()
+    return scales[:, None] * basis[:, -kept:].T, rest
+
+
+def whitening(keys: Sequence[TaskKeys], *, ridge: float = 0.05) -> Tensor:
+    """The map [features, features] under which the tasks' average spread is the same in every direction.
+
+    What varies inside every task (style, place) says little about which task it is; dividing by it is what linear
+    discriminant analysis does. The tasks count equally; ``ridge`` times the mean variance is added to each direction.
+    """
+    width = keys[0].centroids.shape[1]
+    covariance = sum((key.spread.T @ key.spread for key in keys), torch.zeros(width, width)) / len(keys)
+    covariance.diagonal().add_(sum(float(key.rest) for key in keys) / len(keys))
+    covariance.diagonal().add_(ridge * covariance.diagonal().mean())
+    return torch.linalg.cholesky(torch.linalg.inv(covariance))
 
 
 def task_distances(features: Tensor, keys: Sequence[TaskKeys], metric: Metric) -> Tensor:
-    """Distance of each query to the nearest centroid of each task, [queries, tasks]."""
+    """Distance of each query to the nearest centroid of each task, [queries, tasks].
+
+    Args:
+        features: unprompted, [queries, features].
+        keys: of each task.
+        metric: ``cosine``, ``l1``, ``l2``, or ``whitened``: L2 after :func:`whitening`.
+    """
     points = F.normalize(features.float(), dim=-1)
-    return torch.stack([pairwise_distance(points, key.centroids, metric).amin(dim=1) for key in keys], dim=1)
+    if metric != "whitened":
+        return torch.stack([pairwise_distance(points, key.centroids, metric).amin(dim=1) for key in keys], dim=1)
+    white = whitening(keys)
+    moved = points @ white
+    return torch.stack([torch.cdist(moved, key.centroids @ white).amin(dim=1) for key in keys], dim=1)
 
 
-def route(distances: Tensor, keys: Sequence[TaskKeys], *, fall_back: bool = False) -> Tensor:
-    """The nearest task of each query, int64 [queries]; FALLBACK where it lies beyond that task's radius (if asked)."""
-    nearest, task = distances.min(dim=1)
+def route(
+    distances: Tensor, keys: Sequence[TaskKeys], *, fall_back: bool = False, reach: Tensor | None = None
+) -> Tensor:
+    """The nearest task of each query, int64 [queries]; FALLBACK where it lies beyond that task's radius (if asked).
+
+    Args:
+        distances: of each query to each task, [queries, tasks].
+        keys: of each task.
+        fall_back: whether queries may belong to no task.
+        reach: distances in the metric of the radii, [queries, tasks], where ``distances`` are in another.
+    """
+    task = distances.argmin(dim=1)
     if fall_back:
+        own = (distances if reach is None else reach).gather(1, task[:, None])[:, 0]
         radius = torch.stack([key.radius for key in keys])
-        task = torch.where(nearest > radius[task], torch.full_like(task, FALLBACK), task)
+        task = torch.where(own > radius[task], torch.full_like(task, FALLBACK), task)
     return task
 
 
-def task_posteriors(distances: Tensor, keys: Sequence[TaskKeys], *, temperature: float = 0.1) -> Tensor:
+def task_posteriors(
+    distances: Tensor, keys: Sequence[TaskKeys], *, metric: Metric = "cosine", temperature: float = 0.1
+) -> Tensor:
     """How likely each task is for each query, [queries, tasks], rows sum to 1.
 
     A softmax of the negative distances, in units of the tasks' average training distance (one unit for all tasks:
-    each its own would favour the spread-out ones).
+    each its own would favour the spread-out ones). Whitened distances have a unit of their own: there it is the
+    softmax of -distance^2 / 2, the posterior of equal Gaussians, with ten times the temperature.
     """
+    if metric == "whitened":
+        return (-distances.square() / (20 * temperature)).softmax(dim=1)
     unit = torch.stack([key.scale for key in keys]).mean().clamp(min=1e-6)
     return (-distances / (temperature * unit)).softmax(dim=1)
 

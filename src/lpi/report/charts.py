@@ -293,8 +293,8 @@ def training(lead: Row, gallery: Gallery) -> str:
         figure(
             plot,
             alt=f"Loss and parts over {steps[-1]:.0f} steps in {len(bounds)} tasks, from {first:.2f} to {last:.2f}.",
-            caption=f"Loss of <strong>{text(lead.label)}</strong>{seed}, and its parts before weighting; upright lines "
-            "mark where the next task begins.",
+            caption=f"Loss of <strong>{text(lead.label)}</strong>{seed}, and the weighted parts that it is the sum of; "
+            "upright lines mark where the next task begins.",
         ),
     )
 

@@ -33,8 +33,10 @@ class RunFolder:
 
     @property
     def zero_stages(self) -> tuple[Record, ...]:
-        """The frozen backbone's stages, as far as the run has come; none when it was not evaluated."""
-        return tuple(self.zero_shot["stages"][: len(self.stages)]) if self.zero_shot else ()
+        """The frozen backbone's stages with the same tasks as the run's; none when one is missing."""
+        by_count = {tasks_in(stage): stage for stage in self.zero_shot["stages"]} if self.zero_shot else {}
+        found = tuple(by_count[count] for stage in self.stages if (count := tasks_in(stage)) in by_count)
+        return found if len(found) == len(self.stages) else ()
 
     @property
     def learned(self) -> bool:
@@ -101,6 +103,11 @@ def read_run(folder: Path) -> RunFolder:
         examples=read_examples(folder / "examples.json"),
         log=read_log(folder / "log.jsonl"),
     )
+
+
+def tasks_in(stage: Record) -> int:
+    """How many tasks a stage was tested on."""
+    return len(stage["recall"][continual.DIRECTIONS[0]]["1"])
 
 
 def read_stages(folder: Path, tasks: int) -> tuple[Record, ...]:
@@ -179,21 +186,32 @@ def read_examples(path: Path) -> tuple[Record, ...]:
 def read_log(path: Path) -> tuple[Record, ...]:
     """The training log, line by line.
 
-    A last line without its line end is what a stopped run leaves: it is passed over. Any other broken line is an error.
+    A last line without its line end is what a stopped run leaves: it is passed over. Any other broken line is an
+    error. A run that was stopped and went on from an earlier step has logged some steps twice; the later record counts.
     """
     if not path.is_file():
         return ()
     text = read_text(path)
     lines = text.split("\n")
-    records = []
+    records: list[Record] = []
     for number, line in enumerate(lines[:-1], start=1):
         if not line.strip():
             continue
         record = parse_json(f"{path}, line {number}", line, dict)
         expect(f"{path}, line {number}", record, {"loss": (int, float)})
+        while records and follows_anew(records[-1], record):
+            records.pop()
         if math.isfinite(record["loss"]):
             records.append(record)
     return tuple(records)
+
+
+def follows_anew(earlier: Record, later: Record) -> bool:
+    """Whether the earlier record's step was done again: the same task, and no step forward."""
+    before, after = earlier.get("step"), later.get("step")
+    if not isinstance(before, int) or not isinstance(after, int):
+        return False
+    return earlier.get("task") == later.get("task") and before >= after
 
 
 def check_stage(path: Path, stage: Any, tasks: int) -> None:

@@ -43,7 +43,7 @@ class Row:
 
     def zero_matrix(self, k: str = "1", direction: str | None = None) -> list[list[float]]:
         """The frozen backbone's task matrix in the same stages; empty when no run has it."""
-        found = [run.zero_stages[: self.stages] for run in self.runs if run.zero_shot]
+        found = [run.zero_stages[: self.stages] for run in self.runs if run.zero_stages]
         return mean_rows([continual.matrix_of(stages, k, direction) for stages in found]) if found else []
 
     def zero_curve(self) -> list[float]:
@@ -113,11 +113,11 @@ def read_rows(folders: Sequence[Path]) -> list[Row]:
 
 
 def leading(rows: Sequence[Row]) -> Row:
-    """The row that the page tells in detail: LPI's first one, else the first that learned, else the first."""
+    """The row that the page tells in detail: LPI's first, else the first that learned in turn, else the first."""
     for row in rows:
         if row.first.method == "lpi":
             return row
-    return next((row for row in rows if row.first.learned), rows[0])
+    return next((row for row in rows if row.first.learned and is_triangle(row.matrix())), rows[0])
 
 
 def is_triangle(matrix: Sequence[Sequence[float]]) -> bool:

@@ -1,9 +1,10 @@
 """A stream of tasks: what is learned, in which order, and on what it is tested."""
 
 import hashlib
+import inspect
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -349,6 +350,23 @@ def _draw(records: tuple[CaptionedImage, ...], count: int | None, key: str) -> t
 def _digest(digest: "hashlib._Hash", head: list[str], records: Iterable[CaptionedImage]) -> None:
     rows = [[record.picture.name, list(record.captions)] for record in records]
     digest.update(json.dumps([head, rows], ensure_ascii=True).encode())
+
+
+def source_options(kind: str) -> list[str]:
+    """The options of ``TaskStream.from_<kind>``, its reader's among them."""
+    readers: dict[str, Callable[..., object]] = {
+        "folder": load_folder,
+        "jsonl": load_jsonl,
+        "coco": load_coco,
+        "karpathy": load_karpathy,
+    }
+    if kind == "scenes":
+        from lpi.data.scenes import load_scenes
+
+        readers[kind] = load_scenes
+    calls = [getattr(TaskStream, f"from_{kind}"), *([readers[kind]] if kind in readers else [])]
+    names = [name for call in calls for name in inspect.signature(call).parameters]
+    return [name for name in dict.fromkeys(names) if name not in ("name", "options", "on_error", "notes")]
 
 
 def _by_split(

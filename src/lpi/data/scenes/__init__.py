@@ -12,6 +12,7 @@ from lpi.data.scenes.sampling import sample_scene
 from lpi.data.scenes.sheet import contact_sheet
 from lpi.data.scenes.supply import CARD, ScenePicture, general_scenes, load_scenes
 from lpi.data.scenes.world import (
+    BROAD,
     DIFFICULTIES,
     FAMILIES,
     GENERAL,
@@ -28,6 +29,7 @@ from lpi.data.scenes.world import (
 )
 
 __all__ = [
+    "BROAD",
     "CARD",
     "DIFFICULTIES",
     "FAMILIES",

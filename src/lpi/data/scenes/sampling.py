@@ -160,7 +160,7 @@ def _company_kind(rng: Random, world: SceneWorld, main: Kind) -> Kind:
     chance = rng.random()
     if chance < 0.28 and (len(main.colours) > 1 or len(main.states) > 1):
         return main
-    if chance < 0.45:
+    if chance < 0.28 + world.kin:
         kin = [name for name in family_kinds(main.family, world) if name != main.name]
         return KINDS[pick_kind(rng, world, kin)]
     return KINDS[rng.choice([name for name in companion_kinds(world, main.family) if name != main.name])]

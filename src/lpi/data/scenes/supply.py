@@ -95,14 +95,14 @@ def load_scenes(
     return records
 
 
-def general_scenes(count: int, *, seed: int, first: int = 0) -> Iterator[CaptionedImage]:
-    """Scenes ``first`` to ``first + count - 1`` of the general world's endless supply, for pre-training.
+def general_scenes(count: int, *, seed: int, first: int = 0, world: SceneWorld = GENERAL) -> Iterator[CaptionedImage]:
+    """Scenes ``first`` to ``first + count - 1`` of a world's endless supply, for pre-training.
 
-    A scene depends on ``seed`` and its number only, and none is ever a held-out one.
+    A scene depends on the world, ``seed`` and its number only, and none is ever a held-out one.
     """
     for number in range(first, first + count):
-        scene = sample_scene(seeded("general", seed, number), GENERAL)
-        yield _record(scene, GENERAL, f"general/train/{seed}-{number:07d}", "general", "train", 5)
+        scene = sample_scene(seeded(world.name, seed, number), world)
+        yield _record(scene, world, f"{world.name}/train/{seed}-{number:07d}", world.name, "train", 5)
 
 
 def _record(scene: Scene, world: SceneWorld, name: str, task: str, split: str, count: int) -> CaptionedImage:

@@ -122,6 +122,7 @@ class SceneWorld:
         novelty: the share, 0 to 1, of the pictures whose main object is of a kind that ``GENERAL`` lacks; places
             and styles that it lacks come half as often, rare words as often.
         companions: whether the main object's company is drawn from its family's short list or from all kinds.
+        kin: the chance, 0 to 0.72, that a companion is of another kind of the main object's own family.
     """
 
     name: str
@@ -133,6 +134,7 @@ class SceneWorld:
     rare_words: float = 0.0
     novelty: float = 0.0
     companions: bool = True
+    kin: float = 0.17
 
     def __post_init__(self) -> None:
         """Refuse shares outside 0 to 1."""
@@ -154,8 +156,21 @@ GENERAL = SceneWorld(
     weathers=_without(WEATHERS, _NEW_WEATHERS),
     companions=False,
 )
+_NEVER_SHOWN = frozenset(
+    {"washer", "bat", "meter", "radio", "tie", "candle", "teapot", "bookcase", "train", "carrot", "sheep", "king"}
+)
+BROAD = SceneWorld(
+    "broad",
+    kinds=_without(tuple(KINDS), _NEVER_SHOWN),
+    styles=_without(STYLES, frozenset({"chalk"})),
+    rare_words=0.2,
+    novelty=0.2,
+    companions=False,
+)
+"""What the embedded backbone sees a little of at the end of its pre-training: most of what ``GENERAL`` leaves out, now
+and then; twelve kinds and one style it never sees."""
 DIFFICULTIES: dict[str, float] = {"easy": 0.25, "standard": 0.55, "hard": 0.85}
-TASKS = SceneWorld("tasks", novelty=DIFFICULTIES["standard"], rare_words=DIFFICULTIES["standard"])
+TASKS = SceneWorld("tasks", novelty=DIFFICULTIES["standard"], rare_words=DIFFICULTIES["standard"], kin=0.57)
 
 
 def task_world(difficulty: str | float = "standard") -> SceneWorld:

@@ -1,0 +1,240 @@
+"""Every method in the folder learns a stream, is deterministic, saves and loads, and keeps what it promised to keep.
+
+A new file in ``lpi/methods`` is tested by being there. Options that make it small enough go into ``OPTIONS``.
+"""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lpi.backbones import DualEncoder
+from lpi.config import TrainingSettings
+from lpi.errors import ConfigError, LpiError, UnknownNameError
+from lpi.methods import method, method_class, method_names
+from lpi.methods.base import Method
+from lpi.tasks.stream import Task, TaskStream
+from lpi.trainer import Step, TrainingSet, learn_task
+
+OPTIONS: dict[str, dict[str, Any]] = {"lpi": {"rank": 2, "length": 4, "interaction_rank": 2, "clusters": 2}}
+RATES = {"lpi": 0.02}
+RATE = 1e-3
+
+pytestmark = pytest.mark.parametrize("name", method_names())
+
+
+def make(name: str, backbone: DualEncoder) -> Method:
+    return method(name, backbone, **OPTIONS.get(name, {}))
+
+
+def options_of(name: str) -> list[inspect.Parameter]:
+    parameters = list(inspect.signature(method_class(name).__init__).parameters.values())[2:]
+    return [parameter for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+
+
+def tasks_for(model: Method, stream: TaskStream) -> tuple[Task, ...]:
+    return (stream.merged(),) if model.joint else stream.tasks
+
+
+def teach(name: str, model: Method, task: Task, *, steps: int = 3, seed: int = 0, batch: int = 8) -> list[Step]:
+    noted: list[Step] = []
+    chosen = TrainingSettings(steps=steps, batch=batch, device="cpu", learning_rate=RATES.get(name, RATE))
+    learn_task(model, TrainingSet(task, model.backbone), settings=chosen, seed=seed, on_step=noted.append)
+    return noted
+
+
+Outputs = list[Tensor]
+
+
+def outputs(model: Method, pictures: Tensor, captions: list[str], task: str | None = None) -> Outputs:
+    return [model.encode_images(pictures, task=task), model.encode_texts(captions, task=task)]
+
+
+def same(first: Outputs, second: Outputs) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.fixture(scope="module")
+def learned(clip: DualEncoder, stream: TaskStream) -> Callable[[str], Method]:
+    """Gives a method after the whole stream; tests leave it as it is."""
+    made: dict[str, Method] = {}
+
+    def after_the_stream(name: str) -> Method:
+        if name not in made:
+            made[name] = make(name, clip)
+            for task in tasks_for(made[name], stream):
+                teach(name, made[name], task)
+        return made[name]
+
+    return after_the_stream
+
+
+def test_its_file_holds_one_class_that_says_what_it_is(name: str) -> None:
+    found = method_class(name)
+    assert issubclass(found, Method)
+    assert found.__doc__
+    assert inspect.getmodule(found).__doc__
+    for option in options_of(name):
+        assert option.kind is inspect.Parameter.KEYWORD_ONLY
+        assert option.default is not inspect.Parameter.empty
+        assert option.name in found.__doc__ or option.name in str(inspect.getdoc(found.__mro__[1])), option.name
+
+
+def test_it_records_its_options(name: str, clip: DualEncoder) -> None:
+    expected = {option.name: option.default for option in options_of(name)}
+    assert make(name, clip).options == expected | OPTIONS.get(name, {})
+
+
+def test_it_refuses_an_option_that_it_does_not_have(name: str, clip: DualEncoder) -> None:
+    with pytest.raises(ConfigError, match=f"method '{name}' has no option 'nonsense'"):
+        method(name, clip, nonsense=1)
+    with pytest.raises(ConfigError, match=f"method '{name}' has no option 'options'"):
+        method(name, clip, options=1)
+    with pytest.raises(UnknownNameError, match="nonsense"):
+        method(name, clip, preset="nonsense")
+
+
+def test_its_presets_are_options_that_it_has(name: str, clip: DualEncoder) -> None:
+    for preset in method_class(name).presets:
+        assert isinstance(method(name, clip, preset=preset, **OPTIONS.get(name, {})), Method)
+
+
+def test_it_encodes_units_and_gives_rows_in_their_order(
+    name: str, learned: Callable[[str], Method], pictures: Tensor, captions: list[str]
+) -> None:
+    model = learned(name)
+    images, texts = outputs(model, pictures, captions)
+    assert images.shape == (len(pictures), model.backbone.feature_width)
+    assert texts.shape == (len(captions), model.backbone.feature_width)
+    for features in (images, texts):
+        torch.testing.assert_close(features.norm(dim=1), torch.ones(len(features)))
+    backwards = outputs(model, pictures.flip(0), captions[::-1])
+    torch.testing.assert_close(backwards[0].flip(0), images, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(backwards[1].flip(0), texts, rtol=1e-4, atol=1e-5)
+
+
+def test_it_learns(name: str, clip: DualEncoder, stream: TaskStream) -> None:
+    model = make(name, clip)
+    task = tasks_for(model, stream)[0]
+    noted = teach(name, model, task, steps=24, batch=16)
+    if not noted:
+        assert model.trainable() == []
+        return
+    losses = [step.loss for step in noted]
+    assert sum(losses[-6:]) / 6 < sum(losses[:3]) / 3
+    assert all(set(step.parts) == set(noted[0].parts) for step in noted)
+
+
+def test_it_is_deterministic_per_seed(
+    name: str, clip: DualEncoder, stream: TaskStream, pictures: Tensor, captions: list[str]
+) -> None:
+    found = []
+    for seed in (1, 1, 2):
+        model = make(name, clip)
+        for task in tasks_for(model, stream)[:2]:
+            teach(name, model, task, seed=seed)
+        found.append(outputs(model, pictures, captions))
+    assert same(found[0], found[1])
+    if model.trainable():
+        assert not same(found[0], found[2])
+
+
+def test_it_leaves_the_backbone_as_it_is(name: str, clip: DualEncoder, stream: TaskStream) -> None:
+    before = {key: value.clone() for key, value in clip.state_dict().items()}
+    model = make(name, clip)
+    for task in tasks_for(model, stream):
+        teach(name, model, task)
+    assert model.backbone is clip
+    own = {id(parameter) for parameter in model.trainable()}
+    for parameter in clip.parameters():
+        assert parameter.grad is None
+        assert not parameter.requires_grad
+        assert id(parameter) not in own
+    assert not clip.training
+    assert all(torch.equal(value, before[key]) for key, value in clip.state_dict().items())
+
+
+def test_what_is_stable_keeps_its_features(
+    name: str, clip: DualEncoder, stream: TaskStream, pictures: Tensor, captions: list[str]
+) -> None:
+    model = make(name, clip)
+    before: dict[str, Outputs] = {}
+    changed = False
+    for task in tasks_for(model, stream):
+        teach(name, model, task)
+        changed |= any(not same(kept, outputs(model, pictures, captions, one)) for one, kept in before.items())
+        before[task.name] = outputs(model, pictures, captions, task.name)
+    assert not (model.stable and changed)
+
+
+def test_it_comes_back_from_a_folder(
+    name: str,
+    learned: Callable[[str], Method],
+    clip: DualEncoder,
+    pictures: Tensor,
+    captions: list[str],
+    tmp_path: Path,
+) -> None:
+    model = learned(name)
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path, backbone=clip)
+    assert type(loaded) is type(model)
+    assert (loaded.tasks, loaded.options) == (model.tasks, model.options)
+    assert loaded.stored_parameters() == model.stored_parameters()
+    assert same(outputs(model, pictures, captions), outputs(loaded, pictures, captions))
+
+
+def test_it_counts_what_it_stores(name: str, learned: Callable[[str], Method]) -> None:
+    model = learned(name)
+    newest = sum(parameter.numel() for parameter in model.trainable())
+    assert model.stored_parameters() >= newest
+    frozen = {id(parameter) for parameter in model.backbone.parameters()}
+    own = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in frozen)
+    assert model.stored_parameters() >= own
+
+
+def test_it_takes_a_task_away_or_says_that_it_can_not(
+    name: str, clip: DualEncoder, stream: TaskStream, pictures: Tensor, captions: list[str]
+) -> None:
+    model = make(name, clip)
+    tasks = tasks_for(model, stream)
+    for task in tasks:
+        teach(name, model, task)
+    kept = {task.name: outputs(model, pictures, captions, task.name) for task in tasks[1:]}
+    if type(model).forget is Method.forget:
+        with pytest.raises(LpiError, match="so none can be taken away"):
+            model.forget(tasks[0].name)
+        return
+    model.forget(tasks[0].name)
+    assert tasks[0].name not in model.tasks
+    assert all(same(features, outputs(model, pictures, captions, one)) for one, features in kept.items())
+
+
+def test_a_task_that_it_never_saw_is_refused(name: str, learned: Callable[[str], Method], captions: list[str]) -> None:
+    with pytest.raises(UnknownNameError, match="No task is called 'nowhere'"):
+        learned(name).encode_texts(captions, task="nowhere")
+
+
+def test_nothing_is_encoded_into_nothing(name: str, learned: Callable[[str], Method]) -> None:
+    model = learned(name)
+    width = model.backbone.feature_width
+    assert model.encode_images([]).shape == model.encode_texts([]).shape == (0, width)
+
+
+@pytest.mark.parametrize("family", ["siglip", "siglip2", "dinov2-bert", "vit-roberta"])
+def test_it_stands_on_every_family(
+    name: str,
+    family: str,
+    families: Callable[[str], DualEncoder],
+    stream: TaskStream,
+    pictures: Tensor,
+    captions: list[str],
+) -> None:
+    model = make(name, families(family))
+    for task in tasks_for(model, stream)[:2]:
+        teach(name, model, task, steps=1)
+    assert all(features.isfinite().all() for features in outputs(model, pictures[:6], captions[:6]))

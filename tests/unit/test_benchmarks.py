@@ -1,0 +1,51 @@
+"""The benchmark runs, and its floor is the one that is written down."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import step
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_floor_is_two_operations_a_weight_and_token_plus_attention() -> None:
+    tower = {"hidden_size": 2, "intermediate_size": 8, "num_hidden_layers": 3}
+    weights = 3 * (4 * 4 + 2 * 2 * 8)
+    attention = 3 * (2 * 2 * 5 * 5 * 2)  # layers x (two products of 2 operations x tokens x tokens x width)
+    assert step.forward_work(tower, tokens=5, batch=7) == 7 * (2 * weights * 5 + attention)
+
+
+def test_the_floor_of_clip_b16_is_that_of_the_measured_table() -> None:
+    work = step.floor_work(step.CLIP_B16, prompt_tokens=True)
+    seconds = {part: operations / 197e9 for part, operations in work.items()}
+    assert seconds["train"] == pytest.approx(3.31, abs=0.02)
+    assert seconds["image"] == pytest.approx(1.54, abs=0.01)
+    assert seconds["text"] == pytest.approx(0.112, abs=0.001)
+
+
+def test_a_quick_run_writes_every_figure(tmp_path: Path) -> None:
+    results = tmp_path / "step.json"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "step.py"), "--quick", "--results", str(results)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(results.read_text())
+    assert figures == json.loads(done.stdout)
+    assert figures["peak_gflops"] > 0
+    for row in ("ours", "stock", "into"):
+        assert set(figures[row]) == {"train", "image", "text"}
+        assert all(multiple > 0 for multiple in figures[row].values())
+    assert set(figures["unprompted"]["stock"]) == {"image", "text"}
+    assert (figures["bfloat16"] is not None) == step.has_bfloat16()
+    assert figures["seconds"]["ours"]["train"]["min"] <= figures["seconds"]["ours"]["train"]["median"]
+    assert "--quick" in figures["command"]
+    assert figures["versions"]["torch"]
+    assert figures["machine"]["processor"]

@@ -1,0 +1,258 @@
+"""A saved method comes back bit by bit, onto the backbone it was made for and no other."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from lpi.backbones import DualEncoder, load_backbone
+from lpi.errors import CheckpointError, MissingFileError
+from lpi.methods import method
+from lpi.methods.base import Method
+from lpi.methods.checkpoint import load_method, save_method, task_file
+from lpi.methods.finetune import FineTune
+from lpi.methods.lpi import LPI, TaskPrompts
+from lpi.prompts.interaction import Interaction
+from lpi.prompts.low_rank import LowRankPrompts
+from lpi.prompts.task_keys import TaskKeys
+from lpi.storage import write_tensors
+from lpi.tasks.stream import TaskStream
+
+Learn = Callable[..., Method]
+
+
+@pytest.fixture(scope="module")
+def learned(clip: DualEncoder, small: dict[str, Any], learn: Learn, stream: TaskStream) -> Method:
+    return learn(method("lpi", clip, **small), stream.tasks)
+
+
+@pytest.fixture
+def folder(learned: Method, tmp_path: Path) -> Path:
+    save_method(learned, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def encoded(model: Method, pictures: Tensor, captions: list[str], **options: Any) -> tuple[Tensor, Tensor]:
+    return model.encode_images(pictures, **options), model.encode_texts(captions, **options)
+
+
+def same(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+VARIANTS = [
+    {},
+    {"injection": "replace", "start": "paper", "interaction": False},
+    {"injection": "add", "start": "neutral", "norm": "none"},
+    {"decomposition": "free", "placement": "last", "depth": 1, "ood": "fallback"},
+    {"sharing": "layer+position", "semantics": "both", "metric": "l1"},
+]
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_a_saved_method_comes_back_bit_identical(
+    options: dict[str, Any],
+    clip: DualEncoder,
+    small: dict[str, Any],
+    learn: Learn,
+    stream: TaskStream,
+    pictures: Tensor,
+    captions: list[str],
+    tmp_path: Path,
+) -> None:
+    model = learn(method("lpi", clip, **{**small, **options}), stream.tasks[:2])
+    save_method(model, tmp_path)
+    loaded = load_method(tmp_path, backbone=clip)
+    assert isinstance(loaded, LPI)
+    assert loaded.tasks == model.tasks
+    assert loaded.options == model.options
+    before, after = model.state_dict(), loaded.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert same(encoded(model, pictures, captions), encoded(loaded, pictures, captions))
+    for task in model.tasks:
+        assert same(encoded(model, pictures, captions, task=task), encoded(loaded, pictures, captions, task=task))
+    assert torch.equal(model.near(), loaded.near())
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_a_loaded_method_goes_on_learning_as_the_original_would(
+    clip: DualEncoder,
+    small: dict[str, Any],
+    learn: Learn,
+    stream: TaskStream,
+    pictures: Tensor,
+    captions: list[str],
+    tmp_path: Path,
+) -> None:
+    model = learn(method("lpi", clip, **small), stream.tasks[:2])
+    save_method(model, tmp_path)
+    loaded = load_method(tmp_path, backbone=clip)
+    for either in (model, loaded):
+        learn(either, stream.tasks[2:])
+    assert same(encoded(model, pictures, captions), encoded(loaded, pictures, captions))
+
+
+def test_it_moves_onto_the_same_backbone_loaded_anew(
+    folder: Path, learned: Method, clip: DualEncoder, pictures: Tensor, captions: list[str], tmp_path: Path
+) -> None:
+    copied = tmp_path / "elsewhere"
+    shutil.copytree(clip.name, copied)  # another path on another machine
+    moved = load_method(folder, backbone=load_backbone(copied))
+    assert moved.backbone.name != clip.name
+    assert same(encoded(learned, pictures, captions), encoded(moved, pictures, captions))
+
+
+def test_the_backbone_is_found_by_its_name(
+    folder: Path, learned: Method, pictures: Tensor, captions: list[str]
+) -> None:
+    assert same(encoded(learned, pictures, captions), encoded(load_method(folder), pictures, captions))
+
+
+def test_a_backbone_of_another_picture_size_is_found_too(
+    clip: DualEncoder, small: dict[str, Any], learn: Learn, stream: TaskStream, tmp_path: Path
+) -> None:
+    larger = load_backbone(clip.name, image_size=48)
+    save_method(learn(method("lpi", larger, **small), stream.tasks[:1], steps=1), tmp_path)
+    assert load_method(tmp_path).backbone.inputs.image_size == (48, 48)
+    with pytest.raises(CheckpointError, match=f"made for the backbone {larger.identity}; this one is {clip.identity}"):
+        load_method(tmp_path, backbone=clip)
+
+
+def test_the_files_of_a_task_are_small_and_named_after_it(folder: Path) -> None:
+    files = sorted(path.name for path in (folder / "tasks").iterdir())
+    assert files == [
+        f"{index:02d}-{name}.{ending}"
+        for index, name in enumerate(("warm", "cold", "dull"))
+        for ending in ("json", "safetensors")
+    ]
+    assert all(path.stat().st_size < 50_000 for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_task_of_clip_vit_b_16_shapes_takes_tens_of_kilobytes(tmp_path: Path) -> None:
+    widths, generator = {"vision": 768, "text": 512}, torch.Generator()
+    prompts = LowRankPrompts(layers=9, length=16, widths=widths, rank=4, generator=generator)
+    mixing = Interaction(layers=9, widths=widths, rank=4, generator=generator)
+    task = TaskPrompts(prompts, mixing, gated=False, features=512)
+    for tower in widths:
+        task.set_keys(tower, TaskKeys(torch.zeros(5, 512), torch.tensor(1.0), torch.tensor(1.0)))
+    task.semantics = torch.zeros(512)
+    write_tensors(tmp_path / "task.safetensors", dict(task.state_dict()))
+    assert 90_000 < (tmp_path / "task.safetensors").stat().st_size < 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("Sea & Harbour", "03-sea-harbour"), ("../../etc", "03-etc"), ("狗", "03-task"), ("x" * 99, "03-" + "x" * 40)],
+)
+def test_any_name_of_a_task_makes_a_safe_file_name(name: str, expected: str) -> None:
+    assert task_file(3, name) == expected
+
+
+def test_saving_again_takes_away_what_was_forgotten(
+    clip: DualEncoder, small: dict[str, Any], learn: Learn, stream: TaskStream, tmp_path: Path
+) -> None:
+    model = learn(method("lpi", clip, **small), stream.tasks, steps=1)
+    save_method(model, tmp_path)
+    model.forget("warm")
+    save_method(model, tmp_path)
+    stems = sorted(path.stem for path in (tmp_path / "tasks").glob("*.json"))
+    assert stems == ["00-cold", "01-dull"]
+    assert load_method(tmp_path, backbone=clip).tasks == ["cold", "dull"]
+
+
+def test_a_tuned_model_keeps_one_file_of_weights(
+    clip: DualEncoder, learn: Learn, stream: TaskStream, pictures: Tensor, captions: list[str], tmp_path: Path
+) -> None:
+    model = method("finetune", clip)
+    for task in stream.tasks[:2]:
+        learn(model, [task], steps=1, learning_rate=1e-3)
+        save_method(model, tmp_path)
+    assert [path.name for path in tmp_path.glob("shared-*")] == ["shared-02.safetensors"]
+    assert same(encoded(model, pictures, captions), encoded(load_method(tmp_path), pictures, captions))
+
+
+# Refusals -------------------------------------------------------------------------------------------------------------
+
+
+def test_another_backbone_is_refused(folder: Path, clip: DualEncoder, tmp_path: Path) -> None:
+    other = load_backbone(tiny.tiny_clip(tmp_path / "other", seed=1))
+    with pytest.raises(CheckpointError, match=f"made for the backbone {clip.identity}; this one is {other.identity}"):
+        load_method(folder, backbone=other)
+
+
+def test_a_task_file_made_for_another_backbone_is_refused_by_name(
+    folder: Path, clip: DualEncoder, small: dict[str, Any], learn: Learn, stream: TaskStream, tmp_path: Path
+) -> None:
+    other = load_backbone(tiny.tiny_clip(tmp_path / "other", seed=1))
+    save_method(learn(method("lpi", other, **small), stream.tasks[:1], steps=1), tmp_path / "second")
+    for file in (tmp_path / "second" / "tasks").iterdir():
+        shutil.copy(file, folder / "tasks" / file.name)
+    with pytest.raises(CheckpointError, match=r"00-warm.json was made for the backbone"):
+        load_method(folder, backbone=clip)
+
+
+def test_a_truncated_task_file_is_refused_by_name(folder: Path, clip: DualEncoder) -> None:
+    file = folder / "tasks" / "01-cold.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"01-cold.safetensors is damaged"):
+        load_method(folder, backbone=clip)
+
+
+@pytest.mark.parametrize("name", ["tasks/01-cold.safetensors", "tasks/01-cold.json", "config.json"])
+def test_a_missing_file_is_named(folder: Path, clip: DualEncoder, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(MissingFileError, match=f"{name} is not there"):
+        load_method(folder, backbone=clip)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path, clip: DualEncoder) -> None:
+    with pytest.raises(MissingFileError, match="nowhere: there is no such folder"):
+        load_method(tmp_path / "nowhere", backbone=clip)
+
+
+def test_a_task_file_of_other_shapes_is_refused(
+    folder: Path, clip: DualEncoder, small: dict[str, Any], learn: Learn, stream: TaskStream, tmp_path: Path
+) -> None:
+    wide = learn(method("lpi", clip, **{**small, "rank": 3}), stream.tasks[:1], steps=1)
+    save_method(wide, tmp_path / "wide")
+    shutil.copy(tmp_path / "wide/tasks/00-warm.safetensors", folder / "tasks")
+    with pytest.raises(CheckpointError, match=r"00-warm.safetensors doesn't hold what its .json says"):
+        load_method(folder, backbone=clip)
+    shutil.copy(tmp_path / "wide/tasks/00-warm.json", folder / "tasks")
+    with pytest.raises(CheckpointError, match=r"the tensors don't fit the options in config.json \(size mismatch"):
+        load_method(folder, backbone=clip)
+
+
+def test_a_config_of_something_else_is_refused(folder: Path, clip: DualEncoder) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "clip"}))
+    with pytest.raises(CheckpointError, match=r"config.json has format None; this version reads 1"):
+        load_method(folder, backbone=clip)
+
+
+# The hub's mixin ------------------------------------------------------------------------------------------------------
+
+
+def test_the_hubs_methods_save_and_load(
+    learned: Method, clip: DualEncoder, pictures: Tensor, captions: list[str], tmp_path: Path
+) -> None:
+    learned.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").is_file()
+    for kind, options in ((LPI, {}), (Method, {"backbone": clip})):
+        loaded = kind.from_pretrained(tmp_path, **options)
+        assert isinstance(loaded, LPI)
+        assert same(encoded(learned, pictures, captions), encoded(loaded, pictures, captions))
+    assert loaded.backbone is clip
+    learned.save_pretrained(tmp_path)  # again, over what is there
+    assert load_method(tmp_path, backbone=clip).tasks == learned.tasks
+
+
+def test_a_model_of_another_method_is_refused(folder: Path, clip: DualEncoder) -> None:
+    with pytest.raises(CheckpointError, match="holds a LPI, not a FineTune"):
+        FineTune.from_pretrained(folder, backbone=clip)

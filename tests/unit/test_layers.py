@@ -1,0 +1,150 @@
+"""Data flows one way, imports the other: which room of the package may import which, read from the source."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import lpi
+
+ROOT = Path(lpi.__file__).parent
+LEAVES = {"errors", "storage", "config"}
+BELOW_METHODS = {"tasks", "backbones", "prompts", "losses", "data.records", *LEAVES}
+
+#: A module may import what its own row, or else that of the folder it lies in, names; a name stands for all below it.
+MAY_IMPORT: dict[str, set[str]] = {
+    "": set(),
+    "errors": set(),
+    "storage": {"errors"},
+    "config": {"errors"},
+    "losses": {"errors"},
+    "data": {"data", "errors"},
+    "backbones": {"backbones", "errors", "storage"},
+    "prompts": {"prompts", "errors"},
+    "tasks": {"tasks", "data", "errors"},
+    "methods": {"methods.base", *BELOW_METHODS},  # the folder itself, which lists and makes methods
+    "methods.base": BELOW_METHODS,
+    "methods.checkpoint": {"methods", *BELOW_METHODS},
+    "methods.tuned": {"methods.base", *BELOW_METHODS},
+    "trainer": {"methods.base", "methods.checkpoint", *BELOW_METHODS},
+    "evaluation": {"evaluation", "trainer", "methods", *BELOW_METHODS},
+    "evaluation.ranking": {"errors"},
+    "evaluation.boxes": {"errors"},
+    "evaluation.continual": {"errors"},
+    "report": {"report", "evaluation.continual", "errors", "storage"},
+    "search": {"search", "backbones", "methods", "prompts", "data", *LEAVES},
+    # beside the command line: commands with something to say; nothing but it imports them
+    "pretrain": {"trainer", "methods", "evaluation", "data", *BELOW_METHODS},
+    "doctor": {"backbones", "methods", *LEAVES},
+    "cli": {""},
+    "__main__": {"cli"},
+}
+#: A method's own file: what two of them share has moved down, or lies in ``tuned``.
+METHOD = {"methods.base", "methods.tuned", *BELOW_METHODS}
+NOT_METHODS = {"methods.base", "methods.checkpoint", "methods.tuned"}
+
+#: Imports inside functions, where a module may not or need not be imported with the one that uses it.
+INSIDE_FUNCTIONS: dict[str, set[str]] = {
+    "methods.base": {"trainer", "methods.checkpoint"},  # ``learn``, ``save_pretrained``: doorbells of what stands above
+    "tasks.stream": {"data.scenes"},  # drawing is not needed for one's own pictures
+    "cli": {""},  # ``lpi --help`` answers at once
+    "doctor": {""},  # a broken installation is what it is there for
+}
+
+
+def module_name(file: Path) -> str:
+    parts = [part for part in file.relative_to(ROOT).with_suffix("").parts if part != "__init__"]
+    return ".".join(parts)
+
+
+MODULES = {module_name(file): file for file in sorted(ROOT.rglob("*.py"))}
+
+
+def imports(file: Path) -> Iterator[tuple[str, bool]]:
+    """Each of our modules that a file imports, without ``lpi.``, and whether a function does so."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports say the whole name"
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                names.append(submodule if submodule.removeprefix("lpi.") in MODULES else str(node.module))
+        for name in names:
+            if name == "lpi" or name.startswith("lpi."):
+                yield name.removeprefix("lpi").removeprefix("."), id(node) in inside
+
+
+def covers(allowed: str, name: str) -> bool:
+    return allowed == "" or name == allowed or name.startswith(allowed + ".")
+
+
+def row(table: dict[str, set[str]], name: str) -> set[str] | None:
+    """The row of a module or of the nearest folder above it."""
+    while name and name not in table:
+        name = name.rpartition(".")[0]
+    return table.get(name) if name else None
+
+
+def allowed(name: str) -> set[str]:
+    if name == "":
+        return MAY_IMPORT[""]
+    if name.startswith("methods.") and name not in NOT_METHODS:
+        return METHOD
+    found = row(MAY_IMPORT, name)
+    assert found is not None, f"{name} is a new room: give it a row in MAY_IMPORT"
+    return found
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_only_what_its_room_may(name: str) -> None:
+    for imported, inside in imports(MODULES[name]):
+        rooms = allowed(name) | ((row(INSIDE_FUNCTIONS, name) or set()) if inside else set())
+        if imported == "" and name:  # ``lpi.__version__``
+            continue
+        assert any(covers(room, imported) for room in rooms), f"{name} must not import {imported}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_our_own_modules_are_imported_at_the_top(name: str) -> None:
+    permitted = row(INSIDE_FUNCTIONS, name) or set()
+    late = [imported for imported, inside in imports(MODULES[name]) if inside]
+    assert all(any(covers(room, imported) for room in permitted) for imported in late), late
+
+
+@pytest.mark.parametrize("upper", ["cli", "pretrain", "doctor"])
+def test_only_the_command_line_imports_what_stands_beside_it(upper: str) -> None:
+    users = {
+        name.partition(".")[0] for name, file in MODULES.items() for used, _ in imports(file) if covers(upper, used)
+    }
+    assert users <= {"cli", "__main__"}
+
+
+def test_the_table_names_only_rooms_that_are_or_will_be() -> None:
+    planned = {"search", "evaluation.boxes"}
+    assert {name for name in MAY_IMPORT if name not in MODULES} <= planned
+
+
+@pytest.mark.parametrize("module", ["lpi", "lpi.config", "lpi.storage", "lpi.data", "lpi.data.scenes", "lpi.cli.main"])
+def test_what_a_person_waits_for_imports_neither_torch_nor_transformers(module: str) -> None:
+    heavy = "[name for name in ('torch', 'transformers', 'matplotlib') if name in sys.modules]"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys, {module}; print({heavy})"],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT.parent)},
+        check=False,
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+    assert done.stderr == ""

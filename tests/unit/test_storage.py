@@ -1,0 +1,108 @@
+"""A reader sees the old content or the new one, and never half of either."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from lpi.errors import CheckpointError, MissingFileError, OutputError
+from lpi.storage import read_json, read_tensors, write_atomically, write_json, write_tensors
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_json_comes_back_as_it_was_in_folders_that_are_made(tmp_path: Path) -> None:
+    file = tmp_path / "a" / "b.json"
+    write_json(file, {"name": "été", "values": [1, 2.5, None]})
+    assert read_json(file) == {"name": "été", "values": [1, 2.5, None]}
+    assert file.read_text(encoding="utf-8").endswith("}\n")
+    assert "été" in file.read_text(encoding="utf-8")
+    assert names(file.parent) == ["b.json"]
+
+
+def test_tensors_come_back_bit_identical_with_their_types(tmp_path: Path) -> None:
+    tensors = {
+        "a": torch.randn(3, 4),
+        "b": torch.arange(5),
+        "c": torch.randn(2, 2).T,
+        "d": torch.zeros(0, 7, dtype=torch.bfloat16),
+        "e": torch.tensor(3.0, requires_grad=True),
+    }
+    write_tensors(tmp_path / "t.safetensors", tensors)
+    found = read_tensors(tmp_path / "t.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(
+        torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors.items()
+    )
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "full"), ValueError("no"), KeyboardInterrupt()])
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, failure: BaseException) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("old")
+
+    def write(path: Path) -> None:
+        path.write_text("half")
+        raise failure
+
+    with pytest.raises((OutputError, ValueError, KeyboardInterrupt)):
+        write_atomically(file, write)
+    assert names(tmp_path) == ["a.txt"]
+    assert file.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, "the disk is full. Free some space"),
+        (errno.EACCES, "the folder is read-only. Choose another with --out"),
+        (errno.EROFS, "the folder is read-only. Choose another with --out"),
+        (errno.EIO, "Choose another folder with --out"),
+    ],
+)
+def test_what_went_wrong_is_said_with_the_file_and_what_to_do(tmp_path: Path, number: int, message: str) -> None:
+    def write(path: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OutputError, match=f"a.json can't be written: .*{message}"):
+        write_atomically(tmp_path / "a.json", write)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="read-only"):
+        write_json(tmp_path / "a.json", {})
+    tmp_path.chmod(0o700)
+
+
+def test_a_folder_below_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"file/a.json can't be written"):
+        write_json(tmp_path / "file" / "a.json", {})
+
+
+@pytest.mark.parametrize("read", [read_json, read_tensors])
+def test_a_missing_file_is_named(tmp_path: Path, read: object) -> None:
+    with pytest.raises(MissingFileError, match=r"gone.bin is not there"):
+        read(tmp_path / "gone.bin")
+
+
+def test_damaged_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"a": [1, 2]})[:-3])
+    with pytest.raises(CheckpointError, match=r"a.json is damaged"):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("keep", [0, 5, 60, -1])
+def test_truncated_tensors_are_named(tmp_path: Path, keep: int) -> None:
+    file = tmp_path / "t.safetensors"
+    write_tensors(file, {"a": torch.randn(30)})
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match=r"t.safetensors is damaged"):
+        read_tensors(file)
