@@ -46,7 +46,7 @@ def _accelerator(torch: Any) -> dict[str, Any]:
     if Path("/proc/driver/nvidia/version").exists():
         return _finding(
             False,
-            f"there is an NVIDIA driver, but torch {torch.__version__} can't use it (built for CUDA {torch.version.cuda}). "
+            f"there is an NVIDIA driver, but torch {torch.__version__} (CUDA {torch.version.cuda}) can't use it. "
             "Update the driver, or install a torch built for it.",
         )
     return _finding(True, "none; everything runs on the processor")

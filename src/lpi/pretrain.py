@@ -1,4 +1,4 @@
-"""The embedded backbone: a small CLIP that this project trains itself, mostly on the general part of the embedded world.
+"""The embedded backbone: a small CLIP that this project trains itself on a part of the embedded world.
 
 ``lpi pretrain scenes`` makes a folder in the stock format of ``transformers`` (configuration, weights, tokenizer,
 preprocessing) with a card that says how it came about. The general world leaves out a part of the kinds, styles,

@@ -139,7 +139,7 @@ def test_a_truncated_training_picture_and_after_it_is_replaced_the_same_command_
     assert "Replace or remove it." in ended.err
     run = project.out / "mine" / "lpi" / "seed-0"
     assert not (run / "result.json").exists()
-    assert not [path for path in project.out.rglob(".*")], "no temporary file is left"
+    assert not list(project.out.rglob(".*")), "no temporary file is left"
     for path in project.out.rglob("*.json"):
         json.loads(path.read_text())
     file.write_bytes(whole)

@@ -141,10 +141,10 @@ def test_a_task_of_clip_vit_b_16_shapes_takes_tens_of_kilobytes(tmp_path: Path) 
     mixing = Interaction(layers=9, widths=widths, rank=4, generator=generator)
     task = TaskPrompts(prompts, mixing, gated=False, features=512)
     for tower in widths:
-        task.set_keys(tower, TaskKeys(torch.zeros(5, 512), torch.tensor(1.0), torch.tensor(1.0)))
+        task.set_keys(tower, TaskKeys(torch.zeros(5, 512), *torch.ones(2), torch.zeros(16, 512).half(), torch.tensor(1.0)))
     task.semantics = torch.zeros(512)
     write_tensors(tmp_path / "task.safetensors", dict(task.state_dict()))
-    assert 90_000 < (tmp_path / "task.safetensors").stat().st_size < 100_000
+    assert 120_000 < (tmp_path / "task.safetensors").stat().st_size < 135_000
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,9 @@ def test_a_tuned_model_keeps_one_file_of_weights(
 
 def test_another_backbone_is_refused(folder: Path, clip: DualEncoder, tmp_path: Path) -> None:
     other = load_backbone(tiny.tiny_clip(tmp_path / "other", seed=1))
-    with pytest.raises(CheckpointError, match=f"made for the backbone {clip.identity}; this one is {other.identity}"):
+    with pytest.raises(
+        CheckpointError, match=f"/model was made for the backbone {clip.identity}; this one is {other.identity}"
+    ):
         load_method(folder, backbone=other)
 
 

@@ -16,7 +16,7 @@ BELOW_METHODS = {"tasks", "backbones", "prompts", "losses", "data.records", *LEA
 
 #: A module may import what its own row, or else that of the folder it lies in, names; a name stands for all below it.
 MAY_IMPORT: dict[str, set[str]] = {
-    "": set(),
+    "": {"backbones.loading", "methods", "tasks.stream"},  # the public names, loaded when first used
     "errors": set(),
     "storage": {"errors"},
     "config": {"errors"},

@@ -32,7 +32,10 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def keys(*centroids: list[float], radius: float = 1.0, scale: float = 1.0) -> TaskKeys:
-    return TaskKeys(torch.tensor(centroids), torch.tensor(radius), torch.tensor(scale))
+    points = torch.tensor(centroids)
+    return TaskKeys(
+        points, torch.tensor(radius), torch.tensor(scale), points.new_empty(0, points.shape[1]), torch.tensor(1.0)
+    )
 
 
 # Distances ------------------------------------------------------------------------------------------------------------
@@ -210,7 +213,7 @@ def test_pairs_above_a_threshold_are_near() -> None:
     assert pairs(near_tasks(SIMILARITY, threshold=0.4)) == {(1, 0), (3, 1)}  # 0.4 itself is not above
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.2, 1), (0.5, 3), (1.0, 6)])
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.2, 1), (0.3, 2), (0.5, 3), (1.0, 6)])
 def test_a_share_of_the_pairs_is_near(share: float, expected: int) -> None:
     found = pairs(near_tasks(SIMILARITY, share=share))
     assert len(found) == expected

@@ -71,9 +71,8 @@ class Workbench:
         self.stream = open_stream(experiment.stream, experiment.name)
         train = sum(len(task.train) for task in self.stream.tasks)
         test = sum(len(task.test) for task in self.stream.tasks)
-        say(
-            f"{experiment.name}: {len(self.stream.tasks)} tasks, {train} training and {test} test pictures; {experiment.backbone}"
-        )
+        tasks = len(self.stream.tasks)
+        say(f"{experiment.name}: {tasks} tasks, {train} training and {test} test pictures; {experiment.backbone}")
         self._note_cut_captions(say)
         self._training: dict[int, TrainingSet] = {}
         self._evaluators: dict[str, Evaluator] = {}

@@ -61,7 +61,7 @@ class TestSet:
 
     @torch.no_grad()
     def trunk(self, blocks: int) -> TowerState | None:
-        """States of all pictures after the lowest ``blocks`` blocks; ``None`` where there are none, or too many to keep.
+        """States of all pictures after the lowest ``blocks`` blocks; ``None`` for 0, or if they are too many to keep.
 
         Below the first prompted block a picture's states are the same under every route: they are computed once.
         """

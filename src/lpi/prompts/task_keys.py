@@ -12,7 +12,7 @@ from lpi.errors import ConfigError, DataError
 from lpi.prompts.low_rank import check_choice
 
 Metric = Literal["cosine", "l1", "l2", "whitened"]
-DIRECTIONS = 32  # of a task's spread that are kept for the whitened distance
+DIRECTIONS = 16  # of a task's spread that are kept for the whitened distance
 FALLBACK = -1  # the route of a query that is far from every task: the unprompted backbone
 
 
@@ -111,6 +111,7 @@ class TaskKeys:
         near = pairwise_distance(points, centroids, plain_metric(metric)).amin(dim=1)
         if metric == "whitened":
             spread, rest = principal_spread(points)
+            spread = spread.half()  # half the file, and far finer than a covariance from a few hundred points
         else:
             spread, rest = points.new_empty(0, points.shape[1]), points.new_zeros(())
         return cls(centroids, near.quantile(quantile), near.mean(), spread, rest)
@@ -142,7 +143,7 @@ def whitening(keys: Sequence[TaskKeys], *, ridge: float = 0.05) -> Tensor:
     discriminant analysis does. The tasks count equally; ``ridge`` times the mean variance is added to each direction.
     """
     width = keys[0].centroids.shape[1]
-    covariance = sum((key.spread.T @ key.spread for key in keys), torch.zeros(width, width)) / len(keys)
+    covariance = sum((key.spread.float().T @ key.spread.float() for key in keys), torch.zeros(width, width)) / len(keys)
     covariance.diagonal().add_(sum(float(key.rest) for key in keys) / len(keys))
     covariance.diagonal().add_(ridge * covariance.diagonal().mean())
     return torch.linalg.cholesky(torch.linalg.inv(covariance))
