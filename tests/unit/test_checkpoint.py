@@ -141,7 +141,8 @@ def test_a_task_of_clip_vit_b_16_shapes_takes_tens_of_kilobytes(tmp_path: Path) 
     mixing = Interaction(layers=9, widths=widths, rank=4, generator=generator)
     task = TaskPrompts(prompts, mixing, gated=False, features=512)
     for tower in widths:
-        task.set_keys(tower, TaskKeys(torch.zeros(5, 512), *torch.ones(2), torch.zeros(16, 512).half(), torch.tensor(1.0)))
+        spread = torch.zeros(16, 512).half()
+        task.set_keys(tower, TaskKeys(torch.zeros(5, 512), *torch.ones(2), spread, torch.tensor(1.0)))
     task.semantics = torch.zeros(512)
     write_tensors(tmp_path / "task.safetensors", dict(task.state_dict()))
     assert 120_000 < (tmp_path / "task.safetensors").stat().st_size < 135_000

@@ -468,7 +468,7 @@ CHOICES: dict[str, list[Any]] = {
     "near_share": [0.0, 1.0],
     "centre_semantics": [True, False],
     "clusters": [1, 50],
-    "metric": ["cosine", "l1", "l2"],
+    "metric": ["cosine", "l1", "l2", "whitened"],
     "ood": ["nearest", "fallback"],
     "ood_quantile": [0.5, 1.0],
     "routing_text": ["plain", "placeholders"],

@@ -265,6 +265,25 @@ def test_a_low_rank_spread_keeps_the_largest_variances_and_levels_the_rest() -> 
     assert float(rebuilt.trace()) == pytest.approx(float(true.trace()), rel=1e-4)
 
 
+def test_tasks_that_do_not_spread_are_told_apart_by_plain_distance() -> None:
+    points = torch.eye(4)[:2]
+    keys = [
+        TaskKeys.fit(point[None], clusters=5, metric="whitened", quantile=0.99, generator=seeded()) for point in points
+    ]
+    assert route(task_distances(points, keys, "whitened"), keys).tolist() == [0, 1]
+
+
+def test_a_whitened_distance_does_not_depend_on_how_many_are_asked_for() -> None:
+    tasks = [
+        TaskKeys.fit(draw(40, 64, seed=s), clusters=5, metric="whitened", quantile=0.99, generator=seeded())
+        for s in range(3)
+    ]
+    queries = draw(60, 64, seed=9)
+    together = task_distances(queries, tasks, "whitened")
+    alone = torch.cat([task_distances(query[None], tasks, "whitened") for query in queries])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
 def test_fallback_under_whitening_goes_by_the_cosine_radius() -> None:
     keys = [
         TaskKeys(

@@ -143,10 +143,14 @@ def whitening(keys: Sequence[TaskKeys], *, ridge: float = 0.05) -> Tensor:
     discriminant analysis does. The tasks count equally; ``ridge`` times the mean variance is added to each direction.
     """
     width = keys[0].centroids.shape[1]
-    covariance = sum((key.spread.float().T @ key.spread.float() for key in keys), torch.zeros(width, width)) / len(keys)
+    covariance = torch.zeros(width, width)
+    for key in keys:
+        covariance += key.spread.float().T @ key.spread.float() / len(keys)
     covariance.diagonal().add_(sum(float(key.rest) for key in keys) / len(keys))
-    covariance.diagonal().add_(ridge * covariance.diagonal().mean())
-    return torch.linalg.cholesky(torch.linalg.inv(covariance))
+    # tasks of a single picture or caption don't spread at all: then every direction counts the same
+    covariance.diagonal().add_((ridge * covariance.diagonal().mean()).clamp(min=1e-6))
+    white: Tensor = torch.linalg.cholesky(torch.linalg.inv(covariance))
+    return white
 
 
 def task_distances(features: Tensor, keys: Sequence[TaskKeys], metric: Metric) -> Tensor:
@@ -162,7 +166,7 @@ def task_distances(features: Tensor, keys: Sequence[TaskKeys], metric: Metric) -
         return torch.stack([pairwise_distance(points, key.centroids, metric).amin(dim=1) for key in keys], dim=1)
     white = whitening(keys)
     moved = points @ white
-    return torch.stack([torch.cdist(moved, key.centroids @ white).amin(dim=1) for key in keys], dim=1)
+    return torch.stack([euclidean(moved, key.centroids @ white).amin(dim=1) for key in keys], dim=1)
 
 
 def route(
