@@ -25,7 +25,13 @@ def unit_rows(rows: Tensor) -> Tensor:
 
 
 def item_loss(
-    image_features: Tensor, text_features: Tensor, positives: Tensor, *, logit_scale: Tensor | float
+    image_features: Tensor,
+    text_features: Tensor,
+    positives: Tensor,
+    *,
+    logit_scale: Tensor | float,
+    other_images: Tensor | None = None,
+    other_texts: Tensor | None = None,
 ) -> Tensor:
     """Symmetric InfoNCE over a batch: every picture finds its captions, every caption its pictures.
 
@@ -37,6 +43,8 @@ def item_loss(
         text_features: L2-normalised, [texts, features].
         positives: which pairs belong together, bool [images, texts]; at least one a row and a column.
         logit_scale: multiplies the cosines; CLIP's exp(logit_scale).
+        other_images: further pictures that are right for no text, L2-normalised, [others, features].
+        other_texts: further texts that are right for no picture, L2-normalised, [others, features].
 
     Returns:
         Cross-entropy in nats, the two directions averaged, scalar.
@@ -53,9 +61,17 @@ def item_loss(
         )
     logits = logit_scale * image_features @ text_features.T  # [images, texts]
     targets = positives.to(logits.dtype)
-    by_image = -(logits.log_softmax(dim=1) * targets).sum(1) / targets.sum(1)
-    by_text = -(logits.log_softmax(dim=0) * targets).sum(0) / targets.sum(0)
+    by_image = -(_log_softmax(logits, image_features, other_texts, logit_scale) * targets).sum(1) / targets.sum(1)
+    by_text = -(_log_softmax(logits.T, text_features, other_images, logit_scale).T * targets).sum(0) / targets.sum(0)
     return (by_image.mean() + by_text.mean()) / 2
+
+
+def _log_softmax(logits: Tensor, queries: Tensor, others: Tensor | None, scale: Tensor | float) -> Tensor:
+    """Log-probabilities of the candidates, [queries, candidates], where ``others`` compete but are never right."""
+    if others is None or not len(others):
+        return logits.log_softmax(dim=1)
+    competing = (scale * queries @ others.T).logsumexp(dim=1, keepdim=True)
+    return logits - torch.logaddexp(logits.logsumexp(dim=1, keepdim=True), competing)
 
 
 def layer_loss(vision: Tensor, text: Tensor, *, scaling: LayerScaling = "normalised") -> Tensor:

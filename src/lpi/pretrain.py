@@ -24,7 +24,7 @@ from lpi.config import TrainingSettings
 from lpi.data.records import CaptionedImage
 from lpi.data.scenes import BROAD, general_scenes
 from lpi.methods.finetune import FineTune
-from lpi.storage import write_atomically
+from lpi.storage import copy_file, write_atomically
 from lpi.tasks.stream import Task
 from lpi.trainer import OnStep, derived_seed, learn_task
 
@@ -71,8 +71,9 @@ def train_tokenizer(captions: Iterable[str], shape: TinyShape) -> CLIPTokenizer:
     tokens = dict.fromkeys([*alphabet, *(f"{letter}</w>" for letter in alphabet)])
     tokens.update(dict.fromkeys("".join(pair) for pair in learned))
     names = [*tokens, START, END]  # the end token last: CLIP's legacy pooling looks for the highest id
+    merges: Any = learned  # its annotation says text, its code wants pairs
     return CLIPTokenizer(
-        vocab={token: number for number, token in enumerate(names)}, merges=learned, model_max_length=shape.context
+        vocab={token: number for number, token in enumerate(names)}, merges=merges, model_max_length=shape.context
     )
 
 
@@ -170,7 +171,7 @@ def pretrain(
             _phase(name, records(), start, folder, out / "progress.pt", phase, seed, on_step)
         start = folder
     for file in start.iterdir():
-        write_atomically(out / file.name, lambda copy, file=file: copy.write_bytes(file.read_bytes()) and None)
+        copy_file(file, out / file.name)
     hours = (time.monotonic() - begun) / 3600
     write_atomically(out / "training.txt", lambda file: file.write_text(f"{command}\n{hours:.3f} hours\n") and None)
     return out
@@ -192,7 +193,7 @@ def _phase(
     folder.mkdir(parents=True, exist_ok=True)
     for file in start.iterdir():
         if file.suffix == ".json" and file.name != "config.json":
-            write_atomically(folder / file.name, lambda copy, file=file: copy.write_bytes(file.read_bytes()) and None)
+            copy_file(file, folder / file.name)
     with quiet():
         learner.tuned.model.half().save_pretrained(folder)  # writes the weights last
     checkpoint.unlink(missing_ok=True)

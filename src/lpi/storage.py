@@ -49,6 +49,12 @@ def reason(error: OSError) -> str:
     return f"{error.strerror or error}. Choose another folder with --out."
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """A file's content under another name, written atomically."""
+    content = source.read_bytes()
+    write_atomically(target, lambda file: file.write_bytes(content) and None)
+
+
 def write_json(path: Path, content: Any) -> None:
     """JSON with a trailing newline, written atomically."""
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"

@@ -49,3 +49,13 @@ def test_a_quick_run_writes_every_figure(tmp_path: Path) -> None:
     assert "--quick" in figures["command"]
     assert figures["versions"]["torch"]
     assert figures["machine"]["processor"]
+
+
+def test_the_readme_shows_what_the_results_file_says() -> None:
+    import json
+
+    import readme_figures
+
+    record = json.loads((readme_figures.ROOT / "results" / "scenes.json").read_text(encoding="utf-8"))
+    readme = (readme_figures.ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme_figures.updated(readme, record) == readme

@@ -242,3 +242,31 @@ def test_the_teacher_gets_no_gradient() -> None:
     distillation_loss(student, teacher).backward()
     assert student.grad is not None
     assert teacher.grad is None
+
+
+def test_others_compete_in_both_directions_but_are_never_right() -> None:
+    generator = torch.Generator().manual_seed(5)
+    images, texts, other_images, other_texts = (
+        torch.nn.functional.normalize(torch.randn(rows, 6, generator=generator)) for rows in (3, 3, 2, 4)
+    )
+    scale = 7.0
+    slow = 0.0
+    for queries, candidates, others in ((images, texts, other_texts), (texts, images, other_images)):
+        for row in range(3):
+            logits = [scale * float(queries[row] @ candidate) for candidate in [*candidates, *others]]
+            slow += math.log(sum(math.exp(value) for value in logits)) - logits[row]
+    found = item_loss(
+        images,
+        texts,
+        torch.eye(3, dtype=torch.bool),
+        logit_scale=scale,
+        other_images=other_images,
+        other_texts=other_texts,
+    )
+    assert float(found) == pytest.approx(slow / 6, rel=1e-5)
+    alone = item_loss(images, texts, torch.eye(3, dtype=torch.bool), logit_scale=scale)
+    none = torch.empty(0, 6)
+    same = item_loss(
+        images, texts, torch.eye(3, dtype=torch.bool), logit_scale=scale, other_images=none, other_texts=none
+    )
+    assert float(same) == float(alone)

@@ -579,3 +579,19 @@ def test_values_of_another_type_and_unknown_options_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match="^" + message.replace("?", r"\?")):
         method("lpi", clip, **{name: value})
+
+
+def test_features_kept_of_earlier_tasks_compete_in_the_next_ones_loss(
+    build: Callable[..., LPI], learn: Learn, stream: TaskStream, ready: Callable[..., Any]
+) -> None:
+    model = build(memory=3, task_weight=0.0, layer_weight=0.0)
+    first, second = stream.tasks[:2]
+    learn(model, [first])
+    expert = model.experts[0]
+    assert expert.memory_vision.shape == expert.memory_text.shape == (3, model.backbone.feature_width)
+    assert model._others() == {"vision": None, "text": None}  # there is nothing before the first task
+    model.begin_task(TrainingSet(second, model.backbone).data(), torch.Generator().manual_seed(0))
+    batch = ready(model, second)
+    with_others = float(model.loss(batch)["item"])
+    model.options["memory"] = 0
+    assert with_others > float(model.loss(batch)["item"]), "more candidates, and none of them right"

@@ -51,7 +51,7 @@ def write_examples(evaluator: Evaluator, method: Method, folder: Path, count: in
 def _pick(evaluator: Evaluator, before: Any, after: Any, direction: str, count: int) -> list[int]:
     side = "text" if direction == "text_to_image" else "vision"
     total = evaluator.test.count(side)
-    spread = torch.linspace(0, total - 1, min(total, 40 * count)).round().long().unique().tolist()
+    spread = sorted(set(torch.linspace(0, total - 1, min(total, 40 * count)).round().long().tolist()))
     won = [q for q in spread if not _right(evaluator, before, direction, q) and _right(evaluator, after, direction, q)]
     step = max(1, len(won) // max(1, count // 2))
     chosen = won[::step][: count // 2]

@@ -391,17 +391,15 @@ class Run:
         positions = centred @ plane.T
         if positions.shape[1] < 2:
             positions = torch.nn.functional.pad(positions, (0, 2 - positions.shape[1]))
-        near = prompts = None
-        if hasattr(method, "near"):
-            near, prompts = method.near().tolist(), method.prompt_similarity()
+        relations = method.relations()
         write_json(
             self.folder / "tasks.json",
             {
                 "names": [task.name for task in self.stream.tasks],
                 "similarity": similarity.tolist(),
                 "positions": positions.tolist(),
-                "near": near,
-                "prompt_similarity": prompts,
+                "near": relations["near"] if relations else None,
+                "prompt_similarity": relations["prompt_similarity"] if relations else None,
             },
         )
 

@@ -97,7 +97,7 @@ class TestSet:
         """Features of some rows under one route, [rows, features]."""
         parts = []
         trunk = self.trunk(method.trunk()) if tower == "vision" else None
-        for part in rows.split(self.batch):
+        for part in torch.split(rows, self.batch):
             if trunk is not None:
                 states = replace(trunk, states=trunk.states[part].to(method.device))
                 parts.append(method.image_features(states, route))
@@ -120,7 +120,7 @@ class FeatureCache:
     def features(self, method: Method, tower: str, rows: Tensor, routes: Tensor) -> Tensor:
         """Features of ``rows``, each under its own route, [rows, features]."""
         result = torch.empty(len(rows), self.test.plain[tower].shape[1])
-        for route in routes.unique().tolist():
+        for route in torch.unique(routes).tolist():
             chosen = (routes == route).nonzero()[:, 0]
             result[chosen] = self._under(method, tower, rows[chosen], route)
         return result

@@ -5,11 +5,12 @@ Here, and in the report, recall becomes per cent; everywhere else it is a fracti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import mean, pstdev
 from typing import Any
 
+from lpi.evaluation.continual import authors_forgetting, matrix_of
 from lpi.storage import read_json
 
 Folders = Mapping[str, Mapping[int, Path]]
@@ -28,6 +29,8 @@ def collect(folders: Folders, *, command: str) -> dict[str, Any]:
     runs = {row: {seed: _run(folder) for seed, folder in seeds.items()} for row, seeds in folders.items()}
     first = next(iter(next(iter(runs.values())).values()))
     record: dict[str, Any] = {"zero_shot": zero_shot_row(first["result"]["zero_shot"])}
+    # what the growing gallery alone costs: the frozen model learns nothing, and "forgets" this much all the same
+    record["zero_shot"]["forgetting_r1"] = _percent(authors_forgetting(matrix_of(first["zero_shot"]["stages"])))
     for row, by_seed in runs.items():
         record[row] = method_row([run["result"] for run in by_seed.values()])
     main = next(iter(runs))
@@ -48,7 +51,7 @@ def collect(folders: Folders, *, command: str) -> dict[str, Any]:
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    return {"run": read_json(folder / "run.json"), "result": read_json(folder / "result.json")}
+    return {name: read_json(folder / f"{name}.json") for name in ("run", "result", "zero_shot")}
 
 
 def zero_shot_row(figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,23 +63,26 @@ def zero_shot_row(figures: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
+FIGURES: dict[str, Callable[[dict[str, Any]], float | None]] = {
+    "final_r1": lambda r: r["final"]["r1"],
+    "final_r5": lambda r: r["final"]["r5"],
+    "final_r10": lambda r: r["final"]["r10"],
+    "average_r1": lambda r: r["average"]["r1"],
+    "forgetting_r1": lambda r: r["forgetting"]["r1"],
+    "bwt_r1": lambda r: r["bwt"]["r1"],
+    "fwt_r1": lambda r: None if r["fwt"] is None else r["fwt"]["r1"],
+    "oracle_r1": lambda r: None if r["oracle"] is None else r["oracle"]["r1"],
+    "held_out_r1": lambda r: r["final"].get("held_out_r1"),
+    "retention": lambda r: r["retention"],
+}
+
+
 def method_row(results: list[dict[str, Any]]) -> dict[str, Any]:
     """One method over its seeds, in per cent; ``*_std`` is the population deviation over seeds."""
     row: dict[str, Any] = {}
-    for name, figure in (
-        ("final_r1", lambda r: r["final"]["r1"]),
-        ("final_r5", lambda r: r["final"]["r5"]),
-        ("final_r10", lambda r: r["final"]["r10"]),
-        ("average_r1", lambda r: r["average"]["r1"]),
-        ("forgetting_r1", lambda r: r["forgetting"]["r1"]),
-        ("bwt_r1", lambda r: r["bwt"]["r1"]),
-        ("fwt_r1", lambda r: None if r["fwt"] is None else r["fwt"]["r1"]),
-        ("oracle_r1", lambda r: None if r["oracle"] is None else r["oracle"]["r1"]),
-        ("held_out_r1", lambda r: r["final"].get("held_out_r1")),
-        ("retention", lambda r: r["retention"]),
-    ):
-        values = [figure(result) for result in results]
-        if all(value is not None for value in values):
+    for name, figure in FIGURES.items():
+        values = [value for value in map(figure, results) if value is not None]
+        if len(values) == len(results):
             row[name] = _percent(mean(values))
             row[f"{name}_std"] = _percent(pstdev(values))
     row |= _directions(results[0]["final"]) if len(results) == 1 else _directions(_mean_final(results))

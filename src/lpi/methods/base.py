@@ -173,6 +173,10 @@ class Method(
         """The words whose unprompted feature routes a caption."""
         return text
 
+    def relations(self) -> dict[str, Any] | None:
+        """How the tasks lie to each other, for the report: ``near`` pairs, and ``prompt_similarity`` a tower."""
+        return None
+
     # ---- what a person calls ---------------------------------------------------------------------------------------
 
     @torch.no_grad()

@@ -79,6 +79,7 @@ class TaskPrompts(nn.Module):
             self.register_buffer(f"scale_{tower}", torch.zeros(()))
             self.register_buffer(f"spread_{tower}", torch.empty(0, features))
             self.register_buffer(f"rest_{tower}", torch.zeros(()))
+            self.register_buffer(f"memory_{tower}", torch.empty(0, features, dtype=torch.float16))
         self.register_buffer("semantics", torch.empty(0))
         if interaction is not None:
             interaction.match({tower: prompts(tower).detach() for tower in TOWERS})
@@ -124,6 +125,8 @@ class LPI(Method):
         layer_weight, layer_scaling: weight and form of the layer-level loss.
         task_weight, task_form, task_temperature: weight, form and temperature of the task-level loss.
         distill_weight: weight of staying near the frozen model's retrieval distribution on the batch (ours).
+        memory: so many unprompted training features a task and tower are kept, and compete as negatives in later
+            tasks (ours): a task's own pictures alone don't teach it what the union gallery will hold.
         semantics: what a task's place among the tasks is computed from.
         near_threshold: similarity above which two tasks are near; by default ``near_share`` of the pairs are.
         near_share: share of pairs that are near.
@@ -142,7 +145,7 @@ class LPI(Method):
 
     stable: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "paper": {"injection": "replace", "start": "paper", "distill_weight": 0.0, "metric": "cosine"},
+        "paper": {"injection": "replace", "start": "paper", "distill_weight": 0.0, "memory": 0, "metric": "cosine"},
         "authors-release": {
             "injection": "shallow",
             "start": "paper",
@@ -157,6 +160,7 @@ class LPI(Method):
             "metric": "l1",
             "routing_text": "placeholders",
             "distill_weight": 0.0,
+            "memory": 0,
         },
     }
 
@@ -183,6 +187,7 @@ class LPI(Method):
         task_form: TaskLoss = "plain",
         task_temperature: float = 0.01,
         distill_weight: float = 0.0,
+        memory: int = 0,
         semantics: Semantics = "captions",
         near_threshold: float | None = None,
         near_share: float = 0.2,
@@ -218,6 +223,7 @@ class LPI(Method):
             ("near_threshold", near_threshold or 0.0, -1.0, 1.0),
             ("near_share", near_share, 0.0, 1.0),
             ("clusters", clusters, 1, math.inf),
+            ("memory", memory, 0, math.inf),
         ):
             if not low <= number <= high:
                 raise ConfigError(f"{name} must be {between(low, high)}; got {number}.")
@@ -308,6 +314,10 @@ class LPI(Method):
             similarity[tower] = (directions @ directions.T).tolist()
         return similarity
 
+    def relations(self) -> dict[str, Any]:
+        """See :class:`Method`."""
+        return {"near": self.near().tolist(), "prompt_similarity": self.prompt_similarity()}
+
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """Item, layer and task level, and the pull towards the frozen model, each times its weight."""
         o, expert = self.options, self._expert(-1)
@@ -319,7 +329,16 @@ class LPI(Method):
         positives = batch.positives
         if not o["multi_positive"]:
             positives = F.one_hot(batch.owner, len(images)).T.bool()
-        parts = {"item": item_loss(images, texts, positives, logit_scale=scale)}
+        others = self._others()
+        item = item_loss(
+            images,
+            texts,
+            positives,
+            logit_scale=scale,
+            other_images=others["vision"],
+            other_texts=others["text"],
+        )
+        parts = {"item": item}
         if o["layer_weight"]:
             parts["layer"] = o["layer_weight"] * layer_loss(raw["vision"], raw["text"], scaling=o["layer_scaling"])
         if o["task_weight"] and len(self.experts) > 1:
@@ -329,6 +348,13 @@ class LPI(Method):
             teacher = scale * plain_images @ plain_texts.T
             parts["distill"] = o["distill_weight"] * distillation_loss(scale * images @ texts.T, teacher)
         return parts
+
+    def _others(self) -> dict[str, Tensor | None]:
+        """What earlier tasks left to compete with, [others, features] a tower; nothing for the first task."""
+        earlier = [self._expert(index) for index in range(len(self.experts) - 1)]
+        if not earlier or not self.options["memory"]:
+            return dict.fromkeys(TOWERS)
+        return {tower: torch.cat([getattr(task, f"memory_{tower}") for task in earlier]).float() for tower in TOWERS}
 
     def _task_loss(self, raw: dict[str, Tensor]) -> Tensor:
         near = self.near().to(self.device)
@@ -356,6 +382,8 @@ class LPI(Method):
                 generator=generator,
             )
             expert.set_keys(tower, TaskKeys(*(part.to(self.device) for part in vars(keys).values())))
+            drawn = torch.randperm(len(features), generator=generator)[: self.options["memory"]]
+            setattr(expert, f"memory_{tower}", features[drawn.to(features.device)].half())
 
     def trainable(self) -> list[nn.Parameter]:
         """The newest task's parameters, and no others."""
