@@ -463,6 +463,7 @@ CHOICES: dict[str, list[Any]] = {
     "task_form": ["plain", "authors"],
     "task_temperature": [0.001],
     "distill_weight": [1.0],
+    "memory": [0, 4],
     "semantics": ["captions", "images", "both", "names"],
     "near_threshold": [0.4, None],
     "near_share": [0.0, 1.0],
@@ -551,6 +552,7 @@ def test_an_unknown_preset_names_the_nearest(clip: DualEncoder) -> None:
         ("layer_weight", -0.1, "layer_weight must be at least 0; got -0.1."),
         ("task_weight", -1.0, "task_weight must be at least 0; got -1.0."),
         ("distill_weight", -1.0, "distill_weight must be at least 0; got -1.0."),
+        ("memory", -1, "memory must be at least 0; got -1."),
         ("task_temperature", 0.0, "task_temperature must be above 0; got 0.0."),
         ("posterior_temperature", -1.0, "posterior_temperature must be above 0; got -1.0."),
         ("task_temperature", math.nan, "task_temperature must be above 0; got nan."),
@@ -592,6 +594,6 @@ def test_features_kept_of_earlier_tasks_compete_in_the_next_ones_loss(
     assert model._others() == {"vision": None, "text": None}  # there is nothing before the first task
     model.begin_task(TrainingSet(second, model.backbone).data(), torch.Generator().manual_seed(0))
     batch = ready(model, second)
-    with_others = float(model.loss(batch)["item"])
+    with_others = model.loss(batch)["item"].item()
     model.options["memory"] = 0
-    assert with_others > float(model.loss(batch)["item"]), "more candidates, and none of them right"
+    assert with_others > model.loss(batch)["item"].item(), "more candidates, and none of them right"
