@@ -36,7 +36,8 @@ def figures(record: dict[str, Any]) -> str:
     lines.append(
         f"{len(record['seeds'])} seeds; LPI learns {lpi['trainable_per_task']:,} numbers a task. With the true task "
         f"given it reaches {lpi['oracle_r1']:.1f}; the router finds it for {lpi['routing_accuracy']:.0f} % of pictures "
-        "and captions. From `results/scenes.json`, made by"
+        "and captions. The gallery grows with every task: that alone takes "
+        f"{-record['zero_shot']['forgetting_r1']:.1f} points from the frozen model. From `results/scenes.json`, made by"
     )
     lines.append(f"`{record['command']}`.")
     return "\n".join(lines)
