@@ -213,7 +213,7 @@ def test_a_loss_that_is_not_a_number_stops_before_it_does_harm(
 ) -> None:
     stub = Stub(clip, broken_from=3)
     with pytest.raises(
-        LpiError, match=r"task 'warm', step 3: the loss is nan. Lower training.learning_rate \(now 0.002"
+        LpiError, match=r"task 'warm', step 3: the loss is nan. Lower training.learning_rate \(now 0.01"
     ):
         learn_task(stub, stream.tasks[0], settings=settings(), on_step=(lambda step: None) if watched else None)
     assert math.isfinite(stub.number.item())
