@@ -1,4 +1,4 @@
-# make install | check | test | results
+# make install | check | test | results | results-page
 #
 # PYTHON makes the environment; everything else runs in .venv.
 PYTHON ?= python3
@@ -6,7 +6,7 @@ BIN := .venv/bin
 # The folder of the real streams (photographs, emoji, stamps, ..) and their backbone, for results-real.
 REAL ?= ../shared/real
 
-.PHONY: install check test results results-real
+.PHONY: install check test results results-compare results-real results-page
 
 install:
 	$(PYTHON) -m venv .venv
@@ -22,6 +22,16 @@ test:
 results:
 	$(BIN)/lpi run scenes --rows all --seeds 0-4 --results results/scenes.json
 	$(BIN)/python benchmarks/step.py --results results/step.json
+
+# Every method on the embedded world, three seeds and two task orders, each with the same few trials on validation data.
+results-compare:
+	$(BIN)/lpi tune compare_scenes --trials 3 --results results/tuned_scenes.json
+	$(BIN)/lpi compare compare_scenes --tuned results/tuned_scenes.json --seeds 0-2 --orders 2 \
+		--results results/compare_scenes.json
+
+# docs/results.md from results/*.json and docs/published.json; a test holds the page against them.
+results-page:
+	$(BIN)/python benchmarks/results_page.py
 
 results-real:
 	$(BIN)/lpi run experiments/real_domains.toml --set stream.root=$(REAL) --rows all --results results/real_domains.json

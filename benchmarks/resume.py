@@ -34,7 +34,7 @@ SETTINGS = [
     "training.checkpoint_seconds=0",
     "evaluation.examples=2",
 ]
-CHANGING = ("seconds", "pairs_per_second")
+CHANGING = ("seconds", "pairs_per_second", "peak_mb")
 
 
 def command(out: Path, tasks: int) -> list[str]:

@@ -20,6 +20,7 @@ from lpi.trainer import TrainingSet, learn_task
 COLOURS = {"warm": ("red", "gold"), "cold": ("blue", "teal"), "dull": ("gray", "black")}
 SHAPES = ("dot", "box", "bar", "tip")
 SMALL: dict[str, Any] = {"rank": 2, "length": 4, "interaction_rank": 2, "clusters": 2}
+PUBLISHED: dict[str, Any] = {"distill_weight": 0.0, "memory": 0, "soft_tasks": 1, "ood": "nearest"}
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ def dual(families: Callable[[str], DualEncoder]) -> DualEncoder:
 
 @pytest.fixture(scope="session")
 def small() -> dict[str, Any]:
-    """LPI's options at a size that a test can wait for."""
-    return dict(SMALL)
+    """LPI's options at a size that a test can wait for, with what this library adds to the method switched off."""
+    return {**SMALL, **PUBLISHED}
 
 
 Learn = Callable[..., Method]
@@ -125,6 +126,8 @@ def ready() -> Callable[..., TrainingBatch]:
             positives=batch.positives,
             owner=batch.owner,
             plain=lambda: (training.image_features[batch.indices], training.text_features[rows]),
+            picture_rows=batch.indices,
+            caption_rows=torch.tensor(rows),
         )
 
     return batch_of

@@ -18,6 +18,10 @@ else:
     import tomli as tomllib
 
 
+GROUNDING_KINDS = ("scene_expressions", "expressions", "refcoco", "mdetr")
+"""Kinds of streams whose tasks are expressions with boxes; those of all others are pictures with captions."""
+
+
 class Settings(BaseModel):
     """A table of an experiment file; keys that it doesn't have are errors."""
 
@@ -71,23 +75,35 @@ class EvaluationSettings(Settings):
         equal_captions: equal captions of different pictures are equal matches.
         ties: ``half`` counts half of the equal scores before a query's best match, ``pessimistic`` all.
         gallery: ``union`` of all tasks seen, or each task's ``own``.
+        fixed_gallery: also measure each stage against the test data of all tasks, those to come included: a gallery
+            that doesn't grow, in which a model that doesn't change forgets nothing.
         scoring: ``plain`` cosines, or ``routed``: plus ``routed_weight`` times the agreement of both sides' routing.
         routed_weight: see ``scoring``.
         oracle: also measure with the true task given.
         transfer: also measure the next task before it is learned.
         batch: pictures or captions encoded at once.
         examples: example queries a direction, with their results before and after.
+        overlap: from which overlap of two boxes a thing counts as found: ``iou`` of a half, or ``giou``, the generalised
+            one, as the authors' code has it. Of expressions only, as are ``suppress``, ``oracle``, ``transfer``,
+            ``batch`` and ``examples`` too.
+        suppress: a box that overlaps a better one by more than this share is left out; 1 keeps all.
+        diagnostics: also measure under other papers' protocols, and how far the search results move from stage to
+            stage (:mod:`lpi.evaluation.protocols`, :mod:`lpi.evaluation.stability`).
     """
 
     equal_captions: bool = True
     ties: Literal["half", "pessimistic"] = "half"
     gallery: Literal["union", "own"] = "union"
+    fixed_gallery: bool = True
     scoring: Literal["plain", "routed"] = "plain"
     routed_weight: float = Field(default=0.1, ge=0)
     oracle: bool = True
     transfer: bool = True
     batch: int = Field(default=128, ge=1)
     examples: int = Field(default=6, ge=0)
+    overlap: Literal["iou", "giou"] = "iou"
+    suppress: float = Field(default=0.7, gt=0, le=1)
+    diagnostics: bool = False
 
 
 class StreamSettings(BaseModel):
@@ -95,22 +111,44 @@ class StreamSettings(BaseModel):
 
     Attributes:
         kind: ``scenes`` (drawn by this library), ``folder``, ``jsonl``, ``parts`` (several JSONL files), ``coco``,
-            ``karpathy``.
+            ``karpathy``, ``collection`` (public data sets by name, as their publishers distribute them). Expressions
+            with boxes: ``scene_expressions`` (drawn), ``expressions`` (a JSONL file), ``refcoco`` (the original refs
+            and instances), ``mdetr`` (converted files).
         train_limit, test_limit: at most so many pictures a task, drawn with ``limit_seed``.
         order: names of the tasks in the order of learning; leaving some out is allowed.
+        measured: ``test``, or ``validation``, on which settings are chosen: the validation pictures take the place of
+            the test pictures, which then nobody looks at, and nothing is held out.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    kind: Literal["scenes", "folder", "jsonl", "parts", "coco", "karpathy"] = "scenes"
+    kind: Literal[
+        "scenes",
+        "folder",
+        "jsonl",
+        "parts",
+        "coco",
+        "karpathy",
+        "collection",
+        "scene_expressions",
+        "expressions",
+        "refcoco",
+        "mdetr",
+    ] = "scenes"
     train_limit: int | None = Field(default=None, ge=1)
     test_limit: int | None = Field(default=None, ge=1)
     limit_seed: int = 0
     order: list[str] | None = None
+    measured: Literal["test", "validation"] = "test"
 
     def source(self) -> dict[str, Any]:
         """The keys that only the source of this kind knows."""
         return dict(self.model_extra or {})
+
+    @property
+    def grounding(self) -> bool:
+        """Whether the tasks are expressions with boxes."""
+        return self.kind in GROUNDING_KINDS
 
 
 class Experiment(Settings):
@@ -127,6 +165,8 @@ class Experiment(Settings):
         training: see :class:`TrainingSettings`.
         evaluation: see :class:`EvaluationSettings`.
         rows: further rows of the table, by name: what they change.
+        search: what ``lpi tune`` tries: settings and their values, such as ``"method.rank" = [4, 8]``; a value like
+            ``"*3"`` is three times what the row has.
     """
 
     name: str = "experiment"
@@ -139,6 +179,7 @@ class Experiment(Settings):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     rows: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    search: dict[str, list[Any]] = Field(default_factory=dict)
 
     def row_names(self) -> list[str]:
         """The main row, named after its method, then the further ones."""
@@ -147,7 +188,7 @@ class Experiment(Settings):
     @property
     def main_row(self) -> str:
         """The name of the row that the file describes without any change."""
-        name = str(self.method.get("name", "lpi"))
+        name = short_name(str(self.method.get("name", "lpi")))
         preset = self.method.get("preset")
         return name if preset is None else f"{name}_{preset}"
 
@@ -171,6 +212,15 @@ class Experiment(Settings):
         for key, value in changes.items():
             merge(content, [key], value)
         return parse(content, f"row {name!r} of {self.name}")
+
+
+def short_name(method: str) -> str:
+    """What a method is called in tables and folders: of a path or a module's dotted name, the last part.
+
+    >>> short_name("lpi"), short_name("mine/my_method.py"), short_name("mine.my_method")
+    ('lpi', 'my_method', 'my_method')
+    """
+    return Path(method).stem if method.endswith(".py") else method.rpartition(".")[2]
 
 
 def merge(content: dict[str, Any], path: Sequence[str], value: Any) -> None:
@@ -245,11 +295,41 @@ def parse(content: Mapping[str, Any], place: str) -> Experiment:
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{place}: {where} has no option {key!r}. {did_you_mean(key, _known(tables))}") from error
         raise ConfigError(f"{place}: {key} in {where}: {first['msg']}; got {first['input']!r}.") from error
+    _check_kind(experiment, place)
     if experiment.main_row in experiment.rows:
         raise ConfigError(
             f"{place}: the row {experiment.main_row!r} has the name of the main row, which would hide it. Rename it."
         )
     return experiment
+
+
+#: settings that only pictures with captions, or only expressions with boxes, obey
+OF_CAPTIONS = {
+    "training": ("augment", "captions_per_image", "equal_captions"),
+    "evaluation": (
+        "equal_captions",
+        "ties",
+        "gallery",
+        "fixed_gallery",
+        "scoring",
+        "routed_weight",
+        "diagnostics",
+    ),
+}
+OF_BOXES = {"training": (), "evaluation": ("overlap", "suppress")}
+
+
+def _check_kind(experiment: Experiment, place: str) -> None:
+    """Refuse settings that were given but that tasks of this kind don't obey."""
+    idle: dict[str, tuple[str, ...]] = dict(OF_CAPTIONS if experiment.stream.grounding else OF_BOXES)
+    for table, names in idle.items():
+        given: Settings = getattr(experiment, table)
+        for name in sorted(given.model_fields_set & set(names)):
+            known = [field for field in type(given).model_fields if field not in names]
+            raise ConfigError(
+                f"{place}: [{table}] has no option {name!r} for a stream of kind {experiment.stream.kind!r}. "
+                f"{did_you_mean(name, known)}"
+            )
 
 
 def _known(tables: Sequence[str]) -> list[str]:

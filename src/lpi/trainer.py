@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from lpi.backbones.base import DualEncoder, TowerState
 from lpi.config import TrainingSettings
 from lpi.data.records import CaptionedImage
 from lpi.errors import CheckpointError, ConfigError, LpiError
-from lpi.methods.base import Method, TaskData, TrainingBatch, chunks
+from lpi.methods.base import Batches, Method, TaskData, TrainingBatch, chunks, no_batches
 from lpi.storage import write_atomically
 from lpi.tasks.batches import Augment, Batch, PictureStore, batch_count, batches
 from lpi.tasks.stream import Task
@@ -66,6 +66,34 @@ def in_full(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, enabled=False)
 
 
+class Epochs(Protocol):
+    """Gives one epoch of a task as batches that are ready for the method's loss."""
+
+    def __call__(self, *, seed: int, epoch: int, start: int = 0) -> Iterator[Any]:
+        """All of them from batch ``start`` on; what they are depends on ``seed`` and ``epoch`` alone."""
+
+
+class Material(Protocol):
+    """What a task is learned from: pairs of pictures and captions, expressions with boxes, ..
+
+    A batch is whatever the method's ``loss`` takes; its ``texts`` are counted.
+    """
+
+    name: str
+
+    def __len__(self) -> int:
+        """How many items are cut into batches."""
+
+    def data(self, steps: int = 0, batches: Batches = no_batches) -> TaskData:
+        """What a method may look at when the task begins or ends."""
+
+    def once_more(self, method: Any, settings: TrainingSettings) -> Batches:
+        """Gives further epochs, outside the training."""
+
+    def epochs(self, method: Any, settings: TrainingSettings) -> Epochs:
+        """Gives the epochs of the training."""
+
+
 class TrainingSet:
     """A task's training pictures, decoded once, and their features under the frozen backbone.
 
@@ -85,6 +113,9 @@ class TrainingSet:
         self.caption_row = {caption: row for row, caption in enumerate(self.captions)}
         self.batch = batch
 
+    def __len__(self) -> int:
+        return len(self.records)
+
     @cached_property
     def image_features(self) -> Tensor:
         """Unprompted, L2-normalised, [pictures, features]."""
@@ -95,9 +126,72 @@ class TrainingSet:
         """Unprompted, L2-normalised, of every different caption, [captions, features]."""
         return plain_text_features(self.backbone, self.captions, self.batch)
 
-    def data(self, steps: int = 0) -> TaskData:
+    def data(self, steps: int = 0, batches: Batches = no_batches) -> TaskData:
         """What a method may look at."""
-        return TaskData(self.name, self, self.captions, steps)
+        return TaskData(self.name, self, self.captions, steps, batches)
+
+    def once_more(self, method: Method, settings: TrainingSettings) -> Batches:
+        """Gives further epochs of the same pairs, outside the training."""
+
+        def epoch(*, seed: int, captions: int = 1) -> Iterator[TrainingBatch]:
+            source = batches(
+                self.records,
+                self.store,
+                size=settings.batch,
+                captions_per_image=captions,
+                equal_captions=settings.equal_captions,
+                seed=seed,
+                epoch=0,
+            )
+            return (self.ready(batch, method) for batch in source)
+
+        return epoch
+
+    def epochs(self, method: Method, settings: TrainingSettings) -> Epochs:
+        """See :class:`Material`. Blocks that no prompt enters are run here, once for all epochs."""
+        augment = None if settings.augment == "none" else Augment(kind=settings.augment)
+        blocks = method.trunk()
+        trunk = None if blocks == 0 or augment is not None else trunk_states(self.backbone, self.store, blocks)
+
+        def give(*, seed: int, epoch: int, start: int = 0) -> Iterator[TrainingBatch]:
+            source = batches(
+                self.records,
+                self.store,
+                size=settings.batch,
+                captions_per_image=settings.captions_per_image,
+                equal_captions=settings.equal_captions,
+                augment=augment,
+                seed=seed,
+                epoch=epoch,
+                start=start,
+            )
+            return (self.ready(batch, method, trunk) for batch in source)
+
+        return give
+
+    def ready(self, batch: Batch, method: Method, trunk: TowerState | None = None) -> TrainingBatch:
+        """A batch as a method takes it.
+
+        Args:
+            batch: of this task.
+            method: tokenises the captions, and says where the tensors go.
+            trunk: states of all pictures after the method's trunk, instead of the batch's pixels.
+        """
+        images: Tensor | TowerState
+        if trunk is None:
+            images = self.backbone.inputs.normalise(batch.pixels.to(method.device))
+        else:
+            images = replace(trunk, states=trunk.states[batch.indices])
+        rows = [self.caption_row[text] for text in batch.texts]
+        return TrainingBatch(
+            images=images,
+            texts=method.tokens(batch.texts),
+            positives=batch.positives.to(method.device),
+            owner=batch.owner.to(method.device),
+            plain=lambda: (self.image_features[batch.indices], self.text_features[rows]),
+            picture_rows=batch.indices,
+            caption_rows=torch.tensor(rows, dtype=torch.int64),
+        )
 
 
 @torch.no_grad()
@@ -161,7 +255,7 @@ OnStep = Callable[[Step], None]
 
 def learn_task(
     method: Method,
-    task: Task | TrainingSet,
+    task: Task | Material,
     *,
     settings: TrainingSettings | None = None,
     seed: int = 0,
@@ -172,7 +266,7 @@ def learn_task(
 
     Args:
         method: what learns, in place.
-        task: the task, or its prepared training set.
+        task: the task, or what it is learned from.
         settings: how; by default :class:`TrainingSettings`'s own.
         seed: decides initial values, order, captions and augmentation.
         checkpoint: a file to go on from if it is there, rewritten during the task and removed by the caller.
@@ -187,13 +281,13 @@ def learn_task(
     """
     settings = settings or TrainingSettings()
     method.to(pick_device(settings.device))
-    training = task if isinstance(task, TrainingSet) else TrainingSet(task, method.backbone)
+    training = TrainingSet(task, method.backbone) if isinstance(task, Task) else task
     index = len(method.tasks)
-    per_epoch = math.ceil(batch_count(len(training.records), size=settings.batch) / settings.accumulate)  # steps
+    per_epoch = math.ceil(batch_count(len(training), size=settings.batch) / settings.accumulate)  # steps
     epochs = settings.epochs if settings.steps is None else math.ceil(settings.steps / per_epoch)
     total = epochs * per_epoch if settings.steps is None else settings.steps
     generator = torch.Generator().manual_seed(derived_seed(seed, index, "start"))
-    data = training.data(total)
+    data = training.data(total, training.once_more(method, settings))
     method.begin_task(data, generator)
     parameters = method.trainable()
     speed = 0.0
@@ -210,7 +304,7 @@ class _Loop:
     def __init__(
         self,
         method: Method,
-        training: TrainingSet,
+        training: Material,
         settings: TrainingSettings,
         parameters: list[torch.nn.Parameter],
         *,
@@ -228,15 +322,7 @@ class _Loop:
             self.optimiser = torch.optim.SGD(
                 parameters, lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
             )
-        self.augment = None if settings.augment == "none" else Augment(kind=settings.augment)
-        self.trunk = self._trunk()
-
-    def _trunk(self) -> TowerState | None:
-        """States of all pictures after the blocks that no prompt enters: they are the same in every epoch."""
-        blocks = self.method.trunk()
-        if blocks == 0 or self.augment is not None:
-            return None
-        return trunk_states(self.method.backbone, self.training.store, blocks)
+        self.batches = training.epochs(method, settings)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -251,26 +337,16 @@ class _Loop:
     def run(self, *, seed: int, checkpoint: Path | None, on_step: OnStep | None) -> float:
         """All steps that are left; returns pairs a second."""
         s = self.settings
-        count = batch_count(len(self.training.records), size=s.batch)
+        count = batch_count(len(self.training), size=s.batch)
         epoch, first, step = self._resume(checkpoint)
         started = saved = time.monotonic()
         pairs = 0
         begun = step
         while step < self.total:
-            source = batches(
-                self.training.records,
-                self.training.store,
-                size=s.batch,
-                captions_per_image=s.captions_per_image,
-                equal_captions=s.equal_captions,
-                augment=self.augment,
-                seed=seed,
-                epoch=epoch,
-                start=first,
-            )
+            source = self.batches(seed=seed, epoch=epoch, start=first)
             for number, batch in enumerate(source, start=first):
                 in_step = min(s.accumulate, count - number // s.accumulate * s.accumulate)  # an epoch's last has fewer
-                parts = self._backward(self._ready(batch), share=1 / in_step)
+                parts = self._backward(batch, share=1 / in_step)
                 self._check(parts["loss"], step)
                 pairs += len(batch.texts)
                 if (number + 1) % s.accumulate and number + 1 < count:
@@ -289,23 +365,7 @@ class _Loop:
             epoch, first = epoch + 1, 0
         return pairs / max(time.monotonic() - started, 1e-9)
 
-    def _ready(self, batch: Batch) -> TrainingBatch:
-        training, backbone = self.training, self.method.backbone
-        images: Tensor | TowerState
-        if self.trunk is None:
-            images = backbone.inputs.normalise(batch.pixels.to(self.device))
-        else:
-            images = replace(self.trunk, states=self.trunk.states[batch.indices])
-        rows = [training.caption_row[text] for text in batch.texts]
-        return TrainingBatch(
-            images=images,
-            texts=self.method.tokens(batch.texts),
-            positives=batch.positives.to(self.device),
-            owner=batch.owner.to(self.device),
-            plain=lambda: (training.image_features[batch.indices], training.text_features[rows]),
-        )
-
-    def _backward(self, batch: TrainingBatch, *, share: float) -> dict[str, Tensor]:
+    def _backward(self, batch: Any, *, share: float) -> dict[str, Tensor]:
         with autocast(self.settings.precision, self.device):
             parts = self.method.loss(batch)
             loss = torch.stack(list(parts.values())).sum()
@@ -341,6 +401,7 @@ class _Loop:
             "step": step,
             "parameters": [parameter.detach() for parameter in self.parameters],
             "optimiser": self.optimiser.state_dict(),
+            "method": self.method.progress(),
         }
         write_atomically(checkpoint, lambda file: torch.save(content, file))
 
@@ -363,4 +424,5 @@ class _Loop:
             for parameter, value in zip(self.parameters, content["parameters"], strict=True):
                 parameter.copy_(value)
         self.optimiser.load_state_dict(content["optimiser"])
+        self.method.resume(content["method"])
         return content["epoch"], content["batch"], content["step"]

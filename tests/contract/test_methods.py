@@ -4,9 +4,11 @@ A new file in ``lpi/methods`` is tested by being there. Options that make it sma
 """
 
 import inspect
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -20,8 +22,36 @@ from lpi.methods.base import Method
 from lpi.tasks.stream import Task, TaskStream
 from lpi.trainer import Step, TrainingSet, learn_task
 
-OPTIONS: dict[str, dict[str, Any]] = {"lpi": {"rank": 2, "length": 4, "interaction_rank": 2, "clusters": 2}}
-RATES = {"lpi": 0.02}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "c_clip": {"rank": 2},
+    "dar": {"rank": 2},
+    "coda_prompt": {"components": 4, "length": 4},
+    "coop": {"length": 4},
+    "dualprompt": {"general_length": 2, "expert_length": 4},
+    "l2p": {"pool": 6, "chosen": 2, "length": 2},
+    "lora": {"rank": 2},
+    "lpi": {"rank": 2, "length": 4, "interaction_rank": 2, "clusters": 2},
+    "moe_adapters": {"experts": 4, "bottleneck": 4, "hidden": 4},
+    "replay": {"size": 8, "replayed": 4},
+    "s_prompts": {"vision_length": 4, "text_length": 4, "clusters": 2},
+    "vpt": {"length": 4},
+    "zscl": {"ensemble_every": 1},
+}
+RATES = {
+    "c_clip": 0.005,
+    "dar": 0.005,
+    "linear": 0.005,
+    "lora": 0.005,
+    "moe_adapters": 0.05,
+    "coda_prompt": 0.02,
+    "coop": 0.02,
+    "dualprompt": 0.02,
+    "l2p": 0.02,
+    "lpi": 0.02,
+    "maple": 0.005,
+    "s_prompts": 0.02,
+    "vpt": 0.02,
+}
 RATE = 1e-3
 
 pytestmark = pytest.mark.parametrize("name", method_names())
@@ -42,11 +72,26 @@ def tasks_for(model: Method, stream: TaskStream) -> tuple[Task, ...]:
 
 def teach(name: str, model: Method, task: Task, *, steps: int = 3, seed: int = 0, batch: int = 8) -> list[Step]:
     noted: list[Step] = []
-    chosen = TrainingSettings(steps=steps, batch=batch, device="cpu", learning_rate=RATES.get(name, RATE))
-    learn_task(model, TrainingSet(task, model.backbone), settings=chosen, seed=seed, on_step=noted.append)
+    learn_task(
+        model, prepared(task, model.backbone), settings=settings(name, steps, batch), seed=seed, on_step=noted.append
+    )
     return noted
 
 
+def settings(name: str, steps: int = 3, batch: int = 8) -> TrainingSettings:
+    rate = RATES.get(name, RATE)
+    return TrainingSettings(steps=steps, batch=batch, device="cpu", learning_rate=rate, checkpoint_seconds=0)
+
+
+def prepared(task: Task, backbone: DualEncoder) -> TrainingSet:
+    """A task's training set, decoded once for all methods."""
+    key = (backbone.identity, task.name, tuple(record.picture.name for record in task.train))
+    if key not in TRAINING:
+        TRAINING[key] = TrainingSet(task, backbone)
+    return TRAINING[key]
+
+
+TRAINING: dict[tuple[object, ...], TrainingSet] = {}
 Outputs = list[Tensor]
 
 
@@ -98,6 +143,18 @@ def test_it_refuses_an_option_that_it_does_not_have(name: str, clip: DualEncoder
         method(name, clip, preset="nonsense")
 
 
+def test_it_refuses_values_that_its_options_can_not_have(name: str, clip: DualEncoder) -> None:
+    hints = get_type_hints(method_class(name).__init__)
+    for option in options_of(name):
+        kinds = [hints[option.name], *get_args(hints[option.name])]
+        if str not in kinds:
+            with pytest.raises(ConfigError, match=option.name):
+                method(name, clip, **{**OPTIONS.get(name, {}), option.name: "nonsense"})
+        if float in kinds or int in kinds:
+            with pytest.raises(ConfigError, match=option.name):
+                method(name, clip, **{**OPTIONS.get(name, {}), option.name: -7})
+
+
 def test_its_presets_are_options_that_it_has(name: str, clip: DualEncoder) -> None:
     for preset in method_class(name).presets:
         assert isinstance(method(name, clip, preset=preset, **OPTIONS.get(name, {})), Method)
@@ -118,15 +175,68 @@ def test_it_encodes_units_and_gives_rows_in_their_order(
 
 
 def test_it_learns(name: str, clip: DualEncoder, stream: TaskStream) -> None:
+    """Four pairs, over and over: the loss falls, and ends below that of a model that knows nothing of them."""
     model = make(name, clip)
-    task = tasks_for(model, stream)[0]
-    noted = teach(name, model, task, steps=24, batch=16)
+    few = [replace(record, captions=record.captions[:1]) for task in stream.tasks for record in task.train[::6]][:4]
+    noted = teach(name, model, Task("few", tuple(few), (), tuple(few)), steps=40, batch=4)
     if not noted:
         assert model.trainable() == []
         return
     losses = [step.loss for step in noted]
     assert sum(losses[-6:]) / 6 < sum(losses[:3]) / 3
+    items = [step.parts.get("item", step.loss) for step in noted]
+    assert sum(items[-3:]) / 3 < 0.95 * math.log(len(few))
     assert all(set(step.parts) == set(noted[0].parts) for step in noted)
+
+
+def test_it_trains_nothing_but_what_it_says(name: str, clip: DualEncoder, stream: TaskStream) -> None:
+    model = make(name, clip)
+    first, second = (stream.merged(), stream.tasks[0]) if model.joint else stream.tasks[:2]
+    teach(name, model, first, steps=1)
+    still: dict[str, Tensor] = {}
+    moved: list[tuple[Tensor, Tensor]] = []
+
+    def compare(step: Step) -> None:
+        state = model.state_dict(keep_vars=True)
+        trained = {id(parameter) for parameter in model.trainable()}
+        if step.step == 1:
+            still.update((key, value.detach().clone()) for key, value in state.items() if id(value) not in trained)
+            moved.extend((parameter, parameter.detach().clone()) for parameter in model.trainable())
+        assert all(torch.equal(state[key], value) for key, value in still.items())
+
+    learn_task(model, prepared(second, clip), settings=settings(name), on_step=compare)
+    if moved:
+        assert any(not torch.equal(parameter, before) for parameter, before in moved)
+
+
+class KilledError(Exception):
+    """Stands for the end of a process."""
+
+
+def test_a_task_that_was_stopped_goes_on_as_if_it_had_not_been(
+    name: str, clip: DualEncoder, stream: TaskStream, pictures: Tensor, captions: list[str], tmp_path: Path
+) -> None:
+    def kill(step: Step) -> None:
+        if step.step == 2:
+            raise KilledError
+
+    found = []
+    for stopped in (False, True):
+        model = make(name, clip)
+        first, second = (stream.tasks[0], stream.merged()) if model.joint else stream.tasks[:2]
+        teach(name, model, first, steps=1)
+        if stopped:
+            model.save_pretrained(tmp_path / "model")
+            options = {"settings": settings(name), "seed": 4, "checkpoint": tmp_path / "progress.pt"}
+            if model.trainable():
+                with pytest.raises(KilledError):
+                    learn_task(model, prepared(second, clip), on_step=kill, **options)
+            model = type(model).from_pretrained(tmp_path / "model", backbone=clip)
+            learn_task(model, prepared(second, clip), **options)
+        else:
+            learn_task(model, prepared(second, clip), settings=settings(name), seed=4)
+        found.append(outputs(model, pictures, captions))
+    assert same(found[0], found[1])
 
 
 def test_it_is_deterministic_per_seed(
@@ -136,7 +246,7 @@ def test_it_is_deterministic_per_seed(
     for seed in (1, 1, 2):
         model = make(name, clip)
         for task in tasks_for(model, stream)[:2]:
-            teach(name, model, task, seed=seed)
+            teach(name, model, task, steps=1, seed=seed)
         found.append(outputs(model, pictures, captions))
     assert same(found[0], found[1])
     if model.trainable():
@@ -147,7 +257,7 @@ def test_it_leaves_the_backbone_as_it_is(name: str, clip: DualEncoder, stream: T
     before = {key: value.clone() for key, value in clip.state_dict().items()}
     model = make(name, clip)
     for task in tasks_for(model, stream):
-        teach(name, model, task)
+        teach(name, model, task, steps=1)
     assert model.backbone is clip
     own = {id(parameter) for parameter in model.trainable()}
     for parameter in clip.parameters():
@@ -165,7 +275,7 @@ def test_what_is_stable_keeps_its_features(
     before: dict[str, Outputs] = {}
     changed = False
     for task in tasks_for(model, stream):
-        teach(name, model, task)
+        teach(name, model, task, steps=1)
         changed |= any(not same(kept, outputs(model, pictures, captions, one)) for one, kept in before.items())
         before[task.name] = outputs(model, pictures, captions, task.name)
     assert not (model.stable and changed)
@@ -203,7 +313,7 @@ def test_it_takes_a_task_away_or_says_that_it_can_not(
     model = make(name, clip)
     tasks = tasks_for(model, stream)
     for task in tasks:
-        teach(name, model, task)
+        teach(name, model, task, steps=1)
     kept = {task.name: outputs(model, pictures, captions, task.name) for task in tasks[1:]}
     if type(model).forget is Method.forget:
         with pytest.raises(LpiError, match="so none can be taken away"):

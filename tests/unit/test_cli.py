@@ -25,6 +25,9 @@ COMMANDS = (
     ("doctor",),
     ("data",),
     ("data", "check"),
+    ("data", "cards"),
+    ("compare",),
+    ("tune",),
 )
 
 
@@ -133,7 +136,7 @@ def test_what_is_no_number_is_refused(text: str) -> None:
         (["run", "scenes", "--rows", "finetun"], "has no row 'finetun'. Did you mean 'finetune'?"),
         (["pretrain", "moons"], "Only 'scenes' can be trained on; got 'moons'"),
         (["pretrain", "--pictures", "3"], "'--pictures'"),
-        (["report", "nowhere"], "nowhere: there is no such folder"),
+        (["report", "nowhere"], "nowhere: there is no such run folder"),
         (
             ["evaluate", "nowhere", "scenes"],
             "nowhere: there is no saved model (no config.json). Name the 'model' folder",

@@ -452,6 +452,7 @@ CHOICES: dict[str, list[Any]] = {
     "sharing": ["none", "layer", "layer+position"],
     "injection": list(INJECTIONS),
     "start": ["paper", "neutral"],
+    "initial": ["fresh", "previous", "nearest"],
     "interaction": [True, False],
     "interaction_rank": [1],
     "interaction_share": [0, 0.0, 1.0],
@@ -473,6 +474,7 @@ CHOICES: dict[str, list[Any]] = {
     "ood": ["nearest", "fallback"],
     "ood_quantile": [0.5, 1.0],
     "routing_text": ["plain", "placeholders"],
+    "soft_tasks": [1, 2, 9],
     "posterior_temperature": [1.0],
 }
 EVERY = [(name, value) for name, values in CHOICES.items() for value in values]
@@ -597,3 +599,49 @@ def test_features_kept_of_earlier_tasks_compete_in_the_next_ones_loss(
     with_others = model.loss(batch)["item"].item()
     model.options["memory"] = 0
     assert with_others > model.loss(batch)["item"].item(), "more candidates, and none of them right"
+
+
+# ---- what the library adds to the published method -------------------------------------------------------------------
+
+
+def test_the_best_preset_is_what_the_constructor_does_by_default(clip: DualEncoder, small: dict[str, Any]) -> None:
+    sizes = {name: small[name] for name in ("rank", "length", "interaction_rank", "clusters")}
+    assert method("lpi", clip, preset="best", **sizes).options == method("lpi", clip, **sizes).options
+
+
+def test_a_soft_choice_mixes_the_likeliest_tasks_by_their_posteriors(
+    build: Callable[..., LPI], learn: Learn, stream: TaskStream, clip: DualEncoder, pictures: Tensor
+) -> None:
+    model = learn(build(soft_tasks=2, posterior_temperature=2.0), stream.tasks)
+    plain = method("zero_shot", clip).encode_images(pictures)
+    likely = model.posteriors(model.distances("vision", plain), "vision")
+    under = torch.stack([model.encode_images(pictures, task=task) for task in model.tasks], dim=1)
+    found = model.encode_images(pictures)
+    for row, shares in enumerate(likely):
+        first, second = shares.argsort(descending=True)[:2].tolist()
+        total = shares[first] * under[row, first] + shares[second] * under[row, second]
+        torch.testing.assert_close(found[row], total / total.norm(), rtol=1e-4, atol=1e-5)
+    routes, weights = model.mixture("vision", plain)
+    assert torch.equal(routes[:, 0], model.route("vision", plain))
+    torch.testing.assert_close(weights.sum(1), torch.ones(len(pictures)))
+
+
+def test_what_falls_back_is_not_mixed(build: Callable[..., LPI], learn: Learn, stream: TaskStream) -> None:
+    model = learn(build(soft_tasks=2, ood="fallback", ood_quantile=0.5), stream.tasks)
+    far = -model._expert(0).centroids_vision[:1].cpu()
+    routes, weights = model.mixture("vision", far)
+    assert routes[0].tolist() == [FALLBACK, FALLBACK]
+    assert weights[0].tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("initial", ["previous", "nearest"])
+def test_a_task_may_begin_with_an_earlier_tasks_prompts(
+    initial: str, build: Callable[..., LPI], learn: Learn, stream: TaskStream
+) -> None:
+    model = learn(build(initial=initial), stream.tasks[:2])
+    learn(model, stream.tasks[2:], steps=None, epochs=0)
+    parent = 1 if initial == "previous" else int(model.similarity()[2, :2].argmax())
+    expected = dict(model._expert(parent).named_parameters())
+    for name, parameter in model._expert(2).named_parameters():
+        assert torch.equal(parameter, expected[name])
+        assert parameter is not expected[name]

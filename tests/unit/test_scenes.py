@@ -3,10 +3,11 @@
 import hashlib
 from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lpi.data.records import Picture, Referral
 from lpi.data.scenes import (
@@ -30,6 +31,7 @@ from lpi.data.scenes import (
     task_world,
 )
 from lpi.data.scenes.kind import extent, named
+from lpi.data.scenes.sources import SOURCES
 from lpi.errors import ConfigError, DataError, UnknownNameError
 
 SCENES = [sample_scene(seeded("test", number), family=FAMILIES[number % 12]) for number in range(600)]
@@ -129,10 +131,40 @@ def test_plurals_are_regular_unless_written_down() -> None:
 
 
 def test_the_vocabulary_is_modest() -> None:
-    records = load_scenes(train=60, validation=0, test=0, held_out=50, difficulty="hard")
+    records = load_scenes(train=60, validation=0, test=0, held_out=50, difficulty="hard", sources=False)
     words = {word.strip(",") for record in records for text in record.captions for word in text.split()}
     words |= {word for record in records for referral in record.referrals for word in referral.phrase.split()}
     assert len(words) < 450
+
+
+def test_every_family_has_a_source_of_its_own() -> None:
+    assert set(SOURCES) == set(FAMILIES)
+    assert len({source.mount for source in SOURCES.values()}) == len(FAMILIES)
+    sheets = [np.asarray(SOURCES[family].over(Image.new("RGB", (64, 64), (90, 140, 60)))) for family in FAMILIES]
+    assert all((one != other).any() for one, other in combinations(sheets, 2))
+
+
+def test_a_source_mounts_pictures_and_words_captions_but_leaves_the_scene() -> None:
+    sizes = {"train": 0, "validation": 0, "test": 1, "held_out": 1}
+    with_sources, without = load_scenes(**sizes), load_scenes(**sizes, sources=False)
+    for own, plain in zip(with_sources, without, strict=True):
+        assert own.fields == plain.fields
+        assert own.referrals == plain.referrals
+        pairs = zip(own.captions, plain.captions, strict=True)
+        if own.split == "held_out":
+            assert own.captions == plain.captions
+            assert own.picture.open(64) == plain.picture.open(64)
+        else:
+            assert all(worded != caption and caption in worded for worded, caption in pairs)
+            before, after = (np.asarray(record.picture.open(64)) for record in (plain, own))
+            changed = (before != after).any(axis=2)
+            assert 0.02 < changed.mean() < 0.3  # the mount leaves most of the picture
+            assert not changed[24:40, 24:40].any()  # and all of its middle
+
+
+def test_scenes_cut_by_style_alone_have_no_sources() -> None:
+    records = load_scenes(train=0, validation=0, test=1, held_out=0, by="style")
+    assert all(record.picture.source is None for record in records)
 
 
 def test_general_scenes_show_nothing_that_is_left_for_the_tasks() -> None:
@@ -171,6 +203,18 @@ def test_tasks_by_style_are_drawn_in_that_style() -> None:
     assert list(dict.fromkeys(record.task for record in records)) == list(STYLES)
     assert all(record.picture.scene.style == record.task for record in records)
     assert {record.picture.scene.main.family for record in records} == {"animal", "food"}
+
+
+def test_long_streams_pair_families_with_styles_and_take_their_tasks_evenly() -> None:
+    records = load_scenes(train=2, validation=0, test=0, held_out=0, by="family+style", tasks=50)
+    names = list(dict.fromkeys(record.task for record in records))
+    assert len(names) == 50
+    assert {record.fields["family"] for record in records} == set(FAMILIES)
+    for record in records:
+        assert record.task == f"{record.fields['style']} {record.fields['family']}"
+    turned = load_scenes(train=1, validation=0, test=0, held_out=0, by="style+family", families=("animal", "food"))
+    assert [record.task for record in turned[:3]] == ["plain animal", "plain food", "photo animal"]
+    assert len(turned) == 2 * len(STYLES)
 
 
 def test_harder_tasks_show_more_that_is_new() -> None:
@@ -244,6 +288,8 @@ def test_a_contact_sheet_holds_every_picture() -> None:
         ({"difficulty": "hrad"}, UnknownNameError, "'hrad'"),
         ({"difficulty": 1.5}, ConfigError, "1.5"),
         ({"by": "colour"}, ConfigError, "'colour'"),
+        ({"tasks": 13}, ConfigError, "between 1 and the 12 that there are by family; got 13"),
+        ({"tasks": 0}, ConfigError, "got 0"),
         ({"train": -1}, ConfigError, "-1"),
         ({"captions": 0}, ConfigError, "got 0"),
     ],

@@ -40,6 +40,23 @@ class GatedMask:
     causal: bool
 
 
+@dataclass(frozen=True)
+class PrefixMask:
+    """Stands in a mask's place where a block has learned keys and values beside those of its tokens.
+
+    Attributes:
+        states: keys, then as many values, [2 * prefix, width] or [batch, 2 * prefix, width], already as wide as what
+            the block's own projections give. Every token sees all of them.
+        mask: additive mask over the tokens, [1 or batch, 1, 1 or all, all], or ``None`` where all see all.
+        gate: multiplies what is attended from the prefix, with a softmax of its own, scalar; ``None`` is one softmax
+            over prefix and tokens.
+    """
+
+    states: Tensor
+    mask: Tensor | None
+    gate: Tensor | None
+
+
 def additive_mask(
     like: Tensor, tokens: int, *, prompts: int = 0, causal: bool = False, real: Tensor | None = None
 ) -> Tensor | None:
@@ -78,7 +95,7 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: "Tensor | GatedMask | None",
+    attention_mask: "Tensor | GatedMask | PrefixMask | None",
     dropout: float = 0.0,
     scaling: float | None = None,
     **rest: Any,
@@ -92,7 +109,7 @@ def attend(
     Args:
         module: the attention module that calls.
         query: [batch, heads, tokens, width of a head]; ``key`` and ``value`` alike.
-        attention_mask: additive mask, gated mask, or ``None``.
+        attention_mask: additive mask, gated mask, mask with a prefix, or ``None``.
         dropout: passed on.
         scaling: passed on.
         rest: passed on.
@@ -100,6 +117,8 @@ def attend(
     Returns:
         [batch, tokens, heads, width of a head], and ``None`` for the attention weights.
     """
+    if isinstance(attention_mask, PrefixMask):
+        return attend_prefix(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest)
     if not isinstance(attention_mask, GatedMask):
         result: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
@@ -131,8 +150,37 @@ def attend(
     return mixed.transpose(1, 2).contiguous(), None
 
 
+def attend_prefix(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: PrefixMask, **rest: Any
+) -> tuple[Tensor, Tensor | None]:
+    """Attention with learned keys and values in front of the tokens' own, as prefix tuning has it (arXiv 2101.00190).
+
+    Args:
+        module: the attention module that calls.
+        query: [batch, heads, tokens, width of a head]; ``key`` and ``value`` alike.
+        mask: the prefix, and who sees whom.
+        rest: ``dropout`` and ``scaling``, passed on.
+
+    Returns:
+        [batch, tokens, heads, width of a head], and ``None`` for the attention weights.
+    """
+    heads = query.shape[1]
+    keys, values = (
+        half.reshape(*half.shape[:-1], heads, -1).transpose(-2, -3).expand(len(query), -1, -1, -1)
+        for half in mask.states.to(key.dtype).chunk(2, dim=-2)
+    )  # [batch, heads, prefix, width of a head]
+    if mask.gate is None:
+        seen = None if mask.mask is None else functional.pad(mask.mask, (keys.shape[2], 0))
+        keys, values = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+        result: tuple[Tensor, Tensor | None] = sdpa_attention_forward(module, query, keys, values, seen, **rest)
+        return result
+    frozen, _ = sdpa_attention_forward(module, query, key, value, mask.mask, **rest)
+    heard = functional.scaled_dot_product_attention(query, keys, values, scale=rest.get("scaling")).transpose(1, 2)
+    return torch.addcmul(frozen, heard, mask.gate.to(heard.dtype).expand_as(heard)), None
+
+
 def use_own_attention(model: Any) -> None:
-    """Make a transformers model attend through :func:`attend`, which gated prompts need; otherwise it is its sdpa."""
+    """Make a transformers model attend through :func:`attend`, which gates and prefixes need; else it is its sdpa."""
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lpi.backbones.attention import NAME, GatedMask, additive_mask
+from lpi.backbones.attention import NAME, GatedMask, PrefixMask, additive_mask
 from lpi.backbones.state import (
     INJECTIONS,
     Injection,
@@ -84,6 +84,17 @@ class Tower(nn.Module):
         # RoBERTa counts positions from behind its padding token
         return int(positions.num_embeddings) - (0 if positions.padding_idx is None else positions.padding_idx + 1)
 
+    def words(self, ids: Tensor) -> Tensor:
+        """Word embeddings alone of a text tower's tokens, [..., width]: before positions and norms.
+
+        Args:
+            ids: int64, of any shape.
+        """
+        embeddings = self.module.embeddings
+        table = getattr(embeddings, "token_embedding", None) or embeddings.word_embeddings
+        found: Tensor = table(ids)
+        return found
+
     # What an adapter provides -----------------------------------------------------------------------------------
 
     def embed(self, inputs: Any, prompts: Tensor | None, placeholders: bool) -> TowerState:
@@ -146,9 +157,13 @@ class Tower(nn.Module):
             states = prompts.layers()
         for block in range(first, stop):
             layer = due.get(block)
+            mask = None
             if prompts is not None and layer is not None:
-                state = self._inject(state, states[layer], layer, prompts)
-            output = layers[block](state.states, self._attention(state))
+                if prompts.injection == "prefix":
+                    mask = self._prefix(state, states[layer], layer, prompts)
+                else:
+                    state = self._inject(state, states[layer], layer, prompts)
+            output = layers[block](state.states, self._attention(state) if mask is None else mask)
             state = replace(state, states=output[0] if isinstance(output, tuple) else output)
         return state
 
@@ -208,12 +223,21 @@ class Tower(nn.Module):
     def _attention(self, state: TowerState) -> Tensor | GatedMask | None:
         if state.gate is None:
             return state.mask
+        self._check_attention("gate")
+        return GatedMask(state.tokens, state.gate, state.mask, self.causal)
+
+    def _prefix(self, state: TowerState, prefix: Tensor, layer: int, prompts: TowerPrompts) -> PrefixMask:
+        if state.gate is not None:
+            raise ConfigError("A prefix can't join prompt tokens that are heard through a gate. Leave one of them out.")
+        self._check_attention("prefix")
+        return PrefixMask(prefix, state.mask, None if prompts.gate is None else prompts.gate[layer])
+
+    def _check_attention(self, what: str) -> None:
         if self.config._attn_implementation != NAME:
             raise BackboneError(
-                f"A gate needs the attention called {NAME!r}; this model uses "
+                f"A {what} needs the attention called {NAME!r}; this model uses "
                 f"{self.config._attn_implementation!r}. Call use_own_attention(model) first."
             )
-        return GatedMask(state.tokens, state.gate, state.mask, self.causal)
 
 
 class DualEncoder(nn.Module):

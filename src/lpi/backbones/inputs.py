@@ -170,6 +170,18 @@ class Inputs:
         scale, shift = self._scale.to(pixels.device), self._shift.to(pixels.device)
         return torch.addcmul(shift, pixels.float(), scale)
 
+    def denormalise(self, images: Tensor) -> Tensor:
+        """The prepared pictures that :meth:`normalise` was given, exactly.
+
+        Args:
+            images: [batch, 3, height, width] float32.
+
+        Returns:
+            [batch, 3, height, width] uint8, on the same device.
+        """
+        scale, shift = self._scale.to(images.device), self._shift.to(images.device)
+        return ((images - shift) / scale).round().clamp(0, 255).to(torch.uint8)
+
     def images(self, images: Sequence[Image.Image]) -> Tensor:
         """Pictures ready for ``encode_images``: :meth:`prepare` and :meth:`normalise` in one.
 

@@ -10,6 +10,8 @@ from lpi.errors import ConfigError, ShapeError, did_you_mean
 
 Injection = Literal["replace", "add", "shallow", "into"]
 INJECTIONS: tuple[str, ...] = get_args(Injection)
+Prefix = Literal["prefix"]
+ENTRIES: tuple[str, ...] = (*INJECTIONS, *get_args(Prefix))
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ class TowerPrompts:
         blocks: the blocks that the layers enter, strictly rising, one a layer.
         injection: ``replace``, ``add``, ``shallow``: prompts are ``length`` tokens of their own, which enter with the
             first of ``blocks``; in later ones their states are replaced, added to, or left alone. ``into``: prompts
-            are added to the states of the first ``length`` tokens, and there are no tokens of their own.
+            are added to the states of the first ``length`` tokens, and there are no tokens of their own. ``prefix``:
+            the first half of a layer's ``length`` rows are keys, the second half values, which every token of that
+            block attends to beside its own; no tokens either, and nothing goes on to the next block.
         placeholders: only towers with :attr:`Tower.placeholders`. The prompts of block 0 stand where placeholder
             tokens would be, before positions are added: they carry positions, and the caption's move behind them.
         gate: [layers], multiplies what ordinary tokens attend from prompt tokens, from the block where a layer enters
@@ -76,13 +80,13 @@ class TowerPrompts:
 
     states: Tensor
     blocks: tuple[int, ...]
-    injection: Injection
+    injection: Injection | Prefix
     placeholders: bool = False
     gate: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.injection not in INJECTIONS:
-            raise ConfigError(f"No injection is called {self.injection!r}. {did_you_mean(self.injection, INJECTIONS)}")
+        if self.injection not in ENTRIES:
+            raise ConfigError(f"No injection is called {self.injection!r}. {did_you_mean(self.injection, ENTRIES)}")
         if self.states.dim() not in (3, 4):
             raise ShapeError(
                 f"Prompts must be [layers, length, width] or [batch, layers, length, width]; "
@@ -92,6 +96,10 @@ class TowerPrompts:
             raise ShapeError(f"{self.states.shape[-3]} layers of prompts need as many blocks; got {self.blocks}.")
         if any(later <= earlier for earlier, later in zip((-1, *self.blocks), self.blocks, strict=False)):
             raise ShapeError(f"Blocks must rise strictly from 0 or more; got {self.blocks}.")
+        if self.injection == "prefix" and self.placeholders:
+            raise ConfigError("A prefix has no tokens, so there are no placeholders for it. Leave placeholders off.")
+        if self.injection == "prefix" and self.length % 2:
+            raise ShapeError(f"A prefix is half keys, half values: its length must be even; got {self.length}.")
         if self.gate is not None and (self.injection == "into" or self.placeholders):
             raise ConfigError(
                 "A gate is for prompt tokens that leave the caption's positions alone: it goes neither with "
@@ -108,7 +116,7 @@ class TowerPrompts:
     @property
     def tokens(self) -> bool:
         """Whether prompts are tokens of their own."""
-        return self.injection != "into"
+        return self.injection not in ("into", "prefix")
 
     def layers(self) -> tuple[Tensor, ...]:
         """The prompts of each layer, [length, width] or [batch, length, width]."""

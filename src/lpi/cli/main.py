@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from lpi import __version__
-from lpi.errors import CheckpointError, LpiError, MissingFileError, OutputError
+from lpi.cli.compare import compare
+from lpi.cli.options import JsonOption, SetOption, command_line, make_folder, numbers
+from lpi.cli.search import register as register_search
+from lpi.cli.tune import tune
+from lpi.errors import CheckpointError, LpiError, MissingFileError
 
 # typer's own copy of click's class, or click's, by its version
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -28,12 +31,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at data before learning from it.")
 app.add_typer(data_app, name="data")
-
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set method.rank=8. May be repeated."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
+app.command()(compare)
+app.command()(tune)
 
 
 def main() -> None:
@@ -72,30 +71,6 @@ def _usage(error: Any) -> int:
     return _complain(f"{message[:1].lower()}{message[1:]}. See '{command} --help'.")
 
 
-def command_line() -> str:
-    """What the person typed, as it should be typed again."""
-    return " ".join(["lpi", *(shlex.quote(word) for word in sys.argv[1:])])
-
-
-def numbers(text: str) -> list[int]:
-    """Numbers from ``0,1,4`` or ``0-4``.
-
-    >>> numbers("0-2,7")
-    [0, 1, 2, 7]
-    """
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        try:
-            here = range(int(first), int(last if dash else first) + 1)
-        except ValueError:
-            here = range(0)
-        if not here:
-            raise typer.BadParameter(f"expected numbers like 0,1,2 or 0-4; got {text!r}")
-        found += here
-    return list(dict.fromkeys(found))
-
-
 @app.callback(invoke_without_command=True)
 def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     """Options before any command."""
@@ -130,7 +105,7 @@ def run(
 
     settings = read_experiment(experiment, changes or [])
     if results is not None:
-        _make_folder(results)  # now, not when the figures are there
+        make_folder(results)  # now, not when the figures are there
     names = settings.row_names() if rows == "all" else [name.strip() for name in rows.split(",")] if rows else None
     with Console(quiet=as_json, board=out / settings.name / "tensorboard" if tensorboard else None) as console:
         folders = run_experiment(
@@ -186,9 +161,7 @@ def report_command(
     out: Annotated[Path, typer.Option(help="Where to write report.html and its pictures.")] = Path("."),
 ) -> None:
     """Write one HTML page (and PNG files) about a run or several."""
-    from lpi.evaluation.harness import find_runs
-
-    _report(find_runs(runs), out, quiet=False, needed=True)
+    _report(runs, out, quiet=False, needed=True)
 
 
 @app.command()
@@ -203,7 +176,7 @@ def pretrain(
     if world != "scenes":
         raise LpiError(f"Only 'scenes' can be trained on; got {world!r}.")
     from lpi.cli.progress import Console
-    from lpi.pretrain import pretrain as pretrain_scenes
+    from lpi.pretrain.scenes import pretrain as pretrain_scenes
 
     with Console() as console:
         pretrain_scenes(
@@ -251,25 +224,53 @@ def align(
 
 @data_app.command("check")
 def data_check(
-    path: Annotated[Path, typer.Argument(help="A folder of tasks, a JSONL file or a Karpathy-split JSON.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder of tasks, a JSONL file, a Karpathy-split JSON, RefCOCO's files, or a collection such as dar."
+        ),
+    ],
     backbone: Annotated[str | None, typer.Option(help="Also list captions longer than this model's context.")] = None,
+    images: Annotated[Path | None, typer.Option(help="The folder of its pictures, where they lie apart.")] = None,
+    boxes: Annotated[str | None, typer.Option(help="How a JSONL of expressions writes boxes: xyxy or xywh.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Of a collection: the folder of its data sets.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Open every picture and read every caption; list all that is wrong, with file and line."""
-    from lpi.data.check import check_stream_source
+    """Open every picture and read every caption or box; list all that is wrong, with file and line.
+
+    Of a collection (see 'lpi data cards'): also which of its publishers' files are missing.
+    """
+    from lpi.data.collections import check_collection
+    from lpi.data.expressions.check import check_source
 
     too_long = None
     if backbone is not None:
         from lpi.backbones.loading import load_backbone
 
         too_long = load_backbone(backbone).inputs.too_long
-    found = check_stream_source(path, too_long=too_long)
+    options = {"image_root": images, "boxes": boxes}
+    given = {name: value for name, value in options.items() if value is not None}
+    found = check_collection(str(path), root) if root is not None else check_source(path, too_long=too_long, **given)
     if as_json:
         print(json.dumps(found.as_json(), indent=1, ensure_ascii=False))
     else:
         _show_check(found)
     if not found.ok:
         raise typer.Exit(2)
+
+
+@data_app.command("cards")
+def data_cards(
+    name: Annotated[str | None, typer.Argument(help="A collection or set; by default all collections.")] = None,
+) -> None:
+    """Say where public data sets come from, under which terms, and which files are read."""
+    from lpi.data.collections import COLLECTIONS, describe
+
+    if name is not None:
+        print("\n".join(describe(name)))
+        return
+    for known, found in COLLECTIONS.items():
+        print(f"{known}: {found.about}" + (f" ({', '.join(found.sets)})" if len(found.sets) > 1 else ""))
 
 
 @app.command()
@@ -285,18 +286,7 @@ def doctor(as_json: JsonOption = False) -> None:
         print(f"{'ok ' if finding['ok'] else '-- '} {name}: {finding['says']}")
 
 
-def _make_folder(file: Path) -> None:
-    """The folder of a file that will be written.
-
-    Raises:
-        OutputError: it can't be made.
-    """
-    from lpi.storage import reason
-
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{file} can't be written: {reason(error).replace('--out', '--results')}") from error
+register_search(app)
 
 
 def _show(record: dict[str, Any], as_json: bool) -> None:

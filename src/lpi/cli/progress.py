@@ -111,14 +111,14 @@ def _writer(folder: Path) -> Any:
         raise OutputError(f"{folder} can't be made: {reason(error)}") from error
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table that fits the terminal."""
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = 140) -> None:
+    """A table that fits the terminal; without one it is at most ``width`` letters wide."""
     table = Table()
     for index, name in enumerate(head):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0, overflow="fold")
     for row in rows:
         table.add_row(*row)
     console = RichConsole()
     if not console.is_terminal:  # a pipe or a log file has no width of its own
-        console = RichConsole(width=140)
+        console = RichConsole(width=width)
     console.print(table)

@@ -115,15 +115,15 @@ def check_records(
                 errors.append(problem)
             elif digest:
                 digests[digest].append(record)
-    warnings += _short(_duplicates(digests.values()), most_listed, "duplicated pictures")
+    warnings += short(_duplicates(digests.values()), most_listed, "duplicated pictures")
     shared = _shared_captions(records)
     if shared:
         warnings.append(
             f"{shared} captions say the same of several pictures: with equal_captions each of them counts as right."
         )
-    warnings += _short(_long_captions(records, most_words), most_listed, "long captions")
+    warnings += short(_long_captions(records, most_words), most_listed, "long captions")
     if too_long is not None:
-        warnings += _short(_truncated(records, too_long), most_listed, "truncated captions")
+        warnings += short(_truncated(records, too_long), most_listed, "truncated captions")
     rows = _count(records)
     for row in rows:
         if not row["train"] and not row["test"] and (row["held_out"] or row["val"]):
@@ -207,6 +207,6 @@ def _count(records: Sequence[CaptionedImage]) -> list[dict[str, str | int]]:
     ]
 
 
-def _short(lines: list[str], most: int, what: str) -> list[str]:
+def short(lines: list[str], most: int, what: str) -> list[str]:
     """At most so many lines, the rest counted."""
     return lines if len(lines) <= most else [*lines[:most], f".. and {len(lines) - most} more {what}"]

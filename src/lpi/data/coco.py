@@ -89,7 +89,7 @@ def load_coco(
     pictures = PictureFolder(image_root)
     found: list[tuple[FilePicture, tuple[str, ...], str, str]] = []
     left_out = 0
-    for image in _items(captions_json, source, "images", ("id", "file_name")):
+    for image in coco_items(captions_json, source, "images", ("id", "file_name")):
         number, name = image["id"], image["file_name"]
         task = tasks.get(number, OTHER)
         if task == OTHER:
@@ -131,11 +131,12 @@ def supercategories(instances_json: str | Path, *, rule: Rule = "largest_area") 
     path = Path(instances_json)
     source = read_json(path, "COCO instances")
     categories = {
-        item["id"]: str(item["supercategory"]) for item in _items(path, source, "categories", ("id", "supercategory"))
+        item["id"]: str(item["supercategory"])
+        for item in coco_items(path, source, "categories", ("id", "supercategory"))
     }
     area: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     count: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for item in _items(path, source, "annotations", ("image_id", "category_id", "area")):
+    for item in coco_items(path, source, "annotations", ("image_id", "category_id", "area")):
         if item.get("iscrowd"):
             continue
         if item["category_id"] not in categories:
@@ -156,8 +157,8 @@ def supercategories(instances_json: str | Path, *, rule: Rule = "largest_area") 
 def _captions(path: Path, source: Row, on_error: OnError) -> dict[int, list[str]]:
     """Captions by picture id, in the file's order."""
     captions: dict[int, list[str]] = defaultdict(list)
-    known = {image["id"] for image in _items(path, source, "images", ("id", "file_name"))}
-    for item in _items(path, source, "annotations", ("image_id", "caption")):
+    known = {image["id"] for image in coco_items(path, source, "images", ("id", "file_name"))}
+    for item in coco_items(path, source, "annotations", ("image_id", "caption")):
         where = f"{path}: annotation {item.get('id')}"
         if item["image_id"] not in known:
             on_error(DataError(f"{where}: no picture has the id {item['image_id']}. Is the file complete?"))
@@ -169,7 +170,7 @@ def _captions(path: Path, source: Row, on_error: OnError) -> dict[int, list[str]
     return captions
 
 
-def _items(path: Path, source: Row, name: str, keys: Sequence[str]) -> list[dict[str, Any]]:
+def coco_items(path: Path, source: Row, name: str, keys: Sequence[str]) -> list[dict[str, Any]]:
     """The objects of one of the file's lists, each with the keys that are needed."""
     items = source.get(name)
     if not isinstance(items, list):

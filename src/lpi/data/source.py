@@ -3,13 +3,15 @@
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lpi.data.coco import load_coco
 from lpi.data.folder import CAPTION_FILES, load_folder, load_jsonl
 from lpi.data.karpathy import load_karpathy
 from lpi.data.records import CaptionedImage
 from lpi.errors import ConfigError, DataError, MissingFileError, did_you_mean
+
+R = TypeVar("R")
 
 
 def load_source(path: str | Path, **options: Any) -> list[CaptionedImage]:
@@ -33,17 +35,21 @@ def load_source(path: str | Path, **options: Any) -> list[CaptionedImage]:
         raise MissingFileError(f"{path}: there is no such file or folder. Check the path.")
     if path.is_dir():
         here = [path / name for name in CAPTION_FILES if (path / name).is_file()]
-        return _read(load_jsonl, here[0], options) if here else _read(load_folder, path, options)
+        return call_reader(load_jsonl, here[0], options) if here else call_reader(load_folder, path, options)
     suffix = path.suffix.lower()
     if suffix in (".jsonl", ".ndjson"):
-        return _read(load_jsonl, path, options)
+        return call_reader(load_jsonl, path, options)
     if suffix in (".json", ".zip"):
-        return _read(load_coco if "instances_json" in options else load_karpathy, path, options)
+        return call_reader(load_coco if "instances_json" in options else load_karpathy, path, options)
     raise DataError(f"{path}: no reader for {suffix or 'a file without suffix'}. Known: a folder, .jsonl, .json, .zip.")
 
 
-def _read(reader: Callable[..., list[CaptionedImage]], path: Path, options: Mapping[str, Any]) -> list[CaptionedImage]:
-    """Calls the reader, and says which option it doesn't know or still needs."""
+def call_reader(reader: Callable[..., list[R]], path: Path, options: Mapping[str, Any]) -> list[R]:
+    """Calls a reader of whatever records, and says which option it doesn't know or still needs.
+
+    Raises:
+        ConfigError: such an option.
+    """
     first, *known = inspect.signature(reader).parameters.values()
     names = [parameter.name for parameter in known]
     for name in options:

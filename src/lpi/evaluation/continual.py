@@ -176,12 +176,18 @@ def summary(stages: Sequence[Mapping[str, Any]], zero_shot: Mapping[str, Any]) -
 
         return tabulate(of)
 
+    fixed = not joint and all(stage.get("fixed") for stage in stages)
     oracle = last.get("oracle")
     return {
         "zero_shot": {**tabulate(lambda k, d: mean(pick(zero_last["recall"], k, d))), "held_out_r1": before},
         "final": {**averaged(final_average), "held_out_r1": after},
         "average": averaged(authors_average),
         "forgetting": averaged(authors_forgetting),
+        "forgetting_fixed_gallery": tabulate(
+            lambda k, d: authors_forgetting([pick(stage["fixed"], k, d) for stage in stages])
+        )
+        if fixed
+        else None,
         "bwt": averaged(backward_transfer),
         "fwt": forward_table(stages, zero_stages),
         "retention": retention(after, before) if before and after is not None else None,

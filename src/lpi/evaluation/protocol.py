@@ -7,17 +7,19 @@ now sends elsewhere is encoded again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lpi.backbones.base import DualEncoder, TowerState
 from lpi.config import EvaluationSettings
 from lpi.data.records import CaptionedImage
-from lpi.evaluation.ranking import recall_both_directions
+from lpi.evaluation.ranking import Gallery, recall_both_directions
 from lpi.methods.base import Method
 from lpi.prompts.task_keys import FALLBACK
 from lpi.tasks.batches import PictureStore
@@ -32,6 +34,7 @@ class TestSet:
     """Test pictures and captions of some tasks, decoded once, with the frozen backbone's features.
 
     Attributes:
+        tasks: how many there are.
         records: the pictures in gallery order.
         texts: all their captions.
         pairs: which caption is right for which picture, [pairs, 2].
@@ -49,6 +52,7 @@ class TestSet:
         self.owner, self.pairs = torch.from_numpy(owner), torch.from_numpy(pairs)
         picture_task = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor([len(g) for g in groups]))
         self.task = {"vision": picture_task, "text": picture_task[self.owner]}
+        self.tasks = len(groups)
         self.backbone, self.batch = backbone, settings.batch
         inputs = backbone.inputs
         self.store = PictureStore([r.picture for r in self.records], inputs.prepare, side=min(inputs.image_size))
@@ -125,13 +129,32 @@ class FeatureCache:
             result[chosen] = self._under(method, tower, rows[chosen], route)
         return result
 
+    def mixed(self, method: Method, tower: str, rows: Tensor, routes: Tensor, weights: Tensor) -> Tensor:
+        """Features of ``rows`` under several routes each, weighted, added and normalised, [rows, features].
+
+        Args:
+            method: whose.
+            tower: ``vision`` or ``text``.
+            rows: which items, int64 [rows].
+            routes: int64 [rows, k].
+            weights: [rows, k].
+        """
+        if routes.shape[1] == 1:
+            return self.features(method, tower, rows, routes[:, 0])
+        result = torch.zeros(len(rows), self.test.plain[tower].shape[1])
+        for route in torch.unique(routes).tolist():
+            chosen, place = (routes == route).nonzero(as_tuple=True)
+            share = weights[chosen, place][:, None]
+            result[chosen] += share * self._under(method, tower, rows[chosen], route)
+        return F.normalize(result, dim=-1)
+
     def _under(self, method: Method, tower: str, rows: Tensor, route: int) -> Tensor:
         if route == FALLBACK:
             return self.test.plain[tower][rows]
         key = (tower, route)
         if key not in self._features:
             count = self.test.count(tower)
-            self._features[key] = torch.zeros(count, self.test.plain[tower].shape[1])
+            self._features[key] = torch.empty(count, self.test.plain[tower].shape[1])  # untouched rows take no memory
             self._known[key] = torch.zeros(count, dtype=torch.bool)
         missing = rows[~self._known[key][rows]]
         if len(missing):
@@ -142,6 +165,29 @@ class FeatureCache:
             self._features[key][missing] = self.test.encode(method, tower, missing, route)
             self._known[key][missing] = True
         return self._features[key][rows]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Test items of the first tasks as a method encodes them.
+
+    Attributes:
+        rows: which items, int64 [items] a tower.
+        routes: the likeliest task of each, int64 [items].
+        features: what is scored, [items, features].
+    """
+
+    rows: dict[str, Tensor]
+    routes: dict[str, Tensor]
+    features: dict[str, Tensor]
+
+    def upto(self, test: TestSet, tasks: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Rows and features of the first ``tasks`` tasks only."""
+        chosen = {tower: test.task[tower][rows] < tasks for tower, rows in self.rows.items()}
+        return (
+            {tower: rows[chosen[tower]] for tower, rows in self.rows.items()},
+            {tower: features[chosen[tower]] for tower, features in self.features.items()},
+        )
 
 
 class Evaluator:
@@ -166,11 +212,20 @@ class Evaluator:
 
     def zero_shot(self) -> dict[str, Any]:
         """The record in ``zero_shot.json``: the frozen backbone at every stage."""
-        stages = []
+        stages: list[dict[str, Any]] = []
         for stage, task in enumerate(self.stream.tasks):
             rows = {tower: self.test.upto(tower, stage + 1) for tower in TOWERS}
             features = {tower: self.test.plain[tower][rows[tower]] for tower in TOWERS}
-            stages.append({"stage": stage, "task": task.name, "recall": self._recall(rows, features)})
+            record = {"stage": stage, "task": task.name, "recall": self._recall(rows, features), "fixed": None}
+            stages.append(record)
+        if self.settings.fixed_gallery:
+            for stage, record in enumerate(stages):
+                record["fixed"] = first_tasks(stages[-1]["recall"], stage + 1)
+        if self.settings.transfer:  # what forward transfer is counted from
+            for record, following in pairwise(stages):
+                record["next"] = {
+                    d: {k: values[-1] for k, values in by_k.items()} for d, by_k in following["recall"].items()
+                }
         held_out = None
         if self.held_out:
             held_out = self._held_out_recall(self.held_out.plain)
@@ -181,34 +236,31 @@ class Evaluator:
         tasks = len(self.stream.tasks)
         if not method.stable:
             self.reset()
-        rows, features, routes = self._encode(method, stage)
+        known = self._encode(method, stage)
         record: dict[str, Any] = {
             "stage": stage,
             "task": self.stream.tasks[stage].name,
-            "recall": self._recall(rows, features),
+            "recall": self._recall(*known.upto(self.test, stage + 1)),
+            "fixed": None,
             "oracle": None,
             "next": None,
             "held_out": None,
             "routing": None,
         }
+        if self.settings.fixed_gallery:
+            record["fixed"] = first_tasks(self._recall(known.rows, known.features), stage + 1)
         if method.routed:
+            rows = {tower: self.test.upto(tower, stage + 1) for tower in TOWERS}
             if self.settings.oracle:
-                own = {t: self._features(method, t, rows[t], self.test.task[t][rows[t]], oracle=True) for t in TOWERS}
+                own = {t: self._cache.features(method, t, rows[t], self.test.task[t][rows[t]]) for t in TOWERS}
                 record["oracle"] = self._recall(rows, own)
-            record["routing"] = {t: self._routing(rows[t], routes[t], t, stage + 1) for t in TOWERS}
+            record["routing"] = {t: self._routing(rows[t], known.routes[t][rows[t]], t, stage + 1) for t in TOWERS}
         if self.settings.transfer and stage + 1 < tasks:
-            rows, features, _ = self._encode(method, stage, ahead=1)
-            recall = self._recall(rows, features)
+            recall = self._recall(*known.upto(self.test, stage + 2))
             record["next"] = {d: {k: values[-1] for k, values in by_k.items()} for d, by_k in recall.items()}
         if self.held_out and self._held_out_cache:
-            encoded = {}
-            for tower in TOWERS:
-                everything = torch.arange(self.held_out.count(tower))
-                posteriors = self.held_out.routing_features(method, tower)
-                route = method.route(tower, posteriors.to(method.device)).cpu()
-                found = self._held_out_cache.features(method, tower, everything, route)
-                encoded[tower] = self._scored(method, tower, found, posteriors)
-            record["held_out"] = self._held_out_recall(encoded)
+            found = self._encoded(method, self.held_out, self._held_out_cache, self.held_out.tasks)
+            record["held_out"] = self._held_out_recall(found.features)
         return record
 
     def replay(self, method: Method, stages: int) -> None:
@@ -220,22 +272,42 @@ class Evaluator:
             for stage in range(stages):
                 self.stage(method.stage(stage), stage)
 
-    def _encode(
-        self, method: Method, stage: int, ahead: int = 0
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        rows = {tower: self.test.upto(tower, stage + 1 + ahead) for tower in TOWERS}
-        routes, features = {}, {}
-        for tower in TOWERS:
-            plain = self.test.routing_features(method, tower)[rows[tower]]
-            routes[tower] = method.route(tower, plain.to(method.device)).cpu()
-            features[tower] = self._features(method, tower, rows[tower], routes[tower])
-        return rows, features, routes
+    # ---- for those who measure the same model in other ways ----------------------------------------------------------
 
-    def _features(self, method: Method, tower: str, rows: Tensor, routes: Tensor, oracle: bool = False) -> Tensor:
-        features = self._cache.features(method, tower, rows, routes)
-        if oracle:
-            return features
-        return self._scored(method, tower, features, self.test.routing_features(method, tower)[rows])
+    def seen(self, method: Method, stage: int) -> Encoded:
+        """The test items of the tasks seen as the method encodes them after a stage; kept from :meth:`stage`."""
+        known = self._encode(method, stage)
+        rows, features = known.upto(self.test, stage + 1)
+        return Encoded(rows, {tower: known.routes[tower][: len(rows[tower])] for tower in TOWERS}, features)
+
+    def under(self, method: Method, tower: str, rows: Tensor, routes: Tensor) -> Tensor:
+        """Features of some test items, each under the task it is given, [rows, features]."""
+        return self._cache.features(method, tower, rows, routes)
+
+    def mixed(self, method: Method, tower: str, rows: Tensor, routes: Tensor, weights: Tensor) -> Tensor:
+        """Features of some test items under a mixture that is given; see :meth:`FeatureCache.mixed`."""
+        return self._cache.mixed(method, tower, rows, routes, weights)
+
+    def recall(self, rows: dict[str, Tensor], features: dict[str, Tensor], *, gallery: Gallery) -> dict[str, Any]:
+        """Recall of each task among the items given, against that gallery."""
+        return self._recall(rows, features, gallery)
+
+    def _encode(self, method: Method, stage: int) -> Encoded:
+        """The test data that a stage looks at: of the tasks seen, of the next one, or of all."""
+        tasks = len(self.stream.tasks)
+        ahead = tasks if self.settings.fixed_gallery else stage + 2 if self.settings.transfer else stage + 1
+        return self._encoded(method, self.test, self._cache, min(ahead, tasks))
+
+    def _encoded(self, method: Method, test: TestSet, cache: FeatureCache, tasks: int) -> Encoded:
+        rows, routes, features = {}, {}, {}
+        for tower in TOWERS:
+            rows[tower] = test.upto(tower, tasks)
+            plain = test.routing_features(method, tower)[rows[tower]]
+            mixture = [part.cpu() for part in method.mixture(tower, plain.to(method.device))]
+            routes[tower] = method.tasks_of(mixture[0][:, 0])
+            found = cache.mixed(method, tower, rows[tower], *mixture)
+            features[tower] = self._scored(method, tower, found, plain)
+        return Encoded(rows, routes, features)
 
     def _scored(self, method: Method, tower: str, features: Tensor, plain: Tensor) -> Tensor:
         """Features whose inner product is the score: for ``routed``, both sides' task posteriors stand behind."""
@@ -244,7 +316,9 @@ class Evaluator:
         posteriors = method.posteriors(method.distances(tower, plain.to(method.device)), tower).cpu()
         return torch.cat([features, self.settings.routed_weight**0.5 * posteriors], dim=1)
 
-    def _recall(self, rows: dict[str, Tensor], features: dict[str, Tensor]) -> dict[str, Any]:
+    def _recall(
+        self, rows: dict[str, Tensor], features: dict[str, Tensor], gallery: Gallery | None = None
+    ) -> dict[str, Any]:
         place = torch.full((self.test.count("vision"),), -1)
         place[rows["vision"]] = torch.arange(len(rows["vision"]))
         text_place = torch.full((self.test.count("text"),), -1)
@@ -257,7 +331,7 @@ class Evaluator:
                 pairs[(pairs >= 0).all(dim=1)],
                 text_task=self.test.task["text"][rows["text"]],
                 image_task=self.test.task["vision"][rows["vision"]],
-                gallery=self.settings.gallery,
+                gallery=gallery or self.settings.gallery,
                 ties=self.settings.ties,
                 similarity="dot",
             )
@@ -291,4 +365,9 @@ class Evaluator:
 
     def final_features(self, method: Method) -> dict[str, Tensor]:
         """Features of all test data after the last stage, scored as the settings say."""
-        return self._encode(method, len(self.stream.tasks) - 1)[1]
+        return self._encode(method, len(self.stream.tasks) - 1).features
+
+
+def first_tasks(recall: Mapping[str, Any], tasks: int) -> dict[str, Any]:
+    """The first tasks' figures of a recall record."""
+    return {direction: {k: values[:tasks] for k, values in by_k.items()} for direction, by_k in recall.items()}

@@ -10,7 +10,9 @@ from pathlib import Path
 from statistics import mean, pstdev
 from typing import Any
 
+from lpi.config import GROUNDING_KINDS
 from lpi.evaluation.continual import authors_forgetting, matrix_of
+from lpi.evaluation.grounding_results import ablation, grounding_row, grounding_table, grounding_zero_row
 from lpi.storage import read_json
 
 Folders = Mapping[str, Mapping[int, Path]]
@@ -28,16 +30,23 @@ def collect(folders: Folders, *, command: str) -> dict[str, Any]:
     """
     runs = {row: {seed: _run(folder) for seed, folder in seeds.items()} for row, seeds in folders.items()}
     first = next(iter(next(iter(runs.values())).values()))
-    record: dict[str, Any] = {"zero_shot": zero_shot_row(first["result"]["zero_shot"])}
-    # what the growing gallery alone costs: the frozen model learns nothing, and "forgets" this much all the same
-    record["zero_shot"]["forgetting_r1"] = _percent(authors_forgetting(matrix_of(first["zero_shot"]["stages"])))
+    boxes = first["run"]["settings"]["stream"]["kind"] in GROUNDING_KINDS
+    row_of = grounding_row if boxes else method_row
+    record: dict[str, Any] = {}
+    if boxes:
+        record["zero_shot"] = grounding_zero_row(first["result"]["zero_shot"])
+    else:
+        record["zero_shot"] = zero_shot_row(first["result"]["zero_shot"])
+        # what the growing gallery alone costs: the frozen model learns nothing, and "forgets" this much all the same
+        record["zero_shot"]["forgetting_r1"] = _percent(authors_forgetting(matrix_of(first["zero_shot"]["stages"])))
     for row, by_seed in runs.items():
-        record[row] = method_row([run["result"] for run in by_seed.values()])
+        record[row] = row_of([run["result"] for run in by_seed.values()])
     main = next(iter(runs))
     seeds = sorted({seed for by_seed in runs.values() for seed in by_seed})
     return {
         **record,
         "rows": list(record),
+        **({"ablation": ablation(record, list(runs))} if boxes else {}),
         "trainable_per_task": record[main]["trainable_per_task"],
         "seeds": seeds,
         "command": command,
@@ -69,6 +78,7 @@ FIGURES: dict[str, Callable[[dict[str, Any]], float | None]] = {
     "final_r10": lambda r: r["final"]["r10"],
     "average_r1": lambda r: r["average"]["r1"],
     "forgetting_r1": lambda r: r["forgetting"]["r1"],
+    "forgetting_fixed_gallery_r1": lambda r: (r.get("forgetting_fixed_gallery") or {}).get("r1"),
     "bwt_r1": lambda r: r["bwt"]["r1"],
     "fwt_r1": lambda r: None if r["fwt"] is None else r["fwt"]["r1"],
     "oracle_r1": lambda r: None if r["oracle"] is None else r["oracle"]["r1"],
@@ -117,6 +127,8 @@ def _percent(fraction: float) -> float:
 
 def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table that a person reads."""
+    if "p1" in record["zero_shot"]:
+        return grounding_table(record)
     head = [
         "",
         "text to image R@1",

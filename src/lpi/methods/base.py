@@ -8,8 +8,8 @@ task whose knowledge to use. Methods that don't tell tasks apart have the one ro
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, get_args, get_type_hints
 
@@ -39,21 +39,35 @@ class PlainFeatures(Protocol):
         """Of every different caption, [captions, features]."""
 
 
+class Batches(Protocol):
+    """Gives one epoch of a task's pairs as ready batches: pictures as in evaluation, never augmented."""
+
+    def __call__(self, *, seed: int, captions: int = 1) -> Iterator[TrainingBatch]:
+        """Every picture once, in an order drawn from ``seed``, with so many of its captions (0 for all)."""
+
+
+def no_batches(*, seed: int, captions: int = 1) -> Iterator[TrainingBatch]:
+    """For tasks whose pictures aren't at hand."""
+    return iter(())
+
+
 @dataclass(frozen=True)
 class TaskData:
-    """What a method may look at when a task begins or ends: the task's training data under the frozen backbone.
+    """What a method may look at when a task begins or ends: the task's training data.
 
     Attributes:
         name: the task's name.
         plain: unprompted features of pictures and captions.
         captions: the different captions, in the order of their features.
         steps: how many optimiser steps the task will take.
+        batches: the task's pairs once more, for what a method computes before or after its training.
     """
 
     name: str
     plain: PlainFeatures
     captions: Sequence[str]
     steps: int = 0
+    batches: Batches = no_batches
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,8 @@ class TrainingBatch:
         positives: which belong together, bool [images, texts].
         owner: the picture of each caption, int64 [texts].
         plain: gives the unprompted, L2-normalised features of both, [images, features] and [texts, features].
+        picture_rows: which of the task's pictures these are, int64 [images]; the rows of their plain features.
+        caption_rows: which of the task's different captions, int64 [texts].
     """
 
     images: Tensor | TowerState
@@ -73,6 +89,8 @@ class TrainingBatch:
     positives: Tensor
     owner: Tensor
     plain: Callable[[], tuple[Tensor, Tensor]]
+    picture_rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    caption_rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
 
 def recorded(scope: dict[str, Any]) -> dict[str, Any]:
@@ -125,6 +143,13 @@ class Method(
     def end_task(self, data: TaskData, generator: torch.Generator) -> None:
         """Keep what later tasks and queries need."""
 
+    def progress(self) -> dict[str, Tensor]:
+        """What a run that is stopped inside a task must find again, beside the trainable parameters."""
+        return {}
+
+    def resume(self, progress: dict[str, Tensor]) -> None:
+        """Go on inside a task from what :meth:`progress` gave."""
+
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that the current task may change; by default all that aren't the backbone's."""
         frozen = {id(parameter) for parameter in self.backbone.parameters()}
@@ -169,6 +194,29 @@ class Method(
         """The route of each query, int64 [queries], from its unprompted features [queries, features]."""
         return torch.zeros(len(plain), dtype=torch.int64)
 
+    def mixture(self, tower: str, plain: Tensor) -> tuple[Tensor, Tensor]:
+        """The routes of each query and how much each of them counts, from its unprompted features.
+
+        The query's vector is the normalised sum of its features under these routes, times the weights. By default
+        :meth:`route` alone decides.
+
+        Args:
+            tower: ``vision`` or ``text``.
+            plain: unprompted, L2-normalised features, [queries, features].
+
+        Returns:
+            Routes int64 [queries, k], the likeliest first, and weights [queries, k]; rows sum to 1.
+        """
+        routes = self.route(tower, plain)[:, None]
+        return routes, torch.ones(routes.shape, device=routes.device)
+
+    def tasks_of(self, routes: Tensor) -> Tensor:
+        """The task that each route belongs to first of all, int64, FALLBACK for none; of the same shape.
+
+        Routes are tasks, unless a method has further ones (two tasks' knowledge at once, say).
+        """
+        return routes
+
     def text_for_routing(self, text: str) -> str:
         """The words whose unprompted feature routes a caption."""
         return text
@@ -200,8 +248,8 @@ class Method(
         plain = None
         if self.routed and task is None:
             plain = self._encoded(len(pixels), lambda rows: self._plain_images(normalised(rows)))
-        routes = self._routes("vision", plain, len(pixels), task)
-        return self._by_route(routes, lambda rows, index: self.image_features(normalised(rows), index))
+        routes, weights = self._mixture("vision", plain, len(pixels), task)
+        return self._mixed(routes, weights, lambda rows, index: self.image_features(normalised(rows), index))
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str], *, task: str | None = None) -> Tensor:
@@ -219,8 +267,8 @@ class Method(
         if self.routed and task is None:
             routing = [self.text_for_routing(text) for text in texts]
             plain = self._encoded(len(texts), lambda rows: self._plain_texts([routing[row] for row in rows.tolist()]))
-        routes = self._routes("text", plain, len(texts), task)
-        return self._by_route(routes, encode)
+        routes, weights = self._mixture("text", plain, len(texts), task)
+        return self._mixed(routes, weights, encode)
 
     def _plain_images(self, pixels: Tensor) -> Tensor:
         return F.normalize(self.backbone.encode_images(pixels), dim=-1)
@@ -237,18 +285,23 @@ class Method(
         """Where the backbone lives."""
         return self.backbone.logit_scale.device
 
-    def _routes(self, tower: str, plain: Tensor | None, count: int, task: str | None) -> Tensor:
-        if task is not None:
-            return torch.full((count,), self.task_index(task))
-        return torch.zeros(count, dtype=torch.int64) if plain is None else self.route(tower, plain).cpu()
+    def _mixture(self, tower: str, plain: Tensor | None, count: int, task: str | None) -> tuple[Tensor, Tensor]:
+        if plain is not None:
+            routes, weights = self.mixture(tower, plain)
+            return routes.cpu(), weights.cpu()
+        index = 0 if task is None else self.task_index(task)
+        return torch.full((count, 1), index), torch.ones(count, 1)
 
-    def _by_route(self, routes: Tensor, encode: Any) -> Tensor:
-        """Encode rows in groups of one route each; rows come back in their own order."""
-        features = torch.empty(len(routes), self.backbone.feature_width, device=self.device)
-        for index in sorted(set(routes.tolist())):
-            own = (routes == index).nonzero()[:, 0]
-            features[own] = torch.cat([encode(rows, index).float() for rows in torch.split(own, ENCODE_BATCH)])
-        return features
+    def _mixed(self, routes: Tensor, weights: Tensor, encode: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """Encode rows in groups of one route each and add up; rows come back in their own order."""
+        features = torch.zeros(len(routes), self.backbone.feature_width, device=self.device)
+        for index in sorted(set(routes.flatten().tolist())):
+            own, place = (routes == index).nonzero(as_tuple=True)
+            for rows, share in zip(
+                torch.split(own, ENCODE_BATCH), torch.split(weights[own, place], ENCODE_BATCH), strict=True
+            ):
+                features[rows] += share[:, None].to(self.device) * encode(rows, index).float()
+        return features if routes.shape[1] == 1 else F.normalize(features, dim=-1)
 
     def _encoded(self, count: int, encode: Callable[[Tensor], Tensor]) -> Tensor:
         """Features of ``count`` items in batches, [count, features], float32."""
@@ -359,4 +412,14 @@ def check_options(method: type[Method], options: dict[str, Any]) -> None:
                 ) from error
 
 
-__all__ = ["FALLBACK", "Method", "TaskData", "TrainingBatch", "check_options", "chunks", "recorded"]
+__all__ = [
+    "FALLBACK",
+    "Batches",
+    "Method",
+    "TaskData",
+    "TrainingBatch",
+    "check_options",
+    "chunks",
+    "no_batches",
+    "recorded",
+]

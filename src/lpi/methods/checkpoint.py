@@ -21,7 +21,7 @@ from torch import Tensor
 from lpi.backbones.base import DualEncoder
 from lpi.backbones.loading import load_backbone
 from lpi.errors import CheckpointError, MissingFileError
-from lpi.methods import method
+from lpi.methods import method, method_source
 from lpi.methods.base import Method
 from lpi.storage import read_json, read_tensors, write_json, write_tensors
 
@@ -57,7 +57,7 @@ def save_method(method: Method, folder: Path) -> None:
         folder / "config.json",
         {
             "format": FORMAT,
-            "method": type(method).__module__.rpartition(".")[2],
+            "method": method_source(type(method)),
             "options": method.options,
             "backbone": {
                 "name": method.backbone.name,

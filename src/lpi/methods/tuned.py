@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, TextInputs, TowerState
-from lpi.losses import item_loss
+from lpi.methods.adapters import item_level
 from lpi.methods.base import Method, TrainingBatch, recorded
 
 
@@ -36,11 +36,16 @@ class Tuned(Method):
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """The item-level loss alone."""
-        positives = batch.positives
-        if not self.options["multi_positive"]:
-            positives = F.one_hot(batch.owner, len(positives)).T.bool()
-        images, texts = self.image_features(batch.images, 0), self.text_features(batch.texts, 0)
-        return {"item": item_loss(images, texts, positives, logit_scale=self.tuned.logit_scale.exp())}
+        return {"item": self.item(batch, *self.both(batch))}
+
+    def both(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
+        """Features of a batch, [images, features] and [texts, features]."""
+        return self.image_features(batch.images, 0), self.text_features(batch.texts, 0)
+
+    def item(self, batch: TrainingBatch, images: Tensor, texts: Tensor) -> Tensor:
+        """The item-level loss of a batch's features, scalar."""
+        multi = self.options["multi_positive"]
+        return item_level(batch, images, texts, logit_scale=self.tuned.logit_scale.exp(), multi_positive=multi)
 
     def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
         """See :class:`Method`."""

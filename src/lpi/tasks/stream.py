@@ -3,7 +3,6 @@
 import hashlib
 import inspect
 import json
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import Any
 from lpi.data.coco import COCO_TASKS, OTHER, load_coco
 from lpi.data.folder import load_folder, load_jsonl
 from lpi.data.karpathy import load_karpathy
-from lpi.data.records import SPLITS, CaptionedImage
-from lpi.data.rows import split_name
-from lpi.errors import ConfigError, DataError, UnknownNameError, did_you_mean
+from lpi.data.records import CaptionedImage
+from lpi.errors import ConfigError, DataError, did_you_mean
+from lpi.tasks.grouping import by_task, check_limits, draw, in_order
 
 _PART_KEYS = ("name", "file", "where", "train_where", "task_field", "tasks", "split", "split_shares")
 
@@ -92,28 +91,11 @@ class TaskStream:
             ConfigError: ``order`` leaves one out.
             DataError: see the class.
         """
-        groups: dict[str, dict[str, list[CaptionedImage]]] = {}
-        outside: list[CaptionedImage] = []
-        for record in records:
-            split = split_name(record.split, record.picture.name)
-            if split == "held_out":
-                outside.append(record)
-            else:
-                groups.setdefault(record.task, defaultdict(list))[split].append(record)
-        for task in held_out:
-            if task not in groups:
-                raise UnknownNameError(f"No task to hold out is called {task!r}. {did_you_mean(task, groups)}")
-            outside += [record for split in SPLITS for record in groups[task][split]]
-            del groups[task]
+        groups, outside = by_task(records, order=order, held_out=held_out)
         tasks = [
             Task(task, tuple(splits["train"]), tuple(splits["val"]), tuple(splits["test"]))
             for task, splits in groups.items()
         ]
-        if order is not None:
-            lacking = [task.name for task in tasks if task.name not in order]
-            if lacking:
-                raise ConfigError(f"The order leaves out {', '.join(lacking)}. Add them, or hold them out.")
-            tasks = _in_order(tasks, order)
         return cls(name, tuple(tasks), tuple(outside), tuple(notes))
 
     @classmethod
@@ -213,6 +195,30 @@ class TaskStream:
         return cls.from_records(load_scenes(**options), name=name, order=order)
 
     @classmethod
+    def from_collection(
+        cls,
+        collection: str,
+        root: str | Path,
+        *,
+        name: str | None = None,
+        order: Sequence[str] | None = None,
+        held_out: Sequence[str] = (),
+        skip: Sequence[str] = (),
+    ) -> "TaskStream":
+        """Public data sets by name, such as "dar"; see :func:`lpi.data.collections.load_collection`.
+
+        Tasks come in the collection's order unless another is given.
+        """
+        # Inside the function: one's own pictures don't need it.
+        from lpi.data.collections import COLLECTIONS, load_collection
+
+        records = load_collection(collection, root, skip=skip)
+        if order is None:
+            present = {record.task for record in records} - set(held_out)
+            order = [task for task in COLLECTIONS[collection].tasks or COLLECTIONS[collection].sets if task in present]
+        return cls.from_records(records, name=name or collection, order=order, held_out=held_out)
+
+    @classmethod
     def from_parts(
         cls,
         parts: Sequence[Mapping[str, Any]],
@@ -262,7 +268,7 @@ class TaskStream:
             UnknownNameError: no task has that name.
             ConfigError: a name comes twice.
         """
-        return replace(self, tasks=tuple(_in_order(self.tasks, names)))
+        return replace(self, tasks=tuple(in_order({task.name: task for task in self.tasks}, names)))
 
     def limited(self, *, train: int | None = None, test: int | None = None, seed: int = 0) -> "TaskStream":
         """At most so many training and test pictures a task, drawn by the seed and the task's name.
@@ -272,18 +278,31 @@ class TaskStream:
         Raises:
             ConfigError: a limit below 1.
         """
-        for limit_name, limit in (("train", train), ("test", test)):
-            if limit is not None and limit < 1:
-                raise ConfigError(f"limited: {limit_name} must be at least 1; got {limit}.")
+        check_limits(train=train, test=test)
         tasks = [
             replace(
                 task,
-                train=_draw(task.train, train, f"{seed}/{task.name}/train"),
-                test=_draw(task.test, test, f"{seed}/{task.name}/test"),
+                train=draw(task.train, train, f"{seed}/{task.name}/train", _picture_name),
+                test=draw(task.test, test, f"{seed}/{task.name}/test", _picture_name),
             )
             for task in self.tasks
         ]
         return replace(self, tasks=tuple(tasks))
+
+    def on_validation(self) -> "TaskStream":
+        """The same tasks with their validation pictures to be tested on; test and held-out pictures are left out.
+
+        Raises:
+            DataError: a task has no validation pictures.
+        """
+        for task in self.tasks:
+            if not task.validation:
+                raise DataError(
+                    f"Task {task.name!r} of stream {self.name!r} has no validation pictures to choose settings on. "
+                    "Give it some, for instance with stream.validation."
+                )
+        tasks = tuple(Task(task.name, task.train, (), task.validation) for task in self.tasks)
+        return replace(self, tasks=tasks, held_out=())
 
     def merged(self) -> Task:
         """All tasks as one, in stream order: joint training, the upper bound."""
@@ -326,25 +345,8 @@ def _claim(places: dict[str, str], records: Iterable[CaptionedImage], place: str
         places[picture] = place
 
 
-def _in_order(tasks: Sequence[Task], names: Sequence[str]) -> list[Task]:
-    by_name = {task.name: task for task in tasks}
-    for name in names:
-        if name not in by_name:
-            raise UnknownNameError(f"No task is called {name!r}. {did_you_mean(name, by_name)}")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if list(names).count(name) > 1)
-        raise ConfigError(f"The order names task {twice!r} twice. Name each once.")
-    return [by_name[name] for name in names]
-
-
-def _draw(records: tuple[CaptionedImage, ...], count: int | None, key: str) -> tuple[CaptionedImage, ...]:
-    """So many of the records, in their order; which ones, the key decides."""
-    if count is None or count >= len(records):
-        return records
-    # By hash rather than by a random generator: the same on every version, and a picture more moves one picture only.
-    hashes = [hashlib.sha256(f"{key}/{record.picture.name}".encode()).digest() for record in records]
-    chosen = sorted(range(len(records)), key=hashes.__getitem__)[:count]
-    return tuple(records[index] for index in sorted(chosen))
+def _picture_name(record: CaptionedImage) -> str:
+    return record.picture.name
 
 
 def _digest(digest: "hashlib._Hash", head: list[str], records: Iterable[CaptionedImage]) -> None:

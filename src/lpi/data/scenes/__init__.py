@@ -5,7 +5,7 @@ place, light and style; it is drawn by ``render`` and described by ``grammar`` a
 world that the embedded backbone was pre-trained on, ``TASKS`` the whole one (``world``).
 """
 
-from lpi.data.scenes.expressions import box_of, referrals
+from lpi.data.scenes.expressions import Meaning, box_of, meanings, referrals
 from lpi.data.scenes.grammar import captions
 from lpi.data.scenes.render import render
 from lpi.data.scenes.sampling import sample_scene
@@ -38,6 +38,7 @@ __all__ = [
     "PLACES",
     "STYLES",
     "TASKS",
+    "Meaning",
     "Scene",
     "SceneObject",
     "ScenePicture",
@@ -48,6 +49,7 @@ __all__ = [
     "family_kinds",
     "general_scenes",
     "load_scenes",
+    "meanings",
     "referrals",
     "render",
     "sample_scene",

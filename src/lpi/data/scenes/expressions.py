@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from random import Random
 
 from lpi.data.records import Referral
 from lpi.data.scenes.kind import extent
@@ -11,6 +12,7 @@ from lpi.data.scenes.world import KINDS, TASKS, Scene, SceneObject, SceneWorld, 
 Box = tuple[float, float, float, float]
 _CLEAR = 0.06  # how far apart, as a share of the picture, two things must be to be called left and right
 _RATIO = 1.3  # how much larger a thing must be to be called the bigger one
+_SIZES = ("bigger", "biggest", "smaller", "smallest")
 
 
 def box_of(item: SceneObject) -> Box:
@@ -49,6 +51,58 @@ def referrals(scene: Scene, size: int, world: SceneWorld = TASKS, *, each: int =
         world: how often rarer words are taken.
         each: expressions an object at most; the simplest that works, and one with a comparison or a relation.
     """
+    rng, seen, names, relations = _setting(scene, world)
+    found: list[Referral] = []
+    for one in seen:
+        if _hidden(one, seen):
+            continue
+        simple = list(_by_attribute(one, seen, names))
+        relative = [*_by_comparison(one, seen, names), *_by_relation(one, seen, names, relations)]
+        rng.shuffle(relative)
+        phrases = dict.fromkeys((*simple[:1], *relative, *simple[1:]))
+        for phrase in list(phrases)[:each]:
+            found.append(Referral(phrase, _pixels(one.box, size)))
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """One way to mean an object: by what (attribute, size, place or relation), in which words, and where it is."""
+
+    item: SceneObject
+    way: str
+    referral: Referral
+
+
+def meanings(scene: Scene, size: int, world: SceneWorld = TASKS) -> tuple[Meaning, ...]:
+    """Every expression of :func:`referrals`, with its object and the way in which it means it.
+
+    Args:
+        scene: the scene.
+        size: side of the rendered picture in pixels, the unit of the boxes.
+        world: how often rarer words are taken.
+    """
+    _, seen, names, relations = _setting(scene, world)
+    found = []
+    for one in seen:
+        if _hidden(one, seen):
+            continue
+        compared = list(_by_comparison(one, seen, names))
+        by_size = [phrase for phrase in compared if phrase.split()[1] in _SIZES]
+        ways = {
+            "attribute": list(_by_attribute(one, seen, names)),
+            "size": by_size,
+            "place": [phrase for phrase in compared if phrase not in by_size],
+            "relation": list(_by_relation(one, seen, names, relations)),
+        }
+        box = _pixels(one.box, size)
+        for way, texts in ways.items():
+            found += [Meaning(one.item, way, Referral(phrase, box)) for phrase in dict.fromkeys(texts)]
+    return tuple(found)
+
+
+def _setting(scene: Scene, world: SceneWorld) -> tuple[Random, list[_Seen], dict[str, str], dict[str, str]]:
+    """What a scene's expressions share: a generator, the objects, and the words for kinds and relations."""
     rng = seeded("referrals", scene.seed)
     seen = [_Seen(item, box_of(item)) for item in scene.objects]
     names = {  # one name a kind and scene, so that two names never seem to mean two things
@@ -56,18 +110,12 @@ def referrals(scene: Scene, size: int, world: SceneWorld = TASKS, *, each: int =
         for kind in dict.fromkeys(item.kind for item in scene.objects)
     }
     relations = {role: chosen(rng, words, world.rare_words) for role, words in RELATION_WORDS.items()}
-    found: list[Referral] = []
-    for one in seen:
-        if _hidden(one, seen):
-            continue
-        box = tuple(round(edge * size, 2) for edge in one.box)
-        simple = list(_by_attribute(one, seen, names))
-        relative = [*_by_comparison(one, seen, names), *_by_relation(one, seen, names, relations)]
-        rng.shuffle(relative)
-        phrases = dict.fromkeys((*simple[:1], *relative, *simple[1:]))
-        for phrase in list(phrases)[:each]:
-            found.append(Referral(phrase, (box[0], box[1], box[2], box[3])))
-    return tuple(found)
+    return rng, seen, names, relations
+
+
+def _pixels(box: Box, size: int) -> Box:
+    left, top, right, bottom = (round(edge * size, 2) for edge in box)
+    return left, top, right, bottom
 
 
 def _hidden(one: _Seen, seen: list[_Seen]) -> bool:

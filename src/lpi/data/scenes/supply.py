@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from PIL import Image
 
@@ -10,6 +11,7 @@ from lpi.data.scenes.expressions import referrals
 from lpi.data.scenes.grammar import captions as captions_of
 from lpi.data.scenes.render import render
 from lpi.data.scenes.sampling import sample_scene
+from lpi.data.scenes.sources import SOURCES, Source
 from lpi.data.scenes.world import FAMILIES, GENERAL, STYLES, Scene, SceneWorld, seeded, task_world
 from lpi.errors import ConfigError, UnknownNameError, did_you_mean
 
@@ -29,10 +31,12 @@ class ScenePicture:
 
     scene: Scene
     name: str
+    source: Source | None = None
 
     def open(self, side: int | None = None) -> Image.Image:
         """See :class:`lpi.data.records.Picture`; 224 by 224 pixels without ``side``."""
-        return render(self.scene, DEFAULT_SIDE if side is None else side)
+        image = render(self.scene, DEFAULT_SIDE if side is None else side)
+        return image if self.source is None else self.source.over(image)
 
 
 def load_scenes(
@@ -46,6 +50,8 @@ def load_scenes(
     captions: int = 5,
     held_out: int = 128,
     by: str = "family",
+    tasks: int | None = None,
+    sources: bool = True,
 ) -> list[CaptionedImage]:
     """The pictures of a stream, task by task, then the held-out ones.
 
@@ -58,17 +64,20 @@ def load_scenes(
         difficulty: easy, standard, hard, or the novelty itself (0 to 1).
         captions: captions a picture.
         held_out: pictures of the general world (task "general", split "held_out") that no pre-training ever sees.
-        by: what makes a task: ``family``, or ``style`` (each style a task, main objects of all ``families``).
+        by: what makes a task: ``family`` (class-incremental), ``style`` (domain-incremental: each style a task, main
+            objects of all ``families``), or both together, for long streams: ``family+style`` has all styles of a
+            family one after another, ``style+family`` all families of a style.
+        sources: each family comes from a collection of its own, which mounts its pictures and words its captions in
+            its own way (:mod:`lpi.data.scenes.sources`); tasks ``by`` style alone have none.
+        tasks: only so many of the tasks, taken evenly from first to last; by default all of them.
 
     Raises:
         UnknownNameError: an unknown family or difficulty.
-        ConfigError: ``by`` is neither, a count is negative, or no captions are asked for.
+        ConfigError: ``by`` is none of these, a count is negative, more tasks than there are, or no captions.
     """
     for family in families:
         if family not in FAMILIES:
             raise UnknownNameError(f"No family is called {family!r}. {did_you_mean(family, FAMILIES)}")
-    if by not in ("family", "style"):
-        raise ConfigError(f"Scenes are cut into tasks by 'family' or 'style'; got {by!r}.")
     counts = {"train": train, "validation": validation, "test": test, "held_out": held_out}
     for name, number in counts.items():
         if number < 0:
@@ -77,22 +86,41 @@ def load_scenes(
         raise ConfigError(f"captions must be at least 1; got {captions}.")
     world = task_world(difficulty)
     records = []
-    for task in families if by == "family" else STYLES:
+    for task, main, style in _tasks(by, families, tasks):
         for split in ("train", "validation", "test"):
             for number in range(counts[split]):
                 rng = seeded("task", seed, by, task, split, number)
-                scene = (
-                    sample_scene(rng, world, family=task)
-                    if by == "family"
-                    else sample_scene(rng, world, family=rng.choice(list(families)), style=task)
-                )
-                records.append(_record(scene, world, f"{task}/{split}/{seed}-{number:05d}", task, split, captions))
+                scene = sample_scene(rng, world, family=main or rng.choice(list(families)), style=style)
+                name = f"{task}/{split}/{seed}-{number:05d}"
+                source = SOURCES[main] if sources and main else None
+                records.append(_record(scene, world, name, task, split, captions, source))
     for number in range(held_out):
         scene = sample_scene(seeded("held-out", seed, number), GENERAL)
         records.append(
             _record(scene, GENERAL, f"general/held_out/{seed}-{number:05d}", "general", "held_out", captions)
         )
     return records
+
+
+def _tasks(by: str, families: Sequence[str], count: int | None) -> list[tuple[str, str | None, str | None]]:
+    """The tasks of a stream in their order: name, family and style of the scenes, ``None`` for any."""
+    if by not in ("family", "style", "family+style", "style+family"):
+        raise ConfigError(
+            f"Scenes are cut into tasks by 'family', 'style', 'family+style' or 'style+family'; got {by!r}."
+        )
+    found: list[tuple[str, str | None, str | None]]
+    if by == "family":
+        found = [(family, family, None) for family in families]
+    elif by == "style":
+        found = [(style, None, style) for style in STYLES]
+    else:
+        pairs = product(families, STYLES) if by == "family+style" else ((f, s) for s, f in product(STYLES, families))
+        found = [(f"{style} {family}", family, style) for family, style in pairs]
+    if count is None:
+        return found
+    if not 1 <= count <= len(found):
+        raise ConfigError(f"tasks must lie between 1 and the {len(found)} that there are by {by}; got {count}.")
+    return [found[place * len(found) // count] for place in range(count)]
 
 
 def general_scenes(count: int, *, seed: int, first: int = 0, world: SceneWorld = GENERAL) -> Iterator[CaptionedImage]:
@@ -105,10 +133,16 @@ def general_scenes(count: int, *, seed: int, first: int = 0, world: SceneWorld =
         yield _record(scene, world, f"{world.name}/train/{seed}-{number:07d}", world.name, "train", 5)
 
 
-def _record(scene: Scene, world: SceneWorld, name: str, task: str, split: str, count: int) -> CaptionedImage:
+def _record(
+    scene: Scene, world: SceneWorld, name: str, task: str, split: str, count: int, source: Source | None = None
+) -> CaptionedImage:
+    captions = captions_of(scene, world, count=count)
+    if source is not None:
+        rng = seeded("words", name)
+        captions = tuple(source.word(caption, rng) for caption in captions)
     return CaptionedImage(
-        picture=ScenePicture(scene, name),
-        captions=captions_of(scene, world, count=count),
+        picture=ScenePicture(scene, name, source),
+        captions=captions,
         task=task,
         split=split,
         fields={

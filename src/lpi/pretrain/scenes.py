@@ -24,9 +24,9 @@ from lpi.config import TrainingSettings
 from lpi.data.records import CaptionedImage
 from lpi.data.scenes import BROAD, general_scenes
 from lpi.methods.finetune import FineTune
-from lpi.storage import copy_file, write_atomically
+from lpi.pretrain.phases import finish, learn_phase
 from lpi.tasks.stream import Task
-from lpi.trainer import OnStep, derived_seed, learn_task
+from lpi.trainer import OnStep, derived_seed
 
 SETTINGS = TrainingSettings(
     batch=128,
@@ -168,32 +168,9 @@ def pretrain(
         if not (folder / "model.safetensors").exists():
             say(f"{name}: training goes on in {out} if it is stopped")
             phase = settings.model_copy(update=changes)
-            _phase(name, records(), start, folder, out / "progress.pt", phase, seed, on_step)
+            learner = FineTune(load_backbone(start), learn_temperature=True)
+            shown = records()
+            task = Task(name, train=shown, validation=(), test=shown[:1])
+            learn_phase(learner, task, start, folder, out / "progress.pt", settings=phase, seed=seed, on_step=on_step)
         start = folder
-    for file in start.iterdir():
-        copy_file(file, out / file.name)
-    hours = (time.monotonic() - begun) / 3600
-    write_atomically(out / "training.txt", lambda file: file.write_text(f"{command}\n{hours:.3f} hours\n") and None)
-    return out
-
-
-def _phase(
-    name: str,
-    records: tuple[CaptionedImage, ...],
-    start: Path,
-    folder: Path,
-    checkpoint: Path,
-    settings: TrainingSettings,
-    seed: int,
-    on_step: OnStep | None,
-) -> None:
-    learner = FineTune(load_backbone(start), learn_temperature=True)
-    task = Task(name, train=records, validation=(), test=records[:1])
-    learn_task(learner, task, settings=settings, seed=seed, checkpoint=checkpoint, on_step=on_step)
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in start.iterdir():
-        if file.suffix == ".json" and file.name != "config.json":
-            copy_file(file, folder / file.name)
-    with quiet():
-        learner.tuned.model.half().save_pretrained(folder)  # writes the weights last
-    checkpoint.unlink(missing_ok=True)
+    return finish(out, start, command, begun)

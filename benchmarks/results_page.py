@@ -1,0 +1,176 @@
+"""Write docs/results.md from results/*.json and docs/published.json. Nothing on that page is typed by hand.
+
+python benchmarks/results_page.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lpi.evaluation.results import table as run_table
+from lpi.evaluation.scoreboard import markdown
+from lpi.evaluation.scoreboard import table as comparison_table
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "results.md"
+UPPER_BOUNDS, REHEARSE = {"joint"}, {"replay"}
+NO_FIGURES = {"machine", "versions", "settings", "stream", "backbone"}
+MOST_ROWS = 40
+Record = dict[str, Any]
+
+
+def page(results: dict[str, Record], published: Record) -> str:
+    """The whole page.
+
+    Args:
+        results: the content of each file in ``results/``, by its name.
+        published: the content of ``docs/published.json``.
+    """
+    parts = [
+        "# Results\n",
+        "<!-- written by benchmarks/results_page.py from results/*.json and docs/published.json: don't edit -->\n",
+        "Recall, forgetting and retention in per cent or points; ± is the spread over seeds and task orders. Every "
+        "table names the command, seeds, versions and machine it came from. Forgetting in the growing gallery is "
+        "partly the gallery's: the frozen model's row says how much.\n",
+        "## Measured here\n",
+    ]
+    parts += [section(name, record) for name, record in sorted(results.items(), key=lambda item: _place(*item))]
+    parts.append("## Published by others, and where we stand\n")
+    marks = ", ".join(f"[{mark}] {meaning}" for mark, meaning in published["marks"].items())
+    parts.append(f"Marks: {marks}.\n")
+    parts += [published_table(one, results) for one in published["tables"]]
+    return "\n".join(parts)
+
+
+def _place(name: str, record: Record) -> tuple[int, str]:
+    return (0 if "methods" in record else 1 if "rows" in record and "stream" in record else 2), name
+
+
+def section(name: str, record: Record) -> str:
+    """One results file: its table if it is a comparison or an experiment's, and where it came from."""
+    if "methods" in record and "comparisons" in record:
+        body = f"{about(record)}{markdown(*comparison_table(record))}\n{legend(record)}{bars(record)}"
+    elif isinstance(record.get("rows"), list) and "stream" in record:
+        body = f"{about(record)}{markdown(*run_table(record))}"
+    else:
+        rows = flat(record)
+        body = markdown(["figure", "value"], rows[:MOST_ROWS]) if rows else ""
+        if len(rows) > MOST_ROWS:
+            body += f"\n.. and {len(rows) - MOST_ROWS} more in the file.\n"
+    return f"### {name}\n\n{body}\n{origin(name, record)}\n"
+
+
+def flat(record: Record, before: str = "", depth: int = 0) -> list[list[str]]:
+    """Every figure of a record that is no comparison, with the keys that lead to it."""
+    rows: list[list[str]] = []
+    for key, value in record.items():
+        name = f"{before}{key}"
+        if isinstance(value, bool):
+            rows.append([name, "yes" if value else "no"])
+        elif isinstance(value, int | float):
+            rows.append([name, f"{value:,}"])
+        elif isinstance(value, dict) and depth < 2 and key not in NO_FIGURES:
+            rows += flat(value, f"{name}, ", depth + 1)
+    return rows
+
+
+def about(record: Record) -> str:
+    """What the figures are over, in a line."""
+    stream, backbone = record["stream"], record["backbone"]
+    seeds = ", ".join(map(str, record["seeds"]))
+    orders = f", {record['orders']} task orders" if record.get("orders", 1) > 1 else ""
+    tasks = stream["tasks"]
+    pictures = sum(task["train"] for task in tasks), sum(task["test"] for task in tasks)
+    return (
+        f"{len(tasks)} tasks of `{stream['name']}` ({pictures[0]:,} training and {pictures[1]:,} test pictures), "
+        f"backbone `{backbone['name']}`, seeds {seeds}{orders}.\n\n"
+    )
+
+
+def legend(record: Record) -> str:
+    """How the last column is read, and which rows failed or weren't tuned."""
+    lines = [
+        f"`vs {record['against']}`: the mean paired difference in R@1; * is larger than the spread of the paired "
+        "differences, ~ is not."
+    ]
+    tuned = record.get("tuned")
+    if tuned:
+        trials = sorted({len(row["trials"]) for row in tuned.values()})
+        lines.append(f"Settings chosen on validation data, {' or '.join(map(str, trials))} trials a row.")
+    lines += [f"Row `{row}` failed: {problem}" for row, problem in record["failed"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def bars(record: Record) -> str:
+    """What the project asks of its best row, and whether it is reached; empty without that row."""
+    methods = record["methods"]
+    best = methods.get("lpi_best")
+    if best is None:
+        return ""
+    rivals = {
+        name: row
+        for name, row in methods.items()
+        if not name.startswith("lpi") and name not in UPPER_BOUNDS | REHEARSE | {"zero_shot"}
+    }
+    lines = []
+    if rivals:
+        name, rival = max(rivals.items(), key=lambda item: item[1]["final_r1"])
+        ahead, spread = best["final_r1"] - rival["final_r1"], max(best["final_r1_std"], rival["final_r1_std"])
+        lines.append(
+            (f"ahead of `{name}`, the best rehearsal-free rival, by more than {spread:.1f}", ahead, ahead > spread)
+        )
+    if "dar" in methods:
+        share = 100 * best["stored_parameters"] / methods["dar"]["stored_parameters"]
+        lines.append(("at most 10 % of `dar`'s stored parameters", share, share <= 10))
+    if "way_to_joint" in best:
+        lines.append(
+            (
+                "85 % of the way from the frozen model to joint training",
+                best["way_to_joint"],
+                best["way_to_joint"] >= 85,
+            )
+        )
+    lines.append(("forgetting better than -1 point", best["forgetting_r1"], best["forgetting_r1"] > -1))
+    if "retention" in best:
+        lines.append(("held-out retention of 99 %", best["retention"], best["retention"] >= 99))
+    rows = [[what, f"{value:.1f}", "yes" if met else "**no**"] for what, value, met in lines]
+    return "\n" + markdown(["asked of `lpi_best`", "found", "reached"], rows)
+
+
+def origin(name: str, record: Record) -> str:
+    """Command, versions and machine."""
+    versions = ", ".join(f"{package} {version}" for package, version in record.get("versions", {}).items())
+    machine = record.get("machine", {})
+    where = ", ".join(str(part) for part in (machine.get("processor"), machine.get("accelerator")) if part)
+    threads = f", {machine['threads']} threads" if machine.get("threads") else ""
+    return f"From `results/{name}`: `{record.get('command', '')}`. {versions}. {where}{threads}.\n"
+
+
+def published_table(one: Record, results: dict[str, Record]) -> str:
+    """A table that others published, and what stands beside it here."""
+    head = f"### {one['title']}\n\n{one['source']} [{one['mark']}].\n\n{markdown(one['columns'], one['rows'])}\n"
+    if one.get("reproduced"):
+        return f"{head}{one['reproduced']}\n"
+    if one.get("file") in results:
+        return f"{head}Ours: [{one['file']}](#{one['file'].replace('.', '').lower()}) above.\n"
+    command = f" With the data: `{one['command']}`." if one.get("command") else ""
+    return f"{head}Not reproduced yet. {one['why']}{command}\n"
+
+
+def current() -> str:
+    """The page as the committed files make it."""
+    results = {
+        file.name: json.loads(file.read_text(encoding="utf-8")) for file in sorted((ROOT / "results").glob("*.json"))
+    }
+    published = json.loads((ROOT / "docs" / "published.json").read_text(encoding="utf-8"))
+    return page(results, published)
+
+
+def main() -> None:
+    PAGE.write_text(current(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""``lpi compare``: methods x seeds x task orders on one stream, and one table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lpi.cli.options import JsonOption, SetOption, command_line, make_folder, names_of, numbers
+from lpi.errors import LpiError, UnknownNameError, did_you_mean
+
+LEGEND = (
+    "* differs by more than the spread of the paired differences, ~ doesn't. forgot (fixed: in one gallery of all "
+    "tasks), BWT, FWT: points of R@1."
+)
+
+
+def compare(
+    experiment: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped one: 'compare_scenes'.")],
+    changes: SetOption = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Rows of the experiment, methods or .py files, with commas between. Default: all."),
+    ] = None,
+    method_file: Annotated[
+        list[Path] | None, typer.Option(help="A Python file with a method in it: one more row. May be repeated.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, e.g. 0-2 or 0,1. By default the experiment's.")] = None,
+    orders: Annotated[
+        int, typer.Option(min=1, help="Orders of the tasks: the stream's own, its reverse, then drawn ones.")
+    ] = 1,
+    tuned: Annotated[Path | None, typer.Option(help="Settings that 'lpi tune' chose.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="The row to compare all others with. By default the best one.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
+    results: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 takes as many as fit this machine.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over where a run is there already.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run methods on one stream with the same seeds and task orders, and print one table.
+
+    Started again after a stop, it goes on where it was. The table and all figures are also written beside the runs
+    (compare.md, compare.json).
+    """
+    from lpi.cli.progress import Console, print_table
+    from lpi.config import read_experiment
+    from lpi.evaluation.compare import default_jobs, make_cells, read_tuned, rows_of, run_cells
+    from lpi.evaluation.scoreboard import markdown, scoreboard, table
+    from lpi.storage import write_atomically, write_json
+
+    settings = read_experiment(experiment, changes or [])
+    places = [file for file in (results, out / settings.name / "compare.json") if file is not None]
+    for file in places:
+        make_folder(file)  # now, not when the figures are there
+    chosen = read_tuned(tuned)["rows"] if tuned is not None else None
+    names = [*(names_of(methods) or settings.row_names()), *map(str, method_file or [])]
+    rows = rows_of(settings, names, chosen)
+    if against is not None and against not in rows:
+        raise UnknownNameError(f"No row is called {against!r}. {did_you_mean(against, rows)}")
+    numbered = settings.seeds if seeds is None else numbers(seeds)
+    cells = make_cells(settings, rows, seeds=numbered, orders=orders, out=out)
+    with Console(quiet=as_json) as console:
+        outcome = run_cells(
+            cells,
+            jobs=jobs or default_jobs(len(cells), settings.training.device),
+            fresh=fresh,
+            command=command_line(),
+            say=console.say,
+            on_step=console.step,
+        )
+    record = scoreboard(outcome, against=against, tuned=chosen, command=command_line())
+    for file in places:
+        write_json(file, record)
+    text = markdown(*table(record))
+    write_atomically(out / settings.name / "compare.md", lambda file: file.write_text(text, encoding="utf-8") and None)
+    if as_json:
+        print(json.dumps(record, indent=1))
+    else:
+        print_table(*table(record), width=240)
+        print(LEGEND)
+    if record["failed"]:
+        raise LpiError("; ".join(f"row {row!r} failed: {problem}" for row, problem in record["failed"].items()))

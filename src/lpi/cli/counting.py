@@ -1,0 +1,64 @@
+"""What a person sees while pictures are counted, embedded and learned from: one bar, or a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from lpi.trainer import Step
+
+LINE_SECONDS = 15.0
+
+
+class Counter:
+    """Progress on standard error, so that results alone go to standard output."""
+
+    def __init__(self) -> None:
+        self._console = Console(file=sys.stderr)
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._what = ""
+        self._shown = time.monotonic()
+
+    def __enter__(self) -> Counter:
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def count(self, what: str, done: int, total: int, note: str = "") -> None:
+        """So many are done."""
+        if self._bar is not None:
+            if what != self._what:
+                if self._task is not None:
+                    self._bar.remove_task(self._task)
+                self._what, self._task = what, self._bar.add_task(what, total=total, note="")
+            self._bar.update(self._task, completed=done, total=total, note=note)
+        elif time.monotonic() - self._shown > LINE_SECONDS:
+            self._shown = time.monotonic()
+            print(f"  {what}: {done}/{total}  {note}".rstrip(), file=sys.stderr, flush=True)
+
+    def step(self, step: Step) -> None:
+        """A step of training."""
+        note = f"loss {step.loss:.3f}  {step.pairs_per_second:.0f} pairs/s"
+        self.count(f"learning {step.task}", step.step, step.steps, note)

@@ -1,0 +1,65 @@
+"""What several commands have in common: options, numbers, and the command line as it was typed."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lpi.errors import OutputError
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set method.rank=8. May be repeated."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
+
+
+def command_line() -> str:
+    """What the person typed, as it should be typed again."""
+    return " ".join(["lpi", *(shlex.quote(word) for word in sys.argv[1:])])
+
+
+def numbers(text: str) -> list[int]:
+    """Numbers from ``0,1,4`` or ``0-4``.
+
+    >>> numbers("0-2,7")
+    [0, 1, 2, 7]
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        try:
+            here = range(int(first), int(last if dash else first) + 1)
+        except ValueError:
+            here = range(0)
+        if not here:
+            raise typer.BadParameter(f"expected numbers like 0,1,2 or 0-4; got {text!r}")
+        found += here
+    return list(dict.fromkeys(found))
+
+
+def names_of(text: str | None) -> list[str] | None:
+    """Names from ``a,b``; ``None`` where none was given.
+
+    >>> names_of("lpi, dar")
+    ['lpi', 'dar']
+    """
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def make_folder(file: Path) -> None:
+    """The folder of a file that will be written.
+
+    Raises:
+        OutputError: it can't be made.
+    """
+    from lpi.storage import reason
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{file} can't be written: {reason(error).replace('--out', '--results')}") from error

@@ -1,0 +1,71 @@
+"""``lpi tune``: the same few trials for every method, on validation data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lpi.cli.options import JsonOption, SetOption, command_line, make_folder, names_of, numbers
+
+
+def tune(
+    experiment: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped one: 'compare_scenes'.")],
+    changes: SetOption = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Rows of the experiment, methods or .py files, with commas between. Default: all."),
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Settings that each row may try, its own among them.")] = 4,
+    seeds: Annotated[str, typer.Option(help="Seeds that a trial's figure is the mean over.")] = "0",
+    out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
+    results: Annotated[Path, typer.Option(help="What was tried and chosen, for 'lpi compare --tuned'.")] = Path(
+        "tuned.json"
+    ),
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 takes as many as fit this machine.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over where a trial is there already.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose each method's settings with the same small budget, on validation pictures; test pictures stay unseen."""
+    from lpi.cli.progress import Console, print_table
+    from lpi.config import read_experiment
+    from lpi.evaluation.compare import default_jobs, rows_of
+    from lpi.evaluation.tuning import tune as search
+    from lpi.storage import write_json
+
+    settings = read_experiment(experiment, changes or [])
+    make_folder(results)
+    rows = rows_of(settings, names_of(methods))
+    with Console(quiet=as_json) as console:
+        record = search(
+            settings,
+            rows,
+            trials=trials,
+            seeds=numbers(seeds),
+            out=out,
+            jobs=jobs or default_jobs(len(rows) * trials, settings.training.device),
+            fresh=fresh,
+            command=command_line(),
+            say=console.say,
+            on_step=console.step,
+        )
+    write_json(results, record)
+    if as_json:
+        print(json.dumps(record, indent=1))
+        return
+    head = ["", "trials", "as it stands", "chosen", "settings", "seconds"]
+    body = [
+        [
+            name,
+            str(len(row["trials"])),
+            "" if row["validation_r1_untuned"] is None else f"{row['validation_r1_untuned']:.2f}",
+            f"{row['validation_r1']:.2f}",
+            ", ".join(f"{key}={value}" for key, value in row["chosen"].items()) or "its own",
+            f"{row['seconds']:.0f}",
+        ]
+        for name, row in record["rows"].items()
+    ]
+    print_table(head, body)
+    print(f"Written to {results}; use it with: lpi compare {experiment} --tuned {results}")

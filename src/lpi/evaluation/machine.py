@@ -1,0 +1,54 @@
+"""What a result can only be repeated with: versions, machine and commit."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+VERSIONED = ("lpi", "torch", "transformers", "numpy", "pillow", "safetensors")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and commit: what a result can only be repeated with."""
+    versions = {"python": platform.python_version()}
+    for package in VERSIONED:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    machine = {
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+    return {"versions": versions, "machine": machine, "commit": _commit()}
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux: the platform's own word will do
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of the library's own source, when it runs from a checkout."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists():
+        return None
+    done = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() or None

@@ -1,0 +1,59 @@
+"""Is a run folder finished, and is it the run that is asked for? Settings and data must be those that it began with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lpi.config import OF_BOXES, OF_CAPTIONS, Experiment
+from lpi.errors import ConfigError
+from lpi.storage import read_json
+
+
+def finished(folder: Path, settings: Experiment, seed: int, checksum: Callable[[], str]) -> bool:
+    """Whether a run is complete.
+
+    Args:
+        folder: the run's.
+        settings: what it should have been run with.
+        seed: likewise.
+        checksum: gives that of the stream as it is now; asked only where there is a run.
+
+    Raises:
+        ConfigError: the folder holds a run with other settings, or over other data.
+    """
+    if not (folder / "run.json").exists():
+        return False
+    before = read_json(folder / "run.json")
+    now = comparable(settings, seed)
+    if before["settings"] != now:
+        changed = _difference(before["settings"], now)
+        raise ConfigError(
+            f"{folder} holds a run with other settings ({changed}). Choose another --out or --set name=..., "
+            "or start over with --fresh."
+        )
+    if before["stream"]["checksum"] != checksum():
+        raise ConfigError(
+            f"{folder} holds a run over other data (checksum {before['stream']['checksum']} there, {checksum()} now). "
+            "Put the pictures and captions back as they were, choose another --out, or start over with --fresh."
+        )
+    return (folder / "result.json").exists()
+
+
+def comparable(settings: Experiment, seed: int) -> dict[str, Any]:
+    """What decides a run, in plain values: its settings and seed, without rows that it isn't."""
+    content = settings.model_dump(mode="json", exclude={"rows", "seeds", "about", "search"})
+    idle: Any = OF_CAPTIONS if settings.stream.grounding else OF_BOXES
+    for table, names in idle.items():  # what such a stream doesn't obey decides nothing
+        content[table] = {name: value for name, value in content[table].items() if name not in names}
+    return {**json.loads(json.dumps(content)), "seed": seed}
+
+
+def _difference(before: Any, now: Any, place: str = "") -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(set(before) | set(now)):
+            if before.get(key) != now.get(key):
+                return _difference(before.get(key), now.get(key), f"{place}.{key}" if place else key)
+    return f"{place}: {before!r} there, {now!r} now"

@@ -1,0 +1,138 @@
+"""How much the search results of a growing model move, and whom that hurts.
+
+Recall hides most of it: a query may keep its first hit and lose everything behind it, and an average may stand still
+while some queries rise and others fall. All comparisons here are over one gallery, so that its growth isn't counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lpi.evaluation.protocol import Evaluator
+from lpi.evaluation.ranking import cosine_block, count_ranks, local_pairs
+from lpi.methods.base import Method
+from lpi.storage import read_json, read_tensors, write_json, write_tensors
+
+NEIGHBOURS = 10
+WORST = 5
+SIDES = {"text_to_image": ("text", "vision"), "image_to_text": ("vision", "text")}
+
+
+class Stability:
+    """Compares a run's stages; what a later stage needs of an earlier one lies in a folder, so that a run can resume.
+
+    Args:
+        evaluator: measures the run.
+        folder: for the nearest neighbours and ranks of every stage.
+    """
+
+    def __init__(self, evaluator: Evaluator, folder: Path) -> None:
+        self.evaluator, self.folder = evaluator, folder
+
+    def _file(self, stage: int) -> Path:
+        return self.folder / f"{stage:03d}.safetensors"
+
+    def note(self, method: Method, stage: int) -> dict[str, Any] | None:
+        """Keep this stage's neighbours and the new task's ranks; returns the overlap with the stage before, if any.
+
+        The overlap is the share of a query's ten nearest candidates that were among its ten nearest a stage ago,
+        over the queries and candidates that there were then.
+        """
+        features = self.evaluator.seen(method, stage).features
+        kept, overlap = {}, {}
+        before = read_tensors(self._file(stage - 1)) if self._file(stage - 1).exists() else {}
+        for direction, (ours, theirs) in SIDES.items():
+            if before:
+                old = before[direction]  # [queries, k]
+                queries = features[ours][: len(old)]
+                now = nearest(queries, features[theirs][: self._count(theirs, stage)])
+                overlap[direction] = neighbour_overlap(old, now)
+            kept[direction] = nearest(features[ours], features[theirs])
+            kept[f"ranks_{direction}"] = self._ranks(features, direction, stage)
+        write_tensors(self._file(stage), kept)
+        return {"neighbour_overlap": overlap} if overlap else None
+
+    def _count(self, tower: str, tasks: int) -> int:
+        """Items of the first tasks; items lie in the order of their tasks."""
+        return len(self.evaluator.test.upto(tower, tasks))
+
+    def _ranks(self, features: Mapping[str, Tensor], direction: str, task: int) -> Tensor:
+        """The ranks of a task's queries among the candidates of that task and those before it, [queries]."""
+        test = self.evaluator.test
+        ours, theirs = SIDES[direction]
+        mine = torch.arange(self._count(ours, task), self._count(ours, task + 1))
+        among = torch.arange(self._count(theirs, task + 1))
+        pairs = test.pairs if direction == "text_to_image" else test.pairs[:, [1, 0]]
+        local = local_pairs(pairs, mine, among, test.count(ours), test.count(theirs))
+        block = cosine_block(features[ours][mine], features[theirs], among=among, similarity="dot")
+        return count_ranks(block, len(mine), local, ties=self.evaluator.settings.ties)
+
+    def summary(self, method: Method) -> dict[str, Any]:
+        """Over the whole run: mean overlap, the share of queries that fell out of the first ten, the worst-hit ones.
+
+        Written to ``worst_hit.json`` in the folder are the queries that lost the most places between the stage at
+        which their task was learned and the last one.
+        """
+        tasks = len(self.evaluator.stream.tasks)
+        features = self.evaluator.seen(method, tasks - 1).features
+        found: dict[str, Any] = {"neighbour_overlap": self._mean_overlap(tasks), "fell_out_of_10": {}}
+        worst: dict[str, list[dict[str, Any]]] = {}
+        for direction, (ours, _) in SIDES.items():
+            known = [task for task in range(tasks) if self._file(task).exists()]  # joint training has the last alone
+            first = [read_tensors(self._file(task))[f"ranks_{direction}"] for task in known]
+            last = [self._ranks(features, direction, task) for task in known]
+            before, after = torch.cat(first), torch.cat(last)
+            start = self._count(ours, known[0])
+            found["fell_out_of_10"][direction] = float(((before < 10) & (after >= 10)).float().mean())
+            worst[direction] = [
+                {"query": self._words(ours, start + item), "before": float(before[item]), "after": float(after[item])}
+                for item in (before - after).argsort(stable=True)[:WORST].tolist()
+                if after[item] > before[item]
+            ]
+        write_json(self.folder / "worst_hit.json", worst)
+        return found
+
+    def _mean_overlap(self, tasks: int) -> dict[str, float] | None:
+        notes = [read_json(path).get("stability") for path in sorted((self.folder.parent / "stages").glob("*.json"))]
+        overlaps = [note["neighbour_overlap"] for note in notes if note]
+        return {d: mean(overlap[d] for overlap in overlaps) for d in SIDES} if overlaps else None
+
+    def _words(self, tower: str, item: int) -> str:
+        """A query as a person recognises it: the caption, or the picture's name."""
+        test = self.evaluator.test
+        return test.texts[item] if tower == "text" else test.records[item].picture.name
+
+
+def nearest(queries: Tensor, gallery: Tensor, block: int = 1024) -> Tensor:
+    """The ten nearest candidates of each query by inner product, int32 [queries, at most 10]."""
+    count = min(NEIGHBOURS, len(gallery))
+    parts = [(part @ gallery.T).topk(count, dim=1).indices.int() for part in torch.split(queries, block)]
+    return torch.cat(parts)
+
+
+def neighbour_overlap(before: Tensor, after: Tensor) -> float:
+    """The mean share of each query's neighbours that stayed.
+
+    >>> neighbour_overlap(torch.tensor([[0, 1], [2, 3]]), torch.tensor([[1, 0], [2, 4]]))
+    0.75
+
+    Args:
+        before: int [queries, k].
+        after: int [queries, k].
+    """
+    return float((before[:, :, None] == after[:, None, :]).any(dim=2).float().mean())
+
+
+def asymmetry(recall: Mapping[str, Any], k: str = "1") -> float:
+    """How much easier captions are found from pictures than pictures from captions: the difference of the recalls.
+
+    >>> asymmetry({"text_to_image": {"1": 0.3}, "image_to_text": {"1": 0.5}})
+    0.2
+    """
+    return float(recall["image_to_text"][k] - recall["text_to_image"][k])

@@ -1,0 +1,201 @@
+"""The contract of a learner that finds what an expression means, over tasks that arrive one after another.
+
+It is a method as any other: tasks begin and end, a loss is given, queries are sent to tasks. What differs is what goes
+in (a picture together with an expression) and what comes out (boxes with scores).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lpi.backbones.base import TextInputs
+from lpi.errors import CheckpointError, LpiError
+from lpi.evaluation.boxes import apart
+from lpi.grounding.backbones.base import Detections, GroundingBackbone
+from lpi.grounding.backbones.inputs import PictureInputs, to_pixels
+from lpi.grounding.losses import detection_losses
+from lpi.methods.base import FALLBACK, Method
+
+
+@dataclass(frozen=True)
+class GroundingBatch:
+    """Expressions ready for a forward pass, one a picture.
+
+    Attributes:
+        pictures: of the batch; a picture that several expressions are about stands here several times.
+        texts: tokens of the expressions.
+        boxes: what each means, [batch, 4], (centre x, centre y, width, height) in 0..1 of the picture's frame.
+    """
+
+    pictures: PictureInputs
+    texts: TextInputs
+    boxes: Tensor
+
+    def to(self, device: torch.device | str) -> GroundingBatch:
+        """The same batch on another device."""
+        return GroundingBatch(self.pictures.to(device), self.texts.to(device), self.boxes.to(device))
+
+
+@dataclass(frozen=True)
+class Found:
+    """A box that was found.
+
+    Attributes:
+        box: left, top, right, bottom in pixels of the picture, inside it.
+        score: 0..1.
+        task: whose knowledge was used; ``None`` for the frozen detector's.
+    """
+
+    box: tuple[float, float, float, float]
+    score: float
+    task: str | None
+
+
+class GroundingMethod(Method):
+    """A continual learner of referring expressions over a frozen detector.
+
+    Beside what every :class:`Method` answers (``begin_task``, ``loss`` of a :class:`GroundingBatch`, ``end_task``,
+    ``trainable``), it answers :meth:`detect` under a route, and :meth:`routes`.
+    """
+
+    backbone: GroundingBackbone
+
+    # ---- what a method answers -----------------------------------------------------------------------------------
+
+    def loss(self, batch: GroundingBatch) -> dict[str, Tensor]:  # type: ignore[override]
+        """Named scalars, already weighted; the detector's own losses by default."""
+        return detection_losses(self.detect(batch.pictures, batch.texts, 0), batch.boxes)
+
+    def detect(self, pictures: PictureInputs, texts: TextInputs, route: int) -> Detections:
+        """What is found under one route; FALLBACK is the frozen detector."""
+        return self.backbone.detect(pictures, texts)
+
+    def routes(self, plain: dict[str, Tensor]) -> Tensor:
+        """The route of each expression, int64 [batch].
+
+        Args:
+            plain: unprompted features of the pictures and the expressions, [batch, features] each.
+        """
+        return torch.zeros(len(plain["vision"]), dtype=torch.int64)
+
+    # ---- what others call ------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the detector lives."""
+        return self.backbone.device
+
+    @torch.no_grad()
+    def search(self, pictures: PictureInputs, texts: TextInputs, routes: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes [batch, queries, 4] as centre and size, and scores [batch, queries], each row under its own route."""
+        boxes: list[Tensor] = [torch.empty(0)] * len(texts)
+        scores: list[Tensor] = [torch.empty(0)] * len(texts)
+        for route in sorted(set(routes.tolist())):
+            rows = (routes == route).nonzero()[:, 0].cpu()
+            own = rows.to(texts.ids.device)
+            found = self.detect(pictures.rows(rows), TextInputs(texts.ids[own], texts.mask[own]), route)
+            for place, row in enumerate(rows.tolist()):
+                boxes[row], scores[row] = found.boxes[place], found.scores[place]
+        return torch.stack(boxes), torch.stack(scores)
+
+    @torch.no_grad()
+    def plain(self, pictures: PictureInputs, expressions: Sequence[str]) -> dict[str, Tensor]:
+        """Unprompted features of pictures and expressions, [batch, features] a tower, to be routed by."""
+        routing = [self.text_for_routing(expression) for expression in expressions]
+        texts = self.backbone.inputs.tokenize(routing).to(self.device)
+        return self.backbone.plain_features(pictures, texts)
+
+    @torch.no_grad()
+    def locate(
+        self,
+        image: Image.Image,
+        expressions: Sequence[str],
+        *,
+        task: str | None = None,
+        count: int = 5,
+        suppress: float = 0.7,
+    ) -> list[list[Found]]:
+        """The best boxes for each expression, best first.
+
+        Args:
+            image: of any size and mode.
+            expressions: what to look for.
+            task: use this task's knowledge; by default each expression is routed.
+            count: at most so many boxes an expression.
+            suppress: a box that overlaps a better one by more than this share (IoU) is left out; 1 keeps all.
+
+        Raises:
+            UnknownNameError: no such task was learned.
+            DataError: an expression without words.
+        """
+        if not expressions:
+            return []
+        one = self.backbone.inputs.pictures([image]).to(self.device)
+        pictures = one.rows(torch.zeros(len(expressions), dtype=torch.int64))
+        if task is not None:
+            routes = torch.full((len(expressions),), self.task_index(task))
+        elif self.routed:
+            routes = self.routes(self.plain(pictures, expressions)).cpu()
+        else:
+            routes = torch.zeros(len(expressions), dtype=torch.int64)
+        boxes, scores = self.search(pictures, self.tokens(expressions), routes)
+        corners = to_pixels(boxes, pictures.frames).cpu()
+        corners[..., 0::2] = corners[..., 0::2].clamp(0, image.width)
+        corners[..., 1::2] = corners[..., 1::2].clamp(0, image.height)
+        answers = []
+        for row, route in enumerate(routes.tolist()):
+            used = self.tasks[route] if self.routed and route != FALLBACK else task
+            best = apart(corners[row], scores[row].cpu(), most=count, share=suppress).tolist()
+            answers.append(
+                [
+                    Found(
+                        box=(left, top, right, bottom),
+                        score=float(scores[row, place]),
+                        task=used,
+                    )
+                    for place, (left, top, right, bottom) in ((place, corners[row, place].tolist()) for place in best)
+                ]
+            )
+        return answers
+
+    # ---- what a detector doesn't have ------------------------------------------------------------------------------
+
+    def encode_images(self, *unused: Any, **ignored: Any) -> Tensor:
+        """There is no vector of a picture alone.
+
+        Raises:
+            LpiError: always.
+        """
+        raise LpiError(f"{type(self).__name__} finds boxes; it has no vectors of pictures alone. Use locate().")
+
+    def encode_texts(self, *unused: Any, **ignored: Any) -> Tensor:
+        """There is no vector of an expression alone.
+
+        Raises:
+            LpiError: always.
+        """
+        raise LpiError(f"{type(self).__name__} finds boxes; it has no vectors of texts alone. Use locate().")
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, source: str | Path, *, backbone: GroundingBackbone | None = None, **hub: Any
+    ) -> GroundingMethod:
+        """A method from a folder; see :func:`lpi.grounding.methods.load_grounding_method`.
+
+        Raises:
+            CheckpointError: it was saved by another method, or for another detector, or is damaged.
+            MissingFileError: it is not there.
+        """
+        from lpi.grounding.methods import load_grounding_method
+
+        loaded = load_grounding_method(source, backbone=backbone)
+        if not isinstance(loaded, cls):
+            raise CheckpointError(f"{source} holds a {type(loaded).__name__}, not a {cls.__name__}. Load it as that.")
+        return loaded

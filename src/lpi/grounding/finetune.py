@@ -1,0 +1,7 @@
+"""Sequential full fine-tuning: every weight of the detector learns each task in turn. The classical forgetter."""
+
+from lpi.grounding.tuned import GroundingTuned
+
+
+class GroundingFineTune(GroundingTuned):
+    """Trained on from task to task, with nothing that protects the earlier ones."""

@@ -1,0 +1,67 @@
+"""What a detector is taught for one expression a picture: which box, how it goes with the words, where its edges are.
+
+Matching, focal loss, L1 and generalised IoU are the library's own (``transformers.loss``). For OWL-ViT and OWLv2 the
+library has no loss: theirs is the same one over a single token, the whole expression.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+from torch import Tensor
+from transformers.loss.loss_grounding_dino import GroundingDinoHungarianMatcher, GroundingDinoImageLoss
+
+from lpi.errors import MissingExtraError, ShapeError
+from lpi.grounding.backbones.base import Detections
+
+COSTS = {"class_cost": 1.0, "bbox_cost": 5.0, "giou_cost": 2.0}  # of the matching; Grounding DINO's own
+WEIGHTS = {"alignment": 2.0, "box": 5.0, "overlap": 2.0}  # of the losses; Grounding DINO's own
+FOCAL_ALPHA = 0.25
+
+
+def detection_losses(found: Detections, truth: Tensor) -> dict[str, Tensor]:
+    """The detector's own losses, each times its own weight; the expression's object is matched to one box.
+
+    ``alignment`` is the focal loss of the boxes' logits against the tokens that say what is meant: all of them for the
+    matched box, none for the others. ``box`` is the L1 distance of the matched box, ``overlap`` one minus its
+    generalised IoU.
+
+    Args:
+        found: of a batch, one expression a picture.
+        truth: the box of each, [batch, 4], (centre x, centre y, width, height) in 0..1.
+
+    Returns:
+        ``alignment``, ``box`` and ``overlap``, averaged over expressions, scalars.
+
+    Raises:
+        ShapeError: as many boxes as expressions are needed.
+        MissingExtraError: the matching needs SciPy.
+
+    Paper: Grounding DINO (arXiv 2303.05499), section 3.5.
+    Differs: the last decoder layer alone is taught; the others and the proposals are frozen with the detector.
+    """
+    batch = len(found.boxes)
+    if truth.shape != (batch, 4):
+        raise ShapeError(f"truth must be [batch={batch}, 4]; got {list(truth.shape)}.")
+    if find_spec("scipy") is None:
+        raise MissingExtraError("Learning boxes needs SciPy. Install it: pip install 'lpi[grounding]'.")
+    # The library offsets the labels of every expression but the first by one map's rows, whatever comes before it
+    # (right for two expressions only). With all rows in every map, the sum is the expression's own row at any size.
+    maps = [found.named.long()] * batch
+    outputs: dict[str, Any] = {
+        "logits": found.logits,
+        "pred_boxes": found.boxes,
+        "label_maps": maps,
+        "text_mask": found.seen[:, None].expand_as(found.logits),
+    }
+    targets = [{"class_labels": _row(truth, row), "boxes": truth[row : row + 1]} for row in range(batch)]
+    matcher = GroundingDinoHungarianMatcher(**COSTS)
+    criterion: Any = GroundingDinoImageLoss(matcher, FOCAL_ALPHA, ["labels", "boxes"])  # type: ignore[no-untyped-call]
+    losses = criterion(outputs, targets)
+    names = {"alignment": "loss_ce", "box": "loss_bbox", "overlap": "loss_giou"}
+    return {name: WEIGHTS[name] * losses[theirs] for name, theirs in names.items()}
+
+
+def _row(like: Tensor, row: int) -> Tensor:
+    return like.new_tensor([row]).long()

@@ -1,0 +1,43 @@
+"""What methods that change the detector's own weights have in common: a private copy that goes on learning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+from torch import Tensor, nn
+
+from lpi.backbones.base import TextInputs
+from lpi.grounding.backbones.base import Detections, GroundingBackbone
+from lpi.grounding.backbones.inputs import PictureInputs
+from lpi.grounding.base import GroundingMethod
+
+
+class GroundingTuned(GroundingMethod):
+    """A copy of the detector, all of whose weights go on learning.
+
+    Args:
+        backbone: where it starts; itself left as it is.
+    """
+
+    def __init__(self, backbone: GroundingBackbone) -> None:
+        super().__init__(backbone)
+        self.tuned = deepcopy(backbone).requires_grad_(True)
+
+    def trainable(self) -> list[nn.Parameter]:
+        """Every weight of the copy."""
+        return list(self.tuned.parameters())
+
+    def detect(self, pictures: PictureInputs, texts: TextInputs, route: int) -> Detections:
+        """See :class:`GroundingMethod`; there is one route."""
+        return self.tuned.detect(pictures, texts)
+
+    def shared_state(self) -> dict[str, Tensor]:
+        """All weights of the copy; what several layers have in common is there once."""
+        return {name: weight.detach() for name, weight in self.tuned.model.named_parameters()}
+
+    def restore(self, tasks: Sequence[tuple[str, dict[str, Tensor]]], shared: dict[str, Tensor]) -> None:
+        """See :class:`Method`."""
+        super().restore(tasks, shared)
+        for name, weight in self.tuned.model.named_parameters():
+            weight.data.copy_(shared[name])

@@ -1,0 +1,20 @@
+"""The frozen detector as it is: the floor of every table. It learns nothing and forgets nothing."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from lpi.errors import LpiError
+from lpi.grounding.base import GroundingBatch, GroundingMethod
+
+
+class GroundingZeroShot(GroundingMethod):
+    """No learning at all."""
+
+    stable: ClassVar[bool] = True
+
+    def loss(self, batch: GroundingBatch) -> dict[str, Tensor]:  # type: ignore[override]
+        """There is none; the trainer does not ask a method without trainable parameters."""
+        raise LpiError("zero_shot has nothing to learn.")

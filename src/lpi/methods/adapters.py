@@ -1,0 +1,205 @@
+"""What methods that change weights share: private copies of the backbone, low-rank changes, the item loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lpi.backbones.base import DualEncoder
+from lpi.errors import BackboneError, ConfigError
+from lpi.losses import item_loss
+from lpi.methods.base import Method, TaskData, TrainingBatch
+from lpi.prompts.low_rank import TOWERS, check_choice
+
+Targets = Literal["query_value", "attention", "mlp", "all"]
+
+
+def private_copy(backbone: DualEncoder, own: Iterable[nn.Module] = ()) -> DualEncoder:
+    """A backbone with modules of its own that shares the weights of another: it takes no memory worth the name.
+
+    Args:
+        backbone: whose weights.
+        own: modules of it whose weights are copied instead of shared.
+    """
+    copied = {id(parameter) for module in own for parameter in module.parameters()}
+    shared: dict[int, Any] = {id(weight): weight for weight in backbone.parameters() if id(weight) not in copied}
+    shared[id(backbone.inputs)] = backbone.inputs
+    return deepcopy(backbone, shared)
+
+
+def target_layers(backbone: DualEncoder, targets: Targets) -> dict[str, nn.Linear]:
+    """The linear layers in the blocks of both towers that a method may change, by tower, block and name.
+
+    Args:
+        backbone: of any family.
+        targets: ``query_value`` and ``attention`` (all four maps) are the layers of the attention, ``mlp`` the others,
+            ``all`` both.
+
+    Raises:
+        ConfigError: an unknown choice.
+        BackboneError: the blocks hold no such layers.
+    """
+    check_choice("targets", targets, Targets)
+    found = {
+        f"{tower}/{number}/{name.replace('.', '/')}": module
+        for tower in TOWERS
+        for number, block in enumerate(getattr(backbone, tower).layers)
+        for name, module in block.named_modules()
+        if isinstance(module, nn.Linear) and _wanted(name.split("."), targets)
+    }
+    if not found:
+        raise BackboneError(f"{backbone.name}: no layer of its blocks is a linear one of the kind {targets!r}.")
+    return found
+
+
+def _wanted(path: Sequence[str], targets: Targets) -> bool:
+    attention = any("attn" in part or part == "attention" for part in path)
+    if targets == "query_value":
+        return attention and path[-1] in ("q_proj", "v_proj", "query", "value")
+    return targets == "all" or attention == (targets == "attention")
+
+
+class LowRank(nn.Module):
+    """A change of low rank for each of some linear layers: up @ down, [out, in]. It starts at zero.
+
+    Args:
+        layers: which.
+        rank: of each change.
+        generator: draws ``down``.
+
+    Raises:
+        ConfigError: the rank is out of range.
+
+    Paper: LoRA (arXiv 2106.09685), eq. 3; the start is the one of its authors' code.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Linear], *, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        largest = min(min(layer.weight.shape) for layer in layers.values())
+        if not 1 <= rank <= largest:
+            raise ConfigError(f"rank must be between 1 and {largest}, the narrowest changed layer; got {rank}.")
+        self.down = nn.ParameterDict()
+        self.up = nn.ParameterDict()
+        for name, layer in layers.items():
+            drawn = 2 * torch.rand(rank, layer.in_features, generator=generator) - 1
+            self.down[name] = nn.Parameter(drawn / layer.in_features**0.5)
+            self.up[name] = nn.Parameter(torch.zeros(layer.out_features, rank))
+
+    def delta(self, name: str) -> Tensor:
+        """The change of one layer's weight, [out, in]."""
+        product: Tensor = self.up[name] @ self.down[name]
+        return product
+
+
+class Adapted(nn.Module):
+    """A private copy of a backbone through whose linear layers low-rank changes may run.
+
+    Args:
+        backbone: left as it is.
+        targets: which layers, see :func:`target_layers`.
+        own: copy the weights of these layers, so that changes can be merged into them for good.
+    """
+
+    def __init__(self, backbone: DualEncoder, targets: Targets, *, own: bool = False) -> None:
+        super().__init__()
+        self.model = private_copy(backbone, target_layers(backbone, targets).values() if own else ())
+        self.layers = target_layers(self.model, targets)
+        self.active: tuple[tuple[LowRank, float], ...] = ()
+        for name, layer in self.layers.items():
+            layer.register_forward_hook(partial(self._add, name))
+
+    @contextmanager
+    def under(self, *changes: tuple[LowRank, float]) -> Iterator[DualEncoder]:
+        """The backbone with its weights plus each change times its factor; none is the backbone as it is."""
+        before, self.active = self.active, changes
+        try:
+            yield self.model
+        finally:
+            self.active = before
+
+    def _add(self, name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        for change, factor in self.active:
+            output = output + factor * F.linear(F.linear(inputs[0], change.down[name]), change.up[name])
+        return output
+
+    @torch.no_grad()
+    def merge(self, change: LowRank, factor: float) -> None:
+        """Add a change times its factor to the weights for good; only for weights of its own."""
+        for name, layer in self.layers.items():
+            layer.weight += factor * change.delta(name)
+
+
+def item_level(
+    batch: TrainingBatch, images: Tensor, texts: Tensor, *, logit_scale: Tensor, multi_positive: bool
+) -> Tensor:
+    """The item loss of a batch, scalar.
+
+    Args:
+        batch: says what belongs together.
+        images: L2-normalised, [images, features].
+        texts: L2-normalised, [texts, features].
+        logit_scale: multiplies the cosines.
+        multi_positive: captions that equal another picture's count as positives of it.
+    """
+    positives = batch.positives
+    if not multi_positive:
+        positives = F.one_hot(batch.owner, len(images)).T.bool()
+    return item_loss(images, texts, positives, logit_scale=logit_scale)
+
+
+@torch.no_grad()
+def features_before(method: Method, data: TaskData) -> tuple[Tensor, Tensor]:
+    """What a method gives for a task's pictures and captions before it learns them.
+
+    They are computed once, when the task begins, and looked up in every step: no second model has to be kept, and
+    none runs beside the one that learns.
+
+    Returns:
+        L2-normalised, [pictures, features] and [captions, features].
+    """
+    pictures: dict[int, Tensor] = {}
+    captions: dict[int, Tensor] = {}
+    for batch in data.batches(seed=0, captions=0):
+        for rows, features, kept in (
+            (batch.picture_rows, method.image_features(batch.images, 0), pictures),
+            (batch.caption_rows, method.text_features(batch.texts, 0), captions),
+        ):
+            kept.update(zip(rows.tolist(), features.float(), strict=True))
+    return _stacked(pictures), _stacked(captions)
+
+
+def _stacked(rows: dict[int, Tensor]) -> Tensor:
+    return torch.stack([rows[number] for number in range(len(rows))]) if rows else torch.empty(0, 0)
+
+
+def drawn_for(batch: TrainingBatch) -> torch.Generator:
+    """A generator that depends on what is in a batch alone: a run that was stopped and goes on draws the same."""
+    return torch.Generator().manual_seed(hash((*batch.picture_rows.tolist(), *batch.caption_rows.tolist())) % 2**63)
+
+
+def check_range(name: str, value: float, low: float, high: float = float("inf")) -> None:
+    """Refuse an option outside a range, when the method is made.
+
+    Raises:
+        ConfigError: naming option, range and value.
+    """
+    if not low <= value <= high:
+        limits = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
+        raise ConfigError(f"{name} must be {limits}; got {value}.")
+
+
+def within(state: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
+    """The tensors of a state whose names begin with ``group/``, without it."""
+    return {name.removeprefix(f"{group}/"): value for name, value in state.items() if name.startswith(f"{group}/")}
+
+
+def grouped(group: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors with ``group/`` before their names, as :func:`within` takes them apart."""
+    return {f"{group}/{name}": value.detach().contiguous() for name, value in tensors.items()}

@@ -1,0 +1,160 @@
+"""C-CLIP: low-rank changes that are merged into the weights after each task, and held by contrast to the old features.
+
+A task is learned as a LoRA, half of which then joins the weights for good: no task has to be told apart later. While
+it is learned, a projector must find, from a new feature, the old model's feature of the same picture or caption among
+those of all others: nearer to the old space than to stand still, and free to move within it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lpi.backbones.base import DualEncoder, TextInputs, TowerState
+from lpi.methods.adapters import (
+    Adapted,
+    LowRank,
+    Targets,
+    check_range,
+    features_before,
+    grouped,
+    item_level,
+    within,
+)
+from lpi.methods.base import Method, TaskData, TrainingBatch, recorded
+
+
+def consolidation_loss(new: Tensor, old: Tensor, temperature: float) -> Tensor:
+    """Each new feature should be nearest to the old feature of the same item, scalar.
+
+    Args:
+        new: projected features of the model that learns, of pictures and captions one after another, [items, features].
+        old: features of the model before the task, in the same order, [items, features].
+        temperature: divides the cosines.
+
+    Returns:
+        Cross-entropy in nats, both directions averaged.
+    """
+    logits = F.normalize(new, dim=-1) @ F.normalize(old, dim=-1).T / temperature
+    same = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
+
+
+class CCLIP(Method):
+    """LoRA merged after each task, with contrastive knowledge consolidation.
+
+    Args:
+        backbone: where it starts; itself left as it is.
+        rank: of the changes of a task.
+        alpha: a change is multiplied by alpha / rank.
+        targets: which layers of the blocks: ``query_value``, ``attention``, ``mlp`` or ``all``.
+        merge: the share of a task's change that joins the weights.
+        weight: of the consolidation loss.
+        temperature: of the consolidation loss.
+        multi_positive: captions that equal another picture's count as positives of it.
+
+    Raises:
+        ConfigError: a number out of range, or an unknown choice.
+
+    Paper: C-CLIP (ICLR 2025; it has no arXiv number): LoRA integration with coefficient 0.5, consolidation loss
+        eq. 5, total eq. 7.
+    Differs: pictures and captions are rows of one contrast (2N items), as its text describes; a public
+        re-implementation contrasts pairs, each a picture's and a caption's features side by side, which batches with
+        several captions a picture don't have. No batch norm in the projector: the loss would depend on it in
+        small batches. One learning rate for both towers (the paper's texts learn 10 to 80 times faster): all methods
+        here share the trainer's. The old features are those of pictures as in evaluation.
+    """
+
+    def __init__(
+        self,
+        backbone: DualEncoder,
+        *,
+        rank: int = 16,
+        alpha: float = 32.0,
+        targets: Targets = "all",
+        merge: float = 0.5,
+        weight: float = 1.0,
+        temperature: float = 0.07,
+        multi_positive: bool = True,
+    ) -> None:
+        super().__init__(backbone, **recorded(locals()))
+        check_range("alpha", alpha, 0.0)
+        check_range("merge", merge, 0.0, 1.0)
+        check_range("weight", weight, 0.0)
+        check_range("temperature", temperature, 1e-3)
+        self.adapted = Adapted(backbone, targets, own=True)
+        self.before: tuple[Tensor, Tensor] | None = None
+        self._start(torch.Generator().manual_seed(0))
+
+    def _start(self, generator: torch.Generator) -> None:
+        """A change of zero, and a projector drawn anew."""
+        width = self.backbone.feature_width
+        self.change = LowRank(self.adapted.layers, rank=self.options["rank"], generator=generator)
+        self.projector = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+        for parameter in self.projector.parameters():
+            drawn = 2 * torch.rand(parameter.shape, generator=generator) - 1
+            parameter.data.copy_(drawn / width**0.5)
+
+    def begin_task(self, data: TaskData, generator: torch.Generator) -> None:
+        """Start a change, and keep the features that the task's pairs have without it."""
+        super().begin_task(data, generator)
+        self._start(generator)
+        self.to(self.device)
+        self.before = features_before(self, data)
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The change and the projector."""
+        return [*self.change.parameters(), *self.projector.parameters()]
+
+    def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        """The item-level loss and the consolidation."""
+        assert self.before is not None  # begin_task comes first
+        assert isinstance(batch.images, Tensor)  # there is no trunk
+        o = self.options
+        with self.adapted.under((self.change, o["alpha"] / o["rank"])) as model:
+            images, texts = model.encode_images(batch.images), model.encode_texts(batch.texts)
+        images, texts = F.normalize(images, dim=-1), F.normalize(texts, dim=-1)
+        scale = self.backbone.logit_scale.exp()
+        parts = {"item": item_level(batch, images, texts, logit_scale=scale, multi_positive=o["multi_positive"])}
+        if o["weight"]:
+            new = self.projector(torch.cat([images, texts]))
+            old = torch.cat([self.before[0][batch.picture_rows], self.before[1][batch.caption_rows]])
+            parts["consolidate"] = o["weight"] * consolidation_loss(new, old, o["temperature"])
+        return parts
+
+    def end_task(self, data: TaskData, generator: torch.Generator) -> None:
+        """Merge the change."""
+        o = self.options
+        self.adapted.merge(self.change, o["merge"] * o["alpha"] / o["rank"])
+        self.before = None
+
+    def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
+        """See :class:`Method`; with what has been merged so far."""
+        assert isinstance(images, Tensor)  # there is no trunk
+        return F.normalize(self.adapted.model.encode_images(images), dim=-1)
+
+    def text_features(self, texts: TextInputs, route: int) -> Tensor:
+        """See :class:`Method`; with what has been merged so far."""
+        return F.normalize(self.adapted.model.encode_texts(texts), dim=-1)
+
+    def shared_state(self) -> dict[str, Tensor]:
+        """The merged weights, and what the last task trained."""
+        return {
+            **grouped("weight", {name: layer.weight for name, layer in self.adapted.layers.items()}),
+            **grouped("bias", {n: layer.bias for n, layer in self.adapted.layers.items() if layer.bias is not None}),
+            **grouped("change", self.change.state_dict()),
+            **grouped("projector", self.projector.state_dict()),
+        }
+
+    @torch.no_grad()
+    def restore(self, tasks: Any, shared: dict[str, Tensor]) -> None:
+        """See :class:`Method`."""
+        super().restore(tasks, shared)
+        for kind in ("weight", "bias"):
+            for name, value in within(shared, kind).items():
+                cast(Tensor, getattr(self.adapted.layers[name], kind)).copy_(value)
+        self.change.load_state_dict(within(shared, "change"))
+        self.projector.load_state_dict(within(shared, "projector"))

@@ -1,0 +1,161 @@
+"""Features that depend on the picture alone: never on what else was embedded with it, nor on when.
+
+The last bits of a feature may depend on the size of its batch and on its place in it. Vectors that are kept for years
+and compared with vectors made tomorrow must not. So every forward pass has the same size, filled up where needed, and
+that size is the largest that was seen to give the same bits in every place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lpi.errors import LpiError
+from lpi.methods.base import Method
+from lpi.prompts.task_keys import FALLBACK
+
+Half = NDArray[np.float16]
+Single = NDArray[np.float32]
+
+SIZES = (32, 8, 1)  # batches that are tried; a batch of one always gives the same bits
+ROUTING_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Where pictures belong.
+
+    Attributes:
+        routes: the routes of each, the likeliest first, int64 [pictures, k].
+        tasks: the task that each picture's first route belongs to, int64 [pictures]; FALLBACK for none.
+        weights: how much each counts, [pictures, k]; rows sum to 1.
+        distances: to each task, [pictures, tasks]; no column where the method tells no tasks apart.
+        confidence: how likely the likeliest task is, [pictures]; NaN where the method tells no tasks apart.
+    """
+
+    routes: NDArray[np.int64]
+    tasks: NDArray[np.int64]
+    weights: Single
+    distances: Single
+    confidence: Single
+
+    @property
+    def margins(self) -> Single:
+        """How much farther the second task is than the first, [pictures]; NaN with fewer than two tasks."""
+        if self.distances.shape[1] < 2:
+            return np.full(len(self.distances), np.nan, dtype=np.float32)
+        nearest = np.sort(self.distances, axis=1)[:, :2]
+        return nearest[:, 1] - nearest[:, 0]
+
+
+class Encoder:
+    """Pictures to features, in batches of one size.
+
+    Args:
+        method: what encodes.
+        batch: pictures in every forward pass; by default :func:`steady_size`.
+    """
+
+    def __init__(self, method: Method, *, batch: int | None = None) -> None:
+        self.method = method
+        self.inputs = method.backbone.inputs
+        self.batch = steady_size(method) if batch is None else batch
+
+    def plain(self, pixels: Tensor) -> Half:
+        """Unprompted features of prepared pictures, [pictures, features].
+
+        Args:
+            pixels: [pictures, 3, height, width] uint8.
+
+        Raises:
+            LpiError: a feature is not a number.
+        """
+        backbone = self.method.backbone
+        return self._features(pixels, lambda images: F.normalize(backbone.encode_images(images), dim=-1))
+
+    def under(self, pixels: Tensor, route: int) -> Half:
+        """Features under a route, [pictures, features]; see :meth:`plain`."""
+        if route == FALLBACK:
+            return self.plain(pixels)
+        return self._features(pixels, lambda images: self.method.image_features(images, route))
+
+    @torch.no_grad()
+    def _features(self, pixels: Tensor, encode: Callable[[Tensor], Tensor]) -> Half:
+        rows = []
+        for part in torch.split(pixels, self.batch):
+            filled = torch.zeros(self.batch, *part.shape[1:], dtype=torch.uint8)
+            filled[: len(part)] = part
+            rows.append(encode(self.inputs.normalise(filled.to(self.method.device)))[: len(part)].float().cpu())
+        features = torch.cat(rows) if rows else torch.empty(0, self.method.backbone.feature_width)
+        if not bool(features.isfinite().all()):
+            raise LpiError("the model gives features that aren't numbers (NaN). Check its weights, or train again.")
+        return features.numpy().astype(np.float16)
+
+    @torch.no_grad()
+    def routing(self, plain: Half) -> Routing:
+        """Where pictures belong, decided from their kept plain features [pictures, features] alone."""
+        method = self.method
+        tasks = len(method.tasks) if method.routed else 0
+        parts: list[list[Tensor]] = []
+        for start in range(0, max(len(plain), 1), ROUTING_ROWS):  # once for no pictures: the shapes are right then, too
+            own = plain[start : start + ROUTING_ROWS]
+            filled = np.zeros((ROUTING_ROWS, plain.shape[1]), dtype=np.float32)
+            filled[: len(own)] = unit(own.astype(np.float32))
+            rows = torch.from_numpy(filled).to(method.device)
+            routes, weights = method.mixture("vision", rows)
+            belongs = method.tasks_of(routes[:, 0]) if tasks else torch.full((ROUTING_ROWS,), FALLBACK)
+            distances, confidence = torch.empty(ROUTING_ROWS, 0), torch.full((ROUTING_ROWS,), torch.nan)
+            if tasks:
+                distances = method.distances("vision", rows)
+                confidence = method.posteriors(distances, "vision").amax(dim=1)
+            parts.append([part.cpu()[: len(own)] for part in (routes, belongs, weights, distances, confidence)])
+        whole = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
+        return Routing(
+            routes=whole[0].astype(np.int64),
+            tasks=whole[1].astype(np.int64),
+            weights=whole[2].astype(np.float32),
+            distances=whole[3].astype(np.float32),
+            confidence=whole[4].astype(np.float32),
+        )
+
+
+def unit(features: Single) -> Single:
+    """Rows scaled to length 1, [rows, features]; the same bits for a row whatever the others are."""
+    lengths = np.sqrt(np.square(features, dtype=np.float64).sum(axis=1))
+    scaled: Single = (features / np.maximum(lengths, 1e-12)[:, None]).astype(np.float32)
+    return scaled
+
+
+def mix(features: list[Half], weights: list[Single]) -> Single:
+    """The searched vectors: features [pictures, features] times weights [pictures], added up and scaled to length 1."""
+    total = sum(
+        own.astype(np.float64) * share.astype(np.float64)[:, None] for own, share in zip(features, weights, strict=True)
+    )
+    return unit(np.asarray(total))
+
+
+@torch.no_grad()
+def steady_size(method: Method) -> int:
+    """The largest batch in which every place gives the same bits on this machine."""
+    inputs = method.backbone.inputs
+    height, width = inputs.image_size
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (max(SIZES), 3, height, width), dtype=torch.uint8, generator=generator)
+
+    def encode(images: Tensor) -> Tensor:
+        ready = inputs.normalise(images.to(method.device))
+        plain = method.backbone.encode_images(ready)
+        return torch.cat([plain, method.image_features(ready, 0)], dim=1) if method.tasks else plain
+
+    for size in SIZES:
+        shift = max(1, size // 3)
+        straight, turned = encode(pixels[:size]), encode(pixels[:size].roll(shift, dims=0))
+        if size == 1 or torch.equal(straight.roll(shift, dims=0), turned):
+            break
+    return size

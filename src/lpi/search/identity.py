@@ -1,0 +1,165 @@
+"""By what an index and a model recognise each other: the backbone, its preprocessing, and every task's prompts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lpi.backbones.loading import load_backbone
+from lpi.errors import CheckpointError
+from lpi.methods import method as build_method
+from lpi.methods.base import Method
+from lpi.methods.checkpoint import load_method
+from lpi.prompts.task_keys import FALLBACK
+from lpi.storage import read_json
+
+PLAIN = "plain"  # the key of the frozen backbone without prompts
+DECODING = "pillow, JPEG at twice the input's side, upright, transparency on white"
+
+
+def short_hash(*parts: object) -> str:
+    """16 hexadecimal digits that stand for plain values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def tensors_hash(tensors: dict[str, Tensor]) -> str:
+    """16 hexadecimal digits that stand for named tensors, whatever file they lie in.
+
+    >>> tensors_hash({"a": torch.zeros(1)}) == tensors_hash({"a": torch.zeros(2)})
+    False
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def task_hashes(method: Method) -> list[str]:
+    """What stands for each task's prompts and keys, in the order of the tasks."""
+    return [tensors_hash(method.task_state(index)) for index in range(len(method.tasks))]
+
+
+def _base(method: Method) -> list[Any]:
+    name = type(method).__module__.rpartition(".")[2]
+    options = {key: value for key, value in method.options.items() if value is not None}
+    return [method.backbone.identity, name, options, tensors_hash(method.shared_state())]
+
+
+def model_hash(method: Method) -> str:
+    """What stands for a method with everything that it learned."""
+    return short_hash(_base(method), method.tasks, task_hashes(method))
+
+
+class RouteKeys:
+    """What stands for a vector's origin under each route: features under equal keys are equal.
+
+    A stable method's features under a task's route depend on that task alone, so the key survives other tasks' coming
+    and going. In any other case everything that was learned goes into the key.
+    """
+
+    def __init__(self, method: Method) -> None:
+        self._base = _base(method)
+        self._hashes = task_hashes(method)
+        self._own = method.routed and method.stable
+        self._keys = {FALLBACK: PLAIN}
+
+    def __getitem__(self, route: int) -> str:
+        if route not in self._keys:
+            own = self._own and route < len(self._hashes)
+            parts = [self._hashes[route]] if own else [self._hashes, route]
+            self._keys[route] = short_hash(self._base, *parts)
+        return self._keys[route]
+
+
+def preprocessing_hash(method: Method) -> str:
+    """What stands for how pictures become pixels and texts become tokens."""
+    return short_hash(method.backbone.inputs.describe(), DECODING)
+
+
+def load_model(source: str | Path) -> tuple[Method, dict[str, Any] | None]:
+    """What ``--model`` names, and the ``run.json`` beside it where there is one.
+
+    Args:
+        source: a run folder, a saved method (a run's ``model`` folder), or a backbone (a folder or a name): the last
+            gives an LPI that has learned nothing yet.
+
+    Raises:
+        MissingFileError, CheckpointError, BackboneError: nothing there can be loaded.
+    """
+    folder = Path(source)
+    for candidate in (folder, folder / "model"):
+        config = candidate / "config.json"
+        if config.is_file() and "method" in read_json(config):
+            method = load_method(candidate)
+            run = candidate.parent / "run.json"
+            return _anchored(method), read_json(run) if run.is_file() else None
+    return _anchored(build_method("lpi", load_backbone(source))), None
+
+
+def _anchored(method: Method) -> Method:
+    """The same method; a backbone in a folder is named by its whole path, to be found from anywhere."""
+    folder = Path(method.backbone.name).expanduser()
+    if folder.exists():
+        method.backbone.name = str(folder.resolve())
+    return method
+
+
+def describe(method: Method) -> dict[str, Any]:
+    """What an index records of its model, and compares with another."""
+    return {
+        "model": model_hash(method),
+        "backbone": {"name": method.backbone.name, "identity": method.backbone.identity},
+        "preprocessing": preprocessing_hash(method),
+        "tasks": [{"name": name, "prompts": own} for name, own in zip(method.tasks, task_hashes(method), strict=True)],
+    }
+
+
+def check_same(place: Path, recorded: dict[str, Any], method: Method, name: str) -> None:
+    """Refuse a model that an index was not made with.
+
+    Args:
+        place: the index.
+        recorded: its :func:`describe`.
+        method: the model.
+        name: what a person calls the model.
+
+    Raises:
+        CheckpointError: they differ; the message says in what.
+    """
+    found = describe(method)
+    if found["model"] == recorded["model"] and found["preprocessing"] == recorded["preprocessing"]:
+        return
+    ours, theirs = recorded["backbone"], found["backbone"]
+    if ours["identity"] != theirs["identity"]:
+        difference = (
+            f"the index has backbone {ours['identity']} ({ours['name']}), the model {theirs['identity']} "
+            f"({theirs['name']})"
+        )
+    elif found["preprocessing"] != recorded["preprocessing"]:
+        difference = "their pictures or texts are prepared differently"
+    else:
+        difference = _task_difference(recorded["tasks"], found["tasks"])
+    raise CheckpointError(
+        f"{place} was made with another model than {name}: {difference}. Leave --model out to go on with the index's "
+        "own model, or index into another folder."
+    )
+
+
+def _task_difference(ours: list[dict[str, str]], theirs: list[dict[str, str]]) -> str:
+    mine, other = ({task["name"]: task["prompts"] for task in tasks} for tasks in (ours, theirs))
+    for name in mine:
+        if name not in other:
+            return f"the index knows task {name!r}, the model doesn't"
+        if mine[name] != other[name]:
+            return f"task {name!r} has prompts {mine[name]} in the index and {other[name]} in the model"
+    for name in other:
+        if name not in mine:
+            return f"the model knows task {name!r}, the index doesn't"
+    return "they were made with other options" if list(mine) == list(other) else "their tasks come in another order"

@@ -1,0 +1,158 @@
+"""The one file that says what counts in an index. It is written last, so whatever was cut short doesn't count."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lpi.errors import CheckpointError, MissingFileError, OutputError
+from lpi.storage import read_json, reason, write_json
+
+FORMAT = 1
+FILE = "index.json"
+OURS = {FILE, "lock", "models", "store", "tests", "lessons", "skipped.json"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The index as it was between two changes of its model.
+
+    Attributes:
+        number: its place, from 0.
+        kind: what began it: ``index``, ``teach``, ``forget`` or ``rollback``.
+        task: the domain that came or went; for a rollback, empty.
+        model: what stands for the model: its folder under ``models``.
+        tasks: the model's tasks and what stands for their prompts.
+        version: of the pictures' rows, the last of this stage.
+        pictures: how many.
+        embedded: how many pictures had to be embedded to begin this stage.
+        seconds: what that took.
+        when: when it began, in UTC.
+        report: what was to be gained and lost, where it was measured.
+    """
+
+    number: int
+    kind: str
+    task: str
+    model: str
+    tasks: list[dict[str, str]]
+    version: int
+    pictures: int
+    embedded: int
+    seconds: float
+    when: str
+    report: dict[str, Any] | None = None
+
+    @property
+    def pin(self) -> str:
+        """The name under which the store keeps its rows."""
+        return f"stage-{self.number}-{self.version}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What counts.
+
+    Attributes:
+        root: the folder of pictures.
+        backbone: name and identity of the frozen model.
+        preprocessing: what stands for how pictures become pixels.
+        width: of the features.
+        batch: pictures in a forward pass, always.
+        stages: the last one is the current one.
+        training: how domains are learned unless something else is said.
+    """
+
+    root: str
+    backbone: dict[str, str]
+    preprocessing: str
+    width: int
+    batch: int
+    stages: tuple[Stage, ...]
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def current(self) -> Stage:
+        """The stage that is searched."""
+        return self.stages[-1]
+
+    def recorded(self, stage: Stage) -> dict[str, Any]:
+        """What :func:`lpi.search.identity.describe` gave for a stage's model."""
+        return {
+            "model": stage.model,
+            "backbone": self.backbone,
+            "preprocessing": self.preprocessing,
+            "tasks": stage.tasks,
+        }
+
+    def with_stage(self, stage: Stage) -> Manifest:
+        """The same with a stage in its place: a further one, or the current one anew."""
+        return replace(self, stages=(*self.stages[: stage.number], stage))
+
+    def write(self, folder: Path) -> None:
+        """Make it count."""
+        # The store doesn't wait for the disk, and the manifest must not name what a power cut would take away.
+        os.sync()
+        write_json(folder / FILE, {"format": FORMAT, **asdict(self)})
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an index.
+
+    Raises:
+        MissingFileError: there is no index.
+        CheckpointError: it was written by another version, or is damaged.
+    """
+    if not (folder / FILE).is_file():
+        raise MissingFileError(
+            f"{folder}: there is no index. Make one with: lpi index PICTURES --model RUN --index {folder}"
+        )
+    content = read_json(folder / FILE)
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise CheckpointError(f"{folder / FILE} isn't of format {FORMAT}, the one this version reads. Index again.")
+    try:
+        stages = tuple(Stage(**stage) for stage in content.pop("stages"))
+        return Manifest(**content, stages=stages)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder / FILE} is damaged ({error}). Take it from a backup, or index again."
+        ) from error
+
+
+def check_place(folder: Path) -> None:
+    """Refuse to make an index in a folder that holds something else.
+
+    Raises:
+        OutputError: it does, or can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        others = sorted(path.name for path in folder.iterdir() if path.name not in OURS and path.name[0] != ".")
+    except OSError as error:
+        raise OutputError(f"{folder} can't be made: {reason(error).replace('--out', '--index')}") from error
+    if others:
+        raise OutputError(f"{folder} is no index and holds other things, first {others[0]!r}. Name a new folder.")
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Nobody else changes the index meanwhile. A process that dies lets go.
+
+    Raises:
+        OutputError: somebody does already.
+    """
+    try:
+        file = (folder / "lock").open("a+")
+    except OSError as error:
+        raise OutputError(f"{folder} can't be written: {reason(error).replace('--out', '--index')}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputError(f"{folder} is being changed by another command. Wait until it ends.") from error
+        yield

@@ -1,0 +1,132 @@
+"""From kept features and a model to the rows that are searched. The same pictures and model give the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lpi.methods.base import Method
+from lpi.prompts.task_keys import FALLBACK
+from lpi.search.encoding import Encoder, Routing, Single, mix
+from lpi.search.files import Content, folders_of
+from lpi.search.identity import PLAIN, RouteKeys, short_hash
+from lpi.search.store import Rows, Store
+
+Columns = dict[str, list[Any]]
+
+
+class RowMaker:
+    """Rows of pictures under one model.
+
+    Args:
+        encoder: the model.
+        store: where the features are.
+    """
+
+    def __init__(self, encoder: Encoder, store: Store) -> None:
+        self.encoder, self.store = encoder, store
+        self.method: Method = encoder.method
+        self.keys = RouteKeys(self.method)
+
+    def complete(self, ids: Sequence[str]) -> tuple[list[str], Routing]:
+        """Those of the pictures whose features are all there, in order, and where they belong."""
+        known = self.store.known(PLAIN)
+        plain = sorted(key for key in ids if key in known)
+        routing = self.encoder.routing(self.store.features(PLAIN, plain))
+        there = np.ones(len(plain), dtype=bool)
+        for route, rows in used(routing).items():
+            held = known if route == FALLBACK else self.store.known(self.keys[route])
+            there[[row for row in rows.tolist() if plain[row] not in held]] = False
+        rows = np.flatnonzero(there)
+        kept = Routing(*(part[rows] for part in vars(routing).values()))
+        return [plain[row] for row in rows], kept
+
+    def columns(self, ids: Sequence[str], routing: Routing, contents: Mapping[str, Content]) -> Columns:
+        """Everything of the rows but the vectors."""
+        abouts = self.store.abouts(ids)
+        routes = [[self.keys[route] for route in own] for own in routing.routes.tolist()]
+        tasks = [self.method.tasks[task] if task != FALLBACK else "" for task in routing.tasks.tolist()]
+        weights, distances = routing.weights.tolist(), routing.distances.tolist()
+        columns: Columns = {
+            "id": list(ids),
+            "paths": [list(contents[key].paths) for key in ids],
+            "stamps": [list(contents[key].stamps) for key in ids],
+            "folders": [folders_of(contents[key].paths) for key in ids],
+            "date": [abouts[key][2] or contents[key].modified for key in ids],
+            "width": [abouts[key][0] for key in ids],
+            "height": [abouts[key][1] for key in ids],
+            "task": tasks,
+            "route": [own[0] for own in routes],
+            "routes": routes,
+            "weights": weights,
+            "distances": distances,
+            "margin": _optional(routing.margins),
+            "confidence": _optional(routing.confidence),
+        }
+        columns["mixture"] = [short_hash(*pair) for pair in zip(routes, weights, strict=True)]
+        columns["state"] = [short_hash(*row) for row in zip(*columns.values(), strict=True)]
+        return columns
+
+    def vectors(self, ids: Sequence[str], routing: Routing) -> Single:
+        """The searched vectors, [pictures, features]: features under the routes, weighted, added up, of length 1."""
+        shape = (*routing.routes.shape, self.store.width)
+        features = np.zeros(shape, dtype=np.float16)
+        for route, rows in used(routing).items():
+            own = self.store.features(self.keys[route], [ids[row] for row in rows.tolist()])
+            asked = routing.routes[rows] == route
+            features[rows] = np.where(asked[:, :, None], own[:, None, :], features[rows])
+        places = range(routing.routes.shape[1])
+        return mix([features[:, place] for place in places], [routing.weights[:, place] for place in places])
+
+
+def used(routing: Routing) -> dict[int, Any]:
+    """Which pictures need their features under each route, by route."""
+    asked = routing.weights > 0
+    routes = np.unique(routing.routes[asked]).tolist()
+    return {route: np.flatnonzero(((routing.routes == route) & asked).any(axis=1)) for route in routes}
+
+
+def _optional(values: Single) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]
+
+
+def pick(columns: Columns, places: Sequence[int]) -> Columns:
+    """Some rows of the columns."""
+    return {name: [values[place] for place in places] for name, values in columns.items()}
+
+
+def refresh(store: Store, maker: RowMaker, before: Rows, version: int, contents: Mapping[str, Content]) -> int:
+    """Bring the rows in line with the pictures and the model; returns their new version.
+
+    Only what differs is written, and vectors only where the mixture that makes them differs.
+
+    Args:
+        store: where the rows are.
+        maker: the model.
+        before: the rows that count so far.
+        version: theirs.
+        contents: the pictures to have, by id; those whose features aren't all kept are left out.
+    """
+    ids, routing = maker.complete(list(contents))
+    columns = maker.columns(ids, routing, contents)
+    old = before.columns("id", "state", "mixture")
+    states, mixtures = (
+        dict(zip(old["id"], old["state"], strict=True)),
+        dict(zip(old["id"], old["mixture"], strict=True)),
+    )
+    differs = [place for place, key in enumerate(ids) if states.get(key) != columns["state"][place]]
+    moved = [place for place in differs if mixtures.get(ids[place]) != columns["mixture"][place]]
+    noted = sorted(set(differs) - set(moved))
+    gone = sorted(set(states) - set(ids))
+    if not differs and not gone:
+        return version
+    part = Routing(*(values[moved] for values in vars(routing).values()))
+    vectors = maker.vectors([ids[place] for place in moved], part)
+    return store.change(
+        version,
+        full=store.row_table(pick(columns, moved), vectors),
+        partial=store.row_table(pick(columns, noted), None),
+        gone=gone,
+    )

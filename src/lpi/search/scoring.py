@@ -1,0 +1,145 @@
+"""How the scores of vectors that were made under different prompts are compared. Here, and nowhere else.
+
+A picture's vector was made under its own task's prompts (or a mixture), a query's under those of the task that the
+router takes the query to belong to. The two need not be the same, and pictures of different tasks compete for one
+query. Two answers:
+
+- ``plain``: the query is encoded once, under its own mixture, and every picture's score is the cosine of the two
+  vectors. This trusts that prompts bend the common space but don't tear it: the backbone that both went through is the
+  same, and ``start: neutral`` begins where it is. What a picture is compared with doesn't depend on its task, so one
+  search over one index does it.
+- ``matched``: the query is encoded under every route that pictures have, and each picture's score is the cosine with
+  the query under that picture's own first route. Both sides were then always made with prompts that were trained
+  together, at the price of one encoding and one search a route; but scores of different tasks have different scales
+  where one task's training drew its pairs closer together than another's.
+
+The first is the default, and what ``lpi run`` measures. ``lpi teach --scoring`` and ``benchmarks/search_teach.py``
+measure either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lpi.errors import ConfigError, did_you_mean
+from lpi.methods.base import Method, chunks
+from lpi.prompts.task_keys import FALLBACK
+from lpi.search.identity import PLAIN, RouteKeys
+from lpi.trainer import plain_text_features
+
+Scoring = Literal["plain", "matched"]
+BATCH = 64
+EVERY = "*"  # the route of a vector that is compared with all pictures
+
+
+def check_scoring(scoring: str) -> None:
+    """Refuse an unknown one.
+
+    Raises:
+        ConfigError: naming those there are.
+    """
+    if scoring not in get_args(Scoring):
+        raise ConfigError(
+            f"scoring must be plain or matched; got {scoring!r}. {did_you_mean(scoring, get_args(Scoring))}"
+        )
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Queries as they are compared with pictures.
+
+    Attributes:
+        vectors: by the key of the route whose pictures they are for, [queries, features]; :data:`EVERY` is for all.
+    """
+
+    vectors: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.vectors.values())))
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        return {key: vectors[row] for key, vectors in self.vectors.items()}
+
+    def scores(self, images: Tensor, routes: Sequence[str]) -> Tensor:
+        """Scores against pictures, [queries, pictures].
+
+        Args:
+            images: searched vectors, [pictures, features].
+            routes: the key of each picture's first route.
+        """
+        if EVERY in self.vectors:
+            return self.vectors[EVERY] @ images.T
+        scores = torch.full((len(self), len(images)), -1.0)
+        for key, vectors in self.vectors.items():
+            own = [place for place, route in enumerate(routes) if route == key]
+            scores[:, own] = vectors @ images[own].T
+        return scores
+
+
+Routes = Mapping[str, int | None]
+
+
+@torch.no_grad()
+def text_probes(method: Method, texts: Sequence[str], routes: Routes, scoring: str) -> Probes:
+    """Texts as queries.
+
+    Args:
+        method: what encodes them.
+        texts: at least one.
+        routes: the routes that pictures have, by key, as :func:`routes_by_key` gives them.
+        scoring: ``plain`` or ``matched``.
+    """
+    check_scoring(scoring)
+    mixed = method.encode_texts(texts).float().cpu()
+    if scoring == "plain" or not routes:
+        return Probes({EVERY: mixed})
+
+    def under(route: int) -> Tensor:
+        if route == FALLBACK:
+            return plain_text_features(method.backbone, texts, BATCH)
+        parts = [method.text_features(method.tokens(part), route) for part in chunks(texts, BATCH)]
+        return torch.cat(parts)
+
+    return _by_route(mixed, routes, under)
+
+
+@torch.no_grad()
+def image_probes(method: Method, pixels: Tensor, routes: Routes, scoring: str) -> Probes:
+    """Pictures as queries; see :func:`text_probes`.
+
+    Args:
+        method: what encodes them.
+        pixels: prepared, [pictures, 3, height, width] uint8.
+        routes: the routes that pictures have, by key.
+        scoring: ``plain`` or ``matched``.
+    """
+    check_scoring(scoring)
+    mixed = method.encode_images(pixels).float().cpu()
+    if scoring == "plain" or not routes:
+        return Probes({EVERY: mixed})
+    backbone = method.backbone
+    ready = backbone.inputs.normalise(pixels.to(method.device))
+
+    def under(route: int) -> Tensor:
+        if route == FALLBACK:
+            return functional.normalize(backbone.encode_images(ready), dim=-1)
+        return method.image_features(ready, route)
+
+    return _by_route(mixed, routes, under)
+
+
+def _by_route(mixed: Tensor, routes: Routes, under: Callable[[int], Tensor]) -> Probes:
+    return Probes({key: mixed if route is None else under(route).float().cpu() for key, route in routes.items()})
+
+
+def routes_by_key(method: Method, keys: Sequence[str]) -> dict[str, int | None]:
+    """The routes of a method that have these keys, by key; ``None`` for a route that belongs to no single task."""
+    known = RouteKeys(method)
+    routes = {known[route]: route for route in range(len(method.tasks) if method.routed else 1)} | {PLAIN: FALLBACK}
+    return {key: routes.get(key) for key in sorted(set(keys))}

@@ -1,0 +1,368 @@
+"""What the index keeps on disk, in LanceDB: features, which never change, and the rows that are searched.
+
+- ``plain`` and ``route-<key>``: features of pictures by the hash of their content, [features] in half precision. A
+  feature under a key is true for ever, so these tables are only added to, at any time and in any order.
+- ``pictures``: one row a picture, with where it lies, where it was routed and the vector that is searched. Each change
+  is a new version; which one counts is for the manifest to say, so a change that was cut short doesn't count.
+
+The client is LanceDB's own: the folder may as well be an object store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpi.errors import CheckpointError, MissingExtraError, OutputError
+from lpi.search.encoding import Half, Single
+from lpi.search.filters import quoted
+from lpi.search.identity import PLAIN
+
+PICTURES = "pictures"
+IN_FILTER = 500  # more ids than these are cheaper found by reading the whole column
+APPROXIMATE_FROM = 20_000  # rows; below, a look at every vector takes milliseconds
+
+
+def _lance() -> tuple[Any, Any]:
+    os.environ.setdefault("LANCEDB_LOG", "error")
+    try:
+        import lancedb
+        import pyarrow
+    except ImportError as error:
+        raise MissingExtraError("LanceDB is not installed. Install it with: pip install 'lpi[search]'") from error
+    return lancedb, pyarrow
+
+
+def table_name(key: str) -> str:
+    """The table of the features under a route's key."""
+    return PLAIN if key == PLAIN else f"route-{key}"
+
+
+class Store:
+    """The tables of one index.
+
+    Args:
+        place: the folder they lie in.
+        width: of the features.
+
+    Raises:
+        MissingExtraError: LanceDB is not installed.
+    """
+
+    def __init__(self, place: Path, width: int) -> None:
+        lancedb, self.arrow = _lance()
+        self.place, self.width = place, width
+        self._tables: dict[str, Any] = {}
+        # by itself a handle would never see what another process writes
+        self._connection = lancedb.connect(str(place), read_consistency_interval=timedelta(0))
+
+    # ---- features ----------------------------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """The tables that there are."""
+        names: list[str] = []
+        token = None
+        while True:
+            page = self._connection.list_tables(page_token=token)
+            names += page.tables
+            token = page.page_token
+            if not token:
+                return names
+
+    def _table(self, key: str) -> Any | None:
+        name = table_name(key)
+        if name not in self._tables:
+            try:
+                self._tables[name] = self._connection.open_table(name)
+            except ValueError:  # there is none yet
+                return None
+        return self._tables[name]
+
+    def known(self, key: str) -> set[str]:
+        """Ids of the pictures whose features under a key are kept."""
+        table = self._table(key)
+        if table is None:
+            return set()
+        return set(table.search().select(["id"]).to_arrow()["id"].to_pylist())
+
+    def features(self, key: str, ids: Sequence[str]) -> Half:
+        """Features of pictures, [ids, features].
+
+        Raises:
+            CheckpointError: one isn't there.
+        """
+        rows = self._rows(key, ids, ["id", "feature"])
+        found = rows["id"].to_pylist() if rows is not None else []
+        place = {own: row for row, own in enumerate(found)}
+        missing = next((own for own in ids if own not in place), None)
+        if missing is not None:
+            raise CheckpointError(
+                f"{self.place}: the feature of picture {missing} is gone. Index again into a new folder."
+            )
+        if rows is None:
+            return np.zeros((0, self.width), dtype=np.float16)
+        return self._matrix(rows["feature"], np.float16)[[place[own] for own in ids]]
+
+    def abouts(self, ids: Sequence[str]) -> dict[str, tuple[int, int, str]]:
+        """Width, height and date of pictures, by id."""
+        rows = self._rows(PLAIN, ids, ["id", "width", "height", "taken"])
+        if rows is None:
+            return {}
+        columns = [rows[name].to_pylist() for name in ("width", "height", "taken")]
+        return dict(zip(rows["id"].to_pylist(), zip(*columns, strict=True), strict=True))
+
+    def _rows(self, key: str, ids: Sequence[str], columns: list[str]) -> Any | None:
+        table = self._table(key)
+        if table is None:
+            return None
+        query = table.search().select(columns)
+        if len(ids) <= IN_FILTER:
+            query = query.where(f"id IN ({', '.join(map(quoted, ids))})" if ids else "false")
+        return query.to_arrow()
+
+    def keep(self, key: str, ids: Sequence[str], features: Half, **columns: Sequence[object]) -> None:
+        """Add features of pictures, [ids, features], those that are there already left as they are.
+
+        Raises:
+            OutputError: the disk is full, or the folder can't be written to.
+        """
+        if not ids:
+            return
+        rows = self.arrow.table({"id": list(ids), "feature": self._lists(features), **columns})
+        with writing(self.place):
+            table = self._table(key)
+            if table is None:
+                self._tables[table_name(key)] = self._connection.create_table(table_name(key), rows)
+            else:
+                table.merge_insert("id").when_not_matched_insert_all().execute(rows)
+
+    def drop(self, key: str) -> None:
+        """Take all features under a key away."""
+        name = table_name(key)
+        self._tables.pop(name, None)
+        if name in self.names():
+            self._connection.drop_table(name)
+
+    # ---- the rows that are searched ----------------------------------------------------------------------------------
+
+    def schema(self) -> Any:
+        """The columns of a picture's row."""
+        a = self.arrow
+        strings, numbers = a.list_(a.string()), a.list_(a.float32())
+        return a.schema(
+            [
+                ("id", a.string()),
+                ("paths", strings),
+                ("stamps", strings),
+                ("folders", strings),
+                ("date", a.string()),
+                ("width", a.int32()),
+                ("height", a.int32()),
+                ("task", a.string()),
+                ("route", a.string()),
+                ("routes", strings),
+                ("weights", numbers),
+                ("distances", numbers),
+                ("margin", a.float32()),
+                ("confidence", a.float32()),
+                ("state", a.string()),
+                ("mixture", a.string()),
+                ("vector", a.list_(a.float32(), self.width)),
+            ]
+        )
+
+    def start(self) -> int:
+        """An empty table of rows in place of whatever is there; returns its version.
+
+        Raises:
+            OutputError: the folder can't be written to, or its file system is unfit.
+        """
+        with writing(self.place):
+            if PICTURES in self.names():
+                self._connection.drop_table(PICTURES)
+            self._connection.create_table(PICTURES, schema=self.schema())
+        return int(self._connection.open_table(PICTURES).version)
+
+    def rows(self, version: int) -> Rows:
+        """The rows as they were at a version.
+
+        Raises:
+            CheckpointError: it is not there.
+        """
+        return Rows(self._at(version), self.width)
+
+    def _at(self, version: int) -> Any:
+        try:
+            table = self._connection.open_table(PICTURES)
+            table.checkout(version)
+        except (ValueError, RuntimeError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(
+                f"{self.place}: its rows can't be read ({reason}). Take them from a backup."
+            ) from error
+        return table
+
+    def change(
+        self, version: int, *, full: Any | None = None, partial: Any | None = None, gone: Sequence[str] = ()
+    ) -> int:
+        """A new version of the rows; returns it.
+
+        Args:
+            version: which to change; what came later was never published, and is dropped.
+            full: rows to put in place of those of the same ids, or to add.
+            partial: the same without vectors, for ids that are there.
+            gone: ids to take away.
+        """
+        with writing(self.place):
+            table = self._connection.open_table(PICTURES)
+            if table.version != version:
+                table.checkout(version)
+                table.restore()
+            if full is not None and len(full):
+                table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(full)
+            if partial is not None and len(partial):
+                table.merge_insert("id").when_matched_update_all().execute(partial)
+            for start in range(0, len(gone), IN_FILTER):
+                some = ", ".join(map(quoted, gone[start : start + IN_FILTER]))
+                table.delete(f"id IN ({some})")
+            return int(table.version)
+
+    def settle(self, *, approximate_from: int = APPROXIMATE_FROM) -> int:
+        """Join small files and bring the approximate index up to date; returns the newest version.
+
+        Versions from before the oldest pinned one are cleaned away, but not those of the last day: somebody may be
+        reading them. (The store refuses to clean between pinned versions.)
+        """
+        from lancedb.index import IvfSq
+
+        table = self._connection.open_table(PICTURES)
+        count = table.count_rows()
+        pinned = {tag["version"] for tag in table.tags.list().values()}
+        ages = [datetime.now() - v["timestamp"] for v in table.list_versions() if v["version"] in pinned]
+        with writing(self.place):
+            if count >= approximate_from and not table.list_indices():
+                config = IvfSq(distance_type="cosine", num_partitions=max(1, round(math.sqrt(count))))
+                table.create_index("vector", config=config)
+            table.optimize(cleanup_older_than=max([*ages, timedelta(0)]) + timedelta(days=1))
+        return int(table.version)
+
+    def pin(self, name: str, version: int) -> None:
+        """Keep a version from ever being cleaned away."""
+        tags = self._connection.open_table(PICTURES).tags
+        (tags.update if name in tags.list() else tags.create)(name, version)
+
+    def unpin(self, keep: set[str]) -> None:
+        """Let all pinned versions go but these."""
+        tags = self._connection.open_table(PICTURES).tags
+        for name in tags.list():
+            if name not in keep:
+                tags.delete(name)
+
+    def tidy(self, keys: set[str], ids: set[str]) -> None:
+        """Drop features under other keys than these and of other pictures, and old versions that nothing needs."""
+        for name in self.names():
+            if name != PICTURES and name not in {table_name(key) for key in keys}:
+                self.drop(name.removeprefix("route-"))
+        with writing(self.place):
+            for key in sorted(keys):
+                table = self._table(key)
+                if table is None:
+                    continue
+                stale = sorted(self.known(key) - ids)
+                for start in range(0, len(stale), IN_FILTER):
+                    table.delete(f"id IN ({', '.join(map(quoted, stale[start : start + IN_FILTER]))})")
+                table.optimize()
+
+    # ---- arrays ------------------------------------------------------------------------------------------------------
+
+    def _lists(self, features: NDArray[Any]) -> Any:
+        return self.arrow.FixedSizeListArray.from_arrays(self.arrow.array(features.ravel()), self.width)
+
+    def _matrix(self, column: Any, kind: type) -> NDArray[Any]:
+        values: NDArray[Any] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return values.reshape(-1, self.width).astype(kind, copy=False)
+
+    def row_table(self, columns: dict[str, Any], vectors: Single | None) -> Any:
+        """Rows as :meth:`change` takes them, from columns by name and vectors [rows, features]."""
+        schema = self.schema()
+        if vectors is None:
+            schema = schema.remove(schema.get_field_index("vector"))
+            return self.arrow.table(columns, schema=schema)
+        return self.arrow.table({**columns, "vector": self._lists(vectors)}, schema=schema)
+
+
+class Rows:
+    """The pictures' rows at one version, for reading."""
+
+    def __init__(self, table: Any, width: int) -> None:
+        self._table, self._width = table, width
+
+    def __len__(self) -> int:
+        return int(self._table.count_rows())
+
+    def columns(self, *names: str, where: str | None = None) -> dict[str, list[Any]]:
+        """Whole columns by name, as lists in one order."""
+        query = self._table.search().select(list(names))
+        found = (query if where is None else query.where(where)).to_arrow()
+        return {name: found[name].to_pylist() for name in names}
+
+    def vectors(self, ids: Sequence[str]) -> Single:
+        """The searched vectors of pictures, [ids, features]."""
+        query = self._table.search().select(["id", "vector"])
+        if len(ids) <= IN_FILTER:
+            query = query.where(f"id IN ({', '.join(map(quoted, ids))})" if ids else "false")
+        found = query.to_arrow()
+        place = {own: row for row, own in enumerate(found["id"].to_pylist())}
+        values = found["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return np.asarray(values, dtype=np.float32).reshape(-1, self._width)[[place[own] for own in ids]]
+
+    def nearest(
+        self,
+        vector: Single,
+        *,
+        count: int,
+        where: str | None,
+        exact: bool,
+        columns: Sequence[str],
+        refine: int | None = 3,
+    ) -> list[dict[str, Any]]:
+        """The rows nearest to a vector [features] by cosine, best first, with their ``score``.
+
+        Args:
+            vector: what to look for.
+            count: how many.
+            where: a condition in SQL, applied before.
+            exact: look at every vector, also where there is an approximate index.
+            columns: which columns to give.
+            refine: so many times the wanted rows are compared once more by their whole vectors, not by the bytes that
+                the approximate index keeps of them; ``None`` for no second look.
+        """
+        query = self._table.search(vector, vector_column_name="vector").distance_type("cosine")
+        query = query.bypass_vector_index() if exact else query.nprobes(20)
+        if refine is not None and not exact:
+            query = query.refine_factor(refine)
+        if where is not None:
+            query = query.where(where, prefilter=True)
+        found: list[dict[str, Any]] = query.limit(count).select([*columns, "_distance"]).to_list()
+        return [{**row, "score": 1.0 - row.pop("_distance")} for row in found]
+
+
+@contextlib.contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Turns what the store raises when the disk doesn't obey into one line."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise OutputError(
+            f"{place} can't be written: {reason}. The folder must be on a local disk with room, whose file system has "
+            "hard links (not FAT or exFAT)."
+        ) from error

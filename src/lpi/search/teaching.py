@@ -1,0 +1,212 @@
+"""Learning a domain on trial: what would be gained and lost is measured before the index is searched with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from lpi.config import TrainingSettings
+from lpi.data.folder import captions_file, load_jsonl
+from lpi.data.records import CaptionedImage
+from lpi.errors import ConfigError, DataError, MissingFileError, did_you_mean
+from lpi.methods.base import Method
+from lpi.methods.checkpoint import load_method, save_method
+from lpi.search.files import OnProgress
+from lpi.search.identity import short_hash
+from lpi.search.manifest import Stage
+from lpi.search.recorded import HELD_OUT, Gallery, TestSet, on_record, put_on_record
+from lpi.search.writer import Writer, remove_lessons
+from lpi.storage import read_json, write_json
+from lpi.tasks.stream import Task
+from lpi.trainer import OnStep, learn_task
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A domain that was learned on trial.
+
+    Attributes:
+        task: the domain.
+        method: the model that knows it.
+        report: what adopting it would gain and lose:
+
+            - ``pictures``, ``reembed`` and ``share``: how many pictures the index has, how many of them would have to
+              be embedded again, and which share that is;
+            - ``seconds``: what learning took, what measuring took, and what embedding is expected to take;
+            - ``recall``: R@1 ``before`` and ``after``, for the ``new`` domain, each ``old`` one, and for what is
+              ``held_out``;
+            - ``unmeasured``: old domains without a test set on record;
+            - ``scoring``: see :mod:`lpi.search.scoring`.
+    """
+
+    task: str
+    method: Method
+    report: dict[str, Any]
+    test: tuple[CaptionedImage, ...]
+    place: Path
+
+
+def training_settings(writer: Writer, changes: dict[str, Any]) -> TrainingSettings:
+    """How domains are learned: as the run that the index began with, but for the changes.
+
+    Raises:
+        ConfigError: an option that training doesn't have, or a wrong value.
+    """
+    known = TrainingSettings.model_fields
+    for name in changes:
+        if name not in known:
+            raise ConfigError(f"training has no option {name!r}. {did_you_mean(name, known)}")
+    kept = {name: value for name, value in writer.manifest.training.items() if name in known}
+    try:
+        return TrainingSettings.model_validate({**kept, **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"training: {first['loc'][0]}: {first['msg']}; got {first['input']!r}.") from error
+
+
+def read_domain(source: str | Path, task: str) -> Task:
+    """A domain to learn from a folder with a captions file, or from the file itself.
+
+    Raises:
+        MissingFileError: there is no such folder, or no captions file in it.
+        DataError: a bad row, or no pictures to learn from or to be tested on.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise MissingFileError(f"{source}: there is no such folder of captioned pictures. Check the path.")
+    file = captions_file(source) if source.is_dir() else source
+    records = load_jsonl(file, task_field=None, task=task)
+    by_split: dict[str, list[CaptionedImage]] = {"train": [], "val": [], "test": []}
+    for record in records:
+        by_split.get(record.split, []).append(record)
+    for split, noun in (("train", "to learn from"), ("test", "to be tested on")):
+        if len(by_split[split]) < (2 if split == "train" else 1):
+            raise DataError(f'{file}: too few pictures {noun}. Leave "split" out of all rows, and some are drawn.')
+    return Task(task, *(tuple(by_split[split]) for split in ("train", "val", "test")))
+
+
+def learn(
+    writer: Writer,
+    task: Task,
+    *,
+    settings: TrainingSettings,
+    seed: int = 0,
+    scoring: str = "plain",
+    on_step: OnStep | None = None,
+    on_progress: OnProgress | None = None,
+) -> Lesson:
+    """Learn a domain on trial and measure it. Cut short, the same call goes on where it was.
+
+    Args:
+        writer: the index, which stays as it is.
+        task: the domain.
+        settings: how to learn.
+        seed: decides everything random.
+        scoring: see :mod:`lpi.search.scoring`.
+        on_step: told about every step.
+        on_progress: told what is going on otherwise.
+
+    Raises:
+        ConfigError: the domain was learned already.
+    """
+    if not task.name.strip() or task.name == HELD_OUT:
+        raise ConfigError(f"the domain needs another name; got {task.name!r}.")
+    if task.name in writer.method.tasks:
+        raise ConfigError(f"task {task.name!r} was learned already. Forget it first, or give the new one a name.")
+    content = [[record.picture.name, list(record.captions)] for record in (*task.train, *task.test)]
+    options = settings.model_dump(mode="json", exclude={"checkpoint_seconds", "device"})
+    key = short_hash(writer.manifest.current.model, task.name, content, options, seed)
+    place = writer.folder / "lessons" / key
+    remove_lessons(writer.folder, keep=place)
+    if (place / "model" / "config.json").exists():
+        method = load_method(place / "model", backbone=writer.method.backbone).to(writer.method.device)
+        seconds = read_json(place / "learned.json")["seconds"]
+    else:
+        method, seconds = _train(writer, task, place, settings=settings, seed=seed, on_step=on_step)
+    report = measure(writer, method, task.name, task.test, scoring=scoring, on_progress=on_progress)
+    report["seconds"]["learn"] = seconds
+    return Lesson(task.name, method, report, task.test, place)
+
+
+def _train(
+    writer: Writer, task: Task, place: Path, *, settings: TrainingSettings, seed: int, on_step: OnStep | None
+) -> tuple[Method, float]:
+    started = time.monotonic()
+    place.mkdir(parents=True, exist_ok=True)
+    method = writer.copy()
+    learn_task(method, task, settings=settings, seed=seed, checkpoint=place / "progress.pt", on_step=on_step)
+    seconds = round(time.monotonic() - started, 3)
+    write_json(place / "learned.json", {"task": task.name, "seconds": seconds})
+    save_method(method, place / "model")
+    # as it will be loaded again: nothing that only lives in memory may decide a vector
+    return load_method(place / "model", backbone=writer.method.backbone).to(writer.method.device), seconds
+
+
+def measure(
+    writer: Writer,
+    method: Method,
+    task: str,
+    test: Sequence[CaptionedImage],
+    *,
+    scoring: str = "plain",
+    on_progress: OnProgress | None = None,
+) -> dict[str, Any]:
+    """What another model would gain and lose; see :class:`Lesson`."""
+    started = time.monotonic()
+    sets = on_record(writer.folder)
+    old = [name for name in writer.method.tasks if name in sets]
+    gallery = Gallery([*(sets[name] for name in old), TestSet(task, tuple(test))])
+    models = {"before": writer.method, "after": method}
+    recall: dict[str, Any] = {"new": {}, "old": {name: {} for name in old}, "held_out": None}
+    held_out = Gallery([sets[HELD_OUT]]) if HELD_OUT in sets else None
+    if held_out is not None and held_out.ids:
+        recall["held_out"] = {}
+    for done, (when, model) in enumerate(models.items()):
+        if on_progress is not None:
+            on_progress("measuring", done, len(models))
+        found = gallery.recall(writer, model, scoring=scoring)
+        recall["new"][when] = found.get(task)
+        for name in old:
+            recall["old"][name][when] = found.get(name)
+        if held_out is not None and recall["held_out"] is not None:
+            recall["held_out"][when] = held_out.recall(writer, model, scoring=scoring).get(HELD_OUT)
+    pictures, again = writer.manifest.current.pictures, writer.to_embed(method)
+    return {
+        "pictures": pictures,
+        "reembed": again,
+        "share": again / pictures if pictures else 0.0,
+        "seconds": {
+            "measure": round(time.monotonic() - started, 3),
+            "embed": None if not again else round(again * seconds_per_picture(writer, method), 1),
+        },
+        "recall": recall,
+        "unmeasured": [name for name in writer.method.tasks if name not in old],
+        "unreadable": gallery.missing,
+        "scoring": scoring,
+    }
+
+
+def seconds_per_picture(writer: Writer, method: Method) -> float:
+    """How long a picture takes to embed under one route here, decoding left out."""
+    encoder = writer.encoder(method)
+    height, width = encoder.inputs.image_size
+    pixels = torch.zeros(encoder.batch, 3, height, width, dtype=torch.uint8)
+    route = len(method.tasks) - 1
+    encoder.under(pixels, route)
+    started = time.monotonic()
+    encoder.under(pixels, route)
+    return (time.monotonic() - started) / encoder.batch
+
+
+def adopt(writer: Writer, lesson: Lesson, *, on_progress: OnProgress | None = None) -> Stage:
+    """Search with what was learned from now on; only the pictures that the report counted are embedded."""
+    put_on_record(writer.folder, lesson.task, lesson.test)
+    stage = writer.adopt(lesson.method, "teach", lesson.task, report=lesson.report, on_progress=on_progress)
+    remove_lessons(writer.folder)
+    return stage

@@ -1,0 +1,321 @@
+"""A stream of grounding tasks: which expressions are learned, in which order, and on which the boxes are tested."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lpi.data.coco import COCO_TASKS
+from lpi.data.expressions.jsonl import load_expressions
+from lpi.data.expressions.record import ReferringExpression
+from lpi.data.expressions.refcoco import load_mdetr, load_refs
+from lpi.errors import ConfigError, DataError
+from lpi.tasks.grouping import by_task, check_limits, draw, in_order
+
+Records = tuple[ReferringExpression, ...]
+
+
+@dataclass(frozen=True)
+class GroundingTask:
+    """One task: its name, and its expressions to learn from, to choose on and to be tested on."""
+
+    name: str
+    train: Records
+    validation: Records
+    test: Records
+
+    def splits(self) -> tuple[tuple[str, Records], ...]:
+        """Its expressions by the name of their split."""
+        return (("train", self.train), ("val", self.validation), ("test", self.test))
+
+
+@dataclass(frozen=True)
+class GroundingStream:
+    """Tasks in the order in which they arrive, and expressions that none of them may learn from.
+
+    A picture may be in several tasks, and show several objects that are asked for; the same question about the same
+    object must not be in two splits.
+
+    Attributes:
+        name: names the stream in results.
+        tasks: in learning order; each has expressions to learn from and to be tested on.
+        held_out: never trained: what the frozen detector could do before, and should still do after.
+        notes: what a reader left out, in words, for the report.
+
+    Raises:
+        ConfigError: no task, or two of one name.
+        DataError: a task without training or test expressions, or an expression that is in two splits.
+    """
+
+    name: str
+    tasks: tuple[GroundingTask, ...]
+    held_out: Records = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ConfigError(f"Stream {self.name!r} has no task. Check its source and filters.")
+        places: dict[str, str] = {}
+        names: set[str] = set()
+        for task in self.tasks:
+            if task.name in names:
+                raise ConfigError(f"Stream {self.name!r} has two tasks called {task.name!r}. Name them apart.")
+            names.add(task.name)
+            for what, records in (("training", task.train), ("test", task.test)):
+                if not records:
+                    raise DataError(
+                        f"Task {task.name!r} of stream {self.name!r} has no {what} expressions. "
+                        "Add some, loosen its filters, or leave the task out."
+                    )
+            for split, records in task.splits():
+                _claim(places, records, split)
+        _claim(places, self.held_out, "held_out")
+
+    @classmethod
+    def from_records(
+        cls,
+        records: Iterable[ReferringExpression],
+        *,
+        name: str,
+        order: Sequence[str] | None = None,
+        held_out: Sequence[str] = (),
+        notes: Sequence[str] = (),
+    ) -> "GroundingStream":
+        """Group records by their task.
+
+        Args:
+            records: with split train, val, test or held_out (which belongs to no task).
+            name: names the stream.
+            order: task names in learning order, all of them; by default the paper's super-categories in the paper's
+                order, then all others in the order of their names.
+            held_out: tasks that are not learned: all their expressions are held out.
+            notes: see the class; one is added where tests are made on pictures that are also learned from.
+
+        Raises:
+            UnknownNameError: ``order`` or ``held_out`` names a task that isn't there.
+            ConfigError: ``order`` leaves one out.
+            DataError: see the class.
+        """
+        records = list(records)
+        if order is None:
+            present = {record.task for record in records if record.split != "held_out"} - set(held_out)
+            order = [task for task in COCO_TASKS if task in present] + sorted(present - set(COCO_TASKS))
+        groups, outside = by_task(records, order=order, held_out=held_out)
+        tasks = tuple(
+            GroundingTask(task, tuple(splits["train"]), tuple(splits["val"]), tuple(splits["test"]))
+            for task, splits in groups.items()
+        )
+        return cls(name, tasks, tuple(outside), (*notes, *_shared_pictures(tasks)))
+
+    @classmethod
+    def from_jsonl(
+        cls,
+        path: str | Path,
+        *,
+        name: str | None = None,
+        order: Sequence[str] | None = None,
+        held_out: Sequence[str] = (),
+        **options: Any,
+    ) -> "GroundingStream":
+        """One JSONL file; ``options`` as for :func:`lpi.data.expressions.load_expressions`, ``boxes`` among them."""
+        records = load_expressions(path, **options)
+        return cls.from_records(records, name=name or Path(path).stem, order=order, held_out=held_out)
+
+    @classmethod
+    def from_refs(
+        cls,
+        refs: str | Path,
+        instances_json: str | Path,
+        image_root: str | Path,
+        *,
+        name: str | None = None,
+        order: Sequence[str] | None = None,
+        held_out: Sequence[str] = (),
+        **options: Any,
+    ) -> "GroundingStream":
+        """RefCOCO, RefCOCO+ or RefCOCOg as first published; see :func:`lpi.data.expressions.load_refs`.
+
+        The paper's setting is ``test_on="val"``, then ``.limited(train=2000, test=500)``.
+        """
+        notes: list[str] = []
+        records = load_refs(refs, instances_json, image_root, notes=notes, **options)
+        name = name or Path(refs).resolve().parent.name
+        return cls.from_records(records, name=name, order=order, held_out=held_out, notes=notes)
+
+    @classmethod
+    def from_mdetr(
+        cls,
+        files: str | Path | Sequence[str | Path] | Mapping[str, str | Path],
+        image_root: str | Path,
+        *,
+        name: str,
+        order: Sequence[str] | None = None,
+        held_out: Sequence[str] = (),
+        **options: Any,
+    ) -> "GroundingStream":
+        """MDETR's converted files; see :func:`lpi.data.expressions.load_mdetr`.
+
+        Args:
+            files: one file a published split, or a mapping from split to file where the names don't say it.
+            image_root: COCO's ``train2014`` pictures.
+            name: names the stream.
+            order: see :meth:`from_records`.
+            held_out: see :meth:`from_records`.
+            options: ``test_on``, and whatever else the reader takes.
+        """
+        if isinstance(files, Mapping):
+            parts: list[tuple[str | None, str | Path]] = [*files.items()]
+        else:
+            parts = [(None, file) for file in ([files] if isinstance(files, str | Path) else files)]
+        notes: list[str] = []
+        records = [
+            record
+            for split, file in parts
+            for record in load_mdetr(file, image_root, split=split, notes=notes, **options)
+        ]
+        return cls.from_records(records, name=name, order=order, held_out=held_out, notes=notes)
+
+    @classmethod
+    def from_scenes(
+        cls, *, name: str = "grounding_scenes", order: Sequence[str] | None = None, **options: Any
+    ) -> "GroundingStream":
+        """The embedded world; ``options`` as for :func:`lpi.data.expressions.scenes.load_scene_expressions`."""
+        # Inside the function: a stream of photographs shouldn't wait for the drawing code to load.
+        from lpi.data.expressions.scenes import load_scene_expressions
+
+        records = load_scene_expressions(**options)
+        if order is None:
+            order = list(dict.fromkeys(record.task for record in records if record.split != "held_out"))
+        return cls.from_records(records, name=name, order=order)
+
+    def ordered(self, names: Sequence[str]) -> "GroundingStream":
+        """The same tasks in another order, or only some of them: exactly those named.
+
+        Raises:
+            UnknownNameError: no task has that name.
+            ConfigError: a name comes twice.
+        """
+        return replace(self, tasks=tuple(in_order({task.name: task for task in self.tasks}, names)))
+
+    def limited(
+        self, *, train: int | None = None, validation: int | None = None, test: int | None = None, seed: int = 0
+    ) -> "GroundingStream":
+        """At most so many expressions a task and split, drawn by the seed and the task's name.
+
+        What is drawn for a task depends on no other task, nor on the order. Expressions stay in their order.
+
+        Raises:
+            ConfigError: a limit below 1.
+
+        Paper: 2,000 to train and 500 to validate a task.
+        """
+        check_limits(train=train, validation=validation, test=test)
+        limits = {"train": train, "val": validation, "test": test}
+        tasks = []
+        for task in self.tasks:
+            drawn = {
+                split: draw(records, limits[split], f"{seed}/{task.name}/{split}", _question)
+                for split, records in task.splits()
+            }
+            tasks.append(GroundingTask(task.name, drawn["train"], drawn["val"], drawn["test"]))
+        return replace(self, tasks=tuple(tasks))
+
+    def on_validation(self) -> "GroundingStream":
+        """The same tasks with their validation expressions to be tested on; test and held-out ones are left out.
+
+        Raises:
+            DataError: a task has no validation expressions.
+        """
+        for task in self.tasks:
+            if not task.validation:
+                raise DataError(
+                    f"Task {task.name!r} of stream {self.name!r} has no validation expressions to choose settings on. "
+                    "Give it some, for instance with stream.validation."
+                )
+        tasks = tuple(GroundingTask(task.name, task.train, (), task.validation) for task in self.tasks)
+        return replace(self, tasks=tasks, held_out=())
+
+    def merged(self) -> GroundingTask:
+        """All tasks as one, in stream order: joint training, the upper bound."""
+        return GroundingTask(
+            "all",
+            tuple(record for task in self.tasks for record in task.train),
+            tuple(record for task in self.tasks for record in task.validation),
+            tuple(record for task in self.tasks for record in task.test),
+        )
+
+    def checksum(self) -> str:
+        """16 hex digits of tasks, splits, picture names, expressions and boxes, in their order (not of pixels)."""
+        digest = hashlib.sha256()
+        parts = [([task.name, split], records) for task in self.tasks for split, records in task.splits()]
+        for head, records in (*parts, (["held_out"], self.held_out)):
+            rows = [[record.picture.name, record.expression, list(record.box)] for record in records]
+            digest.update(json.dumps([head, rows], ensure_ascii=True).encode())
+        return digest.hexdigest()[:16]
+
+    def summary(self) -> list[dict[str, Any]]:
+        """One row a task: name, how many expressions to train, validation and test, and how many pictures in all."""
+        return [
+            {
+                "name": task.name,
+                "train": len(task.train),
+                "validation": len(task.validation),
+                "test": len(task.test),
+                "pictures": len({record.picture.name for _, records in task.splits() for record in records}),
+            }
+            for task in self.tasks
+        ]
+
+
+MAKERS: dict[str, Callable[..., GroundingStream]] = {
+    "scene_expressions": GroundingStream.from_scenes,
+    "expressions": GroundingStream.from_jsonl,
+    "refcoco": GroundingStream.from_refs,
+    "mdetr": GroundingStream.from_mdetr,
+}
+"""What makes a stream of each kind that an experiment file may name."""
+
+
+def grounding_options(kind: str) -> list[str]:
+    """The options of a kind's maker, its reader's among them."""
+    readers: dict[str, Callable[..., object]] = {
+        "expressions": load_expressions,
+        "refcoco": load_refs,
+        "mdetr": load_mdetr,
+    }
+    if kind == "scene_expressions":
+        from lpi.data.expressions.scenes import load_scene_expressions
+
+        readers[kind] = load_scene_expressions
+    names = [name for call in (MAKERS[kind], readers[kind]) for name in inspect.signature(call).parameters]
+    passed = ("name", "options", "on_error", "notes")
+    # MDETR's reader takes one file and its split; a stream has several, each with its own
+    return [
+        name
+        for name in dict.fromkeys(names)
+        if name not in passed and (kind != "mdetr" or name not in ("path", "split"))
+    ]
+
+
+def _question(record: ReferringExpression) -> str:
+    """A picture, what is asked about it, and the answer, as one text."""
+    return f"{record.picture.name}/{record.expression}/{record.box}"
+
+
+def _claim(places: dict[str, str], records: Iterable[ReferringExpression], split: str) -> None:
+    """Refuses a question that is in another split already. Within one, people may well have said the same."""
+    for record in records:
+        where = places.setdefault(_question(record), split)
+        if where != split:
+            place = record.name or record.picture.name
+            raise DataError(f"{place}: {record.expression!r} is in {where} and again in {split}. Use it once.")
+
+
+def _shared_pictures(tasks: Sequence[GroundingTask]) -> list[str]:
+    """A note where tests are made on pictures that are learned from, as RefCOCOg's first split has it."""
+    learned = {record.picture.name for task in tasks for record in task.train}
+    shared = {record.picture.name for task in tasks for record in task.test} & learned
+    return [f"{len(shared)} pictures are tested on and learned from, with other expressions"] if shared else []

@@ -1,0 +1,175 @@
+"""From a folder of pictures to search, teaching and back again, on the command line; and what people get wrong."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from search_world import World, vectors_of
+
+import lpi
+from lpi.cli import main as entry
+from lpi.search import SearchIndex
+from lpi.search.writer import change, create
+from lpi.tasks.stream import TaskStream
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Type = Callable[..., Ended]
+
+
+@pytest.fixture
+def type_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Type:
+    def typed(*words: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["lpi", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            entry()
+        captured = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), captured.out, captured.err)
+
+    return typed
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, stream: TaskStream) -> World:
+    world = World.make(tmp_path_factory.mktemp("world"), stream)
+    world.build()
+    return world
+
+
+@pytest.fixture
+def mine(world: World, tmp_path: Path) -> World:
+    return world.copy(tmp_path)
+
+
+def test_the_whole_way(world: World, tmp_path: Path, type_command: Type, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = world.copy(tmp_path)
+    place = tmp_path / "new"
+    monkeypatch.setenv("LPI_INDEX", str(place))
+    (mine.photos / "cut.jpg").write_bytes(b"\xff\xd8\xff")
+    ended = type_command("index", mine.photos, "--model", mine.model, "--tests", mine.captioned)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("24 pictures: 24 new, 0 moved, 0 gone; 24 embedded in ")
+    assert "skipped: cut.jpg: the picture can't be read" in ended.out
+    again = type_command("index", mine.photos, "--model", mine.model, "--json")
+    assert json.loads(again.out)["embedded"] == 0
+
+    ended = type_command("search", "a gray dot", "--count", 3)
+    assert len(ended.out.splitlines()) == 3
+    assert "% sure)" in ended.out
+    hits = json.loads(type_command("search", "a gray dot", "--json", "--folder", "dull", "--exact").out)
+    assert len(hits) == 8
+    assert set(hits[0]) == {
+        *("id", "path", "copies", "score", "task", "confidence", "margin", "date", "width", "height")
+    }
+    picture = mine.photos / "dull" / "gray" / "dot.png"
+    assert type_command("search", "--image", picture, "-k", 1).out.startswith("1.000  dull/gray/dot.png")
+    ended = type_command("search", "a dot", "--until", "2001-01-01")
+    assert (ended.code, ended.out, ended.err) == (0, "", "No picture fits these filters.\n")
+    captions = tmp_path / "captions.txt"
+    captions.write_text("a gray dot\n\nteal bar\n")
+    ended = type_command("caption", picture, "--captions", captions, "--caption", "red box")
+    assert len(ended.out.splitlines()) == 3
+
+    teach = ["teach", "dull", mine.captioned / "dull", "--set", "steps=3", "--set", "batch=8"]
+    before = (place / "index.json").read_bytes()
+    ended = type_command(*teach, "--dry-run")
+    assert "dull (new)" in ended.out
+    assert "must be embedded again" in ended.out
+    assert ended.out.endswith("Not adopted. The same command with --yes adopts it without learning again.\n")
+    assert (place / "index.json").read_bytes() == before
+    record = json.loads(type_command(*teach, "--yes", "--json").out)
+    assert record["stage"]["number"] == 1
+    assert record["stage"]["embedded"] == record["reembed"]
+    assert set(record["recall"]["old"]) == {"warm", "cold"}
+    assert len(json.loads(type_command("search", "a dot", "--json", "--stage", 0, "-k", 30).out)) == 24
+    assert type_command("forget", "dull").out.startswith("Stage 2: 24 pictures, 0 embedded")
+    assert type_command("rollback").out.startswith("Stage 3: 24 pictures, 0 embedded")
+    ended = type_command("stages")
+    assert [row in ended.out for row in ("teach dull", "forget dull", "rollback")] == [True] * 3
+    assert [stage["number"] for stage in json.loads(type_command("stages", "--json").out)] == [0, 1, 2, 3]
+
+
+def refused(ended: Ended, *said: object) -> None:
+    assert (ended.code, ended.out) == (2, ""), ended
+    assert ended.err.startswith("lpi: ")
+    assert ended.err.count("\n") == 1, ended.err
+    for words in said:
+        assert str(words) in ended.err
+
+
+def test_mistakes_are_one_line_and_exit_code_2(mine: World, type_command: Type, tmp_path: Path) -> None:
+    at = ("--index", mine.index)
+    refused(type_command("index", tmp_path / "away", *at), "away", "there is no such folder")
+    refused(type_command("index", mine.photos, "--index", tmp_path / "n"), "needs a model")
+    refused(type_command("index", mine.photos, "--index", mine.photos, "--model", mine.model), "holds other things")
+    refused(type_command("index", mine.captioned, *at), "the index is of", mine.photos, "--moved")
+    refused(type_command("index", mine.photos, *at, "--model", mine.root / "nowhere"), "no such model folder")
+    refused(type_command("index", mine.photos, *at, "--model", "lpi-tiny"), "made with another model than lpi-tiny")
+    refused(type_command("index", mine.photos, *at, "--tests", tmp_path / "no"), "there is no such file or folder")
+    refused(type_command("search", *at), "words or --image, one of the two")
+    refused(type_command("search", "a dot", "--index", tmp_path), "there is no index")
+    refused(type_command("search", "a dot"), "missing option", "See 'lpi search --help'.")
+    refused(type_command("search", "a dot", *at, "--task", "wram"), "Did you mean 'warm'?")
+    refused(type_command("search", "a dot", *at, "--since", "May"), "got 'May'")
+    refused(type_command("search", "a dot", *at, "--stage", 4), "stage must be between 0 and 0; got 4")
+    refused(type_command("search", "--image", tmp_path / "no.png", *at), "no.png")
+    refused(type_command("teach", "dull", tmp_path / "no", *at, "--yes"), "no such folder of captioned pictures")
+    refused(type_command("teach", "warm", mine.captioned / "warm", *at, "--yes"), "task 'warm' was learned already")
+    refused(type_command("teach", "x", mine.captioned / "dull", *at, "--yes", "--dry-run"), "contradict each other")
+    refused(type_command("teach", "x", mine.captioned / "dull", *at, "--set", "epoch=2"), "Did you mean 'epochs'?")
+    refused(type_command("teach", "x", mine.captioned / "dull", *at, "--set", "epochs"), "--set takes key=value")
+    refused(type_command("forget", "dul", *at), "No task is called 'dul'")
+    refused(type_command("rollback", *at), "this is the first")
+    refused(type_command("caption", mine.photos / "warm" / "red" / "dot.png", *at), "no captions to rank")
+    refused(type_command("stages", "--index", tmp_path / "no"), "there is no index")
+
+
+def test_nobody_to_ask_is_a_mistake_and_nothing_is_adopted(mine: World, type_command: Type) -> None:
+    words = ("teach", "dull", mine.captioned / "dull", "--index", mine.index, "--set", "steps=1", "--json")
+    ended = type_command(*words)
+    refused(ended, "nobody is there to ask", "--yes")
+    assert SearchIndex.open(mine.index, device="cpu").tasks == ["warm", "cold"]
+
+
+def test_a_folder_that_moved_goes_on_under_its_new_path(mine: World, type_command: Type) -> None:
+    mine.photos = mine.photos.rename(mine.root / "elsewhere")
+    ended = type_command("index", mine.photos, "--index", mine.index, "--moved", "--json")
+    assert (json.loads(ended.out)["embedded"], json.loads(ended.out)["pictures"]) == (0, 24)
+    assert SearchIndex.open(mine.index, device="cpu").root == mine.photos
+
+
+def test_killed_while_embedding_it_goes_on_and_ends_the_same(mine: World) -> None:
+    place = mine.root / "killed"
+    script = (
+        "import os, signal, sys\n"
+        "from lpi.search.writer import change, create\n"
+        "def count(what, done, total):\n"
+        "    if what == 'embedding pictures' and done >= 12: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "create(*sys.argv[1:], device='cpu', batch=4)\n"
+        "with change(sys.argv[1], device='cpu', keep_seconds=0) as writer:\n"
+        "    writer.update(on_progress=count)\n"
+    )
+    words = [sys.executable, "-c", script, str(place), str(mine.photos), str(mine.model)]
+    source = {"PYTHONPATH": str(Path(lpi.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, env=source, check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(SearchIndex.open(place, device="cpu")) == 0, "nothing counts yet"
+    mine.index = place
+    outcome = mine.update()
+    assert (outcome.added, outcome.embedded) == (24, 12)
+    create(mine.root / "whole", mine.photos, mine.model, device="cpu", batch=4)
+    with change(mine.root / "whole", device="cpu") as writer:
+        writer.update()
+    killed, whole = (SearchIndex.open(folder, device="cpu") for folder in (place, mine.root / "whole"))
+    assert vectors_of(killed) == vectors_of(whole)

@@ -1,0 +1,373 @@
+"""Comparing and tuning methods: rows, orders, resuming, failures, the table; on two tasks of tiny painted pictures."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from PIL import Image, ImageDraw
+
+from lpi.cli import main as entry
+from lpi.config import Experiment, parse
+from lpi.errors import CheckpointError, ConfigError, DataError, LpiError, MissingFileError, UnknownNameError
+from lpi.evaluation.compare import Outcome, default_jobs, make_cells, read_tuned, rows_of, run_cells, task_orders
+from lpi.evaluation.harness import Workbench, open_stream, run_experiment
+from lpi.evaluation.scoreboard import markdown, scoreboard, table
+from lpi.evaluation.tuning import trials_of, tune
+from lpi.storage import read_json
+
+COLOURS = {"cold": ("blue", "teal"), "warm": ("red", "gold")}
+OUTSIDE = '''"""Scales the features, which changes no ranking."""
+
+from lpi.methods.base import Method, recorded
+
+
+class Louder(Method):
+    """As the frozen model."""
+
+    def __init__(self, backbone, *, factor: float = 2.0) -> None:
+        super().__init__(backbone, **recorded(locals()))
+'''
+
+
+def silent(line: str) -> None:
+    """Says nothing."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The content of an experiment over two tasks of 8 training, 4 validation and 4 test pictures."""
+    root = tmp_path_factory.mktemp("compare")
+    for task, colours in COLOURS.items():
+        (root / "data" / task / "images").mkdir(parents=True)
+        rows = []
+        for number in range(16):
+            name = f"images/{number}.png"
+            image = Image.new("RGB", (32, 32), "white")
+            ImageDraw.Draw(image).rectangle((number, 4, number + 12, 28), fill=colours[number % 2])
+            image.save(root / "data" / task / name)
+            split = ("train", "train", "val", "test")[number // 4]
+            rows.append({"image": name, "captions": [f"{colours[number % 2]} {number}"], "split": split})
+        (root / "data" / task / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tiny.tiny_clip(root / "clip")
+    return {
+        "name": "small",
+        "backbone": str(root / "clip"),
+        "stream": {"kind": "folder", "root": str(root / "data")},
+        "method": {"name": "lpi", "rank": 2, "length": 4, "clusters": 2, "interaction_rank": 2},
+        "training": {"epochs": 1, "batch": 4, "device": "cpu"},
+        "evaluation": {"examples": 0, "diagnostics": True},
+        "search": {"training.learning_rate": ["*0.3", "*1", "*3"], "training.epochs": [1, 2]},
+        "rows": {
+            "zero_shot": {"method": {"name": "zero_shot"}},
+            "joint": {"method": {"name": "joint"}, "training.learning_rate": 1e-3},
+        },
+    }
+
+
+@pytest.fixture
+def experiment(world: dict[str, Any]) -> Experiment:
+    return parse(world, "small.toml")
+
+
+@pytest.fixture
+def lpi(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Types a command, in this process."""
+
+    def command(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lpi", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            entry()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return command
+
+
+def write_toml(world: dict[str, Any], file: Path) -> Path:
+    """The world as an experiment file."""
+    lines = [f"{key} = {json.dumps(world[key])}" for key in ("name", "backbone")]
+    for key in ("stream", "method", "training", "evaluation", "search"):
+        lines += [f"[{key}]", *(f"{json.dumps(name)} = {json.dumps(value)}" for name, value in world[key].items())]
+    lines += ["[rows.zero_shot]", 'method = {name = "zero_shot"}', "[rows.joint]", 'method = {name = "joint"}']
+    file.write_text("\n".join(lines))
+    return file
+
+
+# ---- rows and orders -------------------------------------------------------------------------------------------------
+
+
+def test_orders_are_the_streams_own_its_reverse_and_then_drawn_ones() -> None:
+    names = ["a", "b", "c", "d", "e"]
+    orders = task_orders(names, 4)
+    assert orders[:2] == [None, ["e", "d", "c", "b", "a"]]
+    assert all(sorted(order) == names for order in orders[2:] if order)
+    assert orders[2] != orders[3]
+    assert orders == task_orders(names, 4)
+
+
+def test_a_row_is_the_experiments_a_method_or_a_file(experiment: Experiment, tmp_path: Path) -> None:
+    (tmp_path / "louder.py").write_text(OUTSIDE)
+    rows = rows_of(experiment, ["lpi", "joint", "finetune", str(tmp_path / "louder.py")])
+    assert list(rows) == ["lpi", "joint", "finetune", "louder"]
+    assert rows["lpi"].method["rank"] == 2
+    assert rows["finetune"].method == {"name": "finetune"}
+    assert rows["finetune"].training == experiment.training
+    assert rows["louder"].method == {"name": str(tmp_path / "louder.py")}
+    assert list(rows_of(experiment)) == ["lpi", "zero_shot", "joint"]
+
+
+def test_a_method_under_its_own_name_has_its_own_defaults_beside_a_preset(world: dict[str, Any]) -> None:
+    best = parse({**world, "method": {"name": "lpi", "preset": "authors-release"}}, "best.toml")
+    assert rows_of(best, ["lpi"])["lpi"].method == {"name": "lpi"}
+
+
+@pytest.mark.parametrize(
+    ("names", "kind", "message"),
+    [
+        (["finetun"], UnknownNameError, "'finetun'. Did you mean 'finetune'?"),
+        (["joint", "joint"], ConfigError, "a row 'joint' already"),
+        (["nowhere/joint.py"], ConfigError, "nowhere/joint.py: the comparison has a row 'joint' already"),
+        (["nowhere/mine.py"], MissingFileError, "mine.py: there is no such file"),
+    ],
+)
+def test_rows_that_are_not_there(names: list[str], kind: type[LpiError], message: str, experiment: Experiment) -> None:
+    with pytest.raises(kind) as error:
+        rows_of(experiment, names)
+    assert message in str(error.value)
+
+
+def test_tuned_settings_are_put_in_by_row(experiment: Experiment, tmp_path: Path) -> None:
+    rows = rows_of(experiment, None, {"lpi": {"chosen": {"training.learning_rate": 0.5, "method.rank": 3}}})
+    assert rows["lpi"].training.learning_rate == 0.5
+    assert rows["lpi"].method["rank"] == 3
+    assert rows["joint"].training.learning_rate == 1e-3
+    with pytest.raises(ConfigError, match=r"tuned settings of row 'lpi': \[training\] has no option 'learning_rat'"):
+        rows_of(experiment, None, {"lpi": {"chosen": {"training.learning_rat": 0.5}}})
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"other.json: these are no tuned settings"):
+        read_tuned(tmp_path / "other.json")
+
+
+def test_runs_in_the_streams_own_order_lie_where_run_puts_them(experiment: Experiment, tmp_path: Path) -> None:
+    cells = make_cells(experiment, rows_of(experiment, ["zero_shot"]), seeds=[0, 1], orders=2, out=tmp_path)
+    assert [(cell.order, cell.seed) for cell in cells] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert cells[1].folder == tmp_path / "small" / "zero_shot" / "seed-1"
+    assert cells[2].folder == tmp_path / "small" / "order-1" / "zero_shot" / "seed-0"
+    assert cells[2].settings.stream.order == ["warm", "cold"]
+    folders = run_experiment(experiment, rows=["zero_shot"], seeds=[1], out=tmp_path, say=silent)
+    assert folders["zero_shot"][1] == cells[1].folder
+    with pytest.raises(ConfigError, match="at least 1 order and 1 seed; got 0 and 1"):
+        make_cells(experiment, {}, seeds=[0], orders=0, out=tmp_path)
+
+
+def test_jobs_are_bounded_by_the_runs() -> None:
+    assert default_jobs(1, "cpu") == 1
+    assert 1 <= default_jobs(1000, "cpu") <= 8
+
+
+# ---- running ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_comparison_says_everything_about_every_method(experiment: Experiment, tmp_path: Path) -> None:
+    (tmp_path / "louder.py").write_text(OUTSIDE)
+    names = ["lpi", "zero_shot", "joint", str(tmp_path / "louder.py")]
+    cells = make_cells(experiment, rows_of(experiment, names), seeds=[3], orders=2, out=tmp_path / "runs")
+    outcome = run_cells(cells, say=silent, command="lpi compare small")
+    record = scoreboard(outcome, against="zero_shot", command="lpi compare small")
+    assert set(record["methods"]) == {"lpi", "zero_shot", "joint", "louder"}
+    row = record["methods"]["lpi"]
+    wanted = {
+        "final_r1",
+        "final_r1_std",
+        "forgetting_r1",
+        "stored_parameters",
+        "seconds",
+        "peak_mb",
+        "bwt_r1",
+        "fwt_r1",
+    }
+    wanted |= {"oracle_gap_r1", "bytes_per_task", "seconds_per_stage", "neighbour_overlap", "fell_out_of_10"}
+    assert wanted <= set(row)
+    assert row["stored_bytes"] == pytest.approx(2 * row["bytes_per_task"], abs=1)
+    assert row["peak_mb"] > 50
+    assert [(run["seed"], run["order"]) for run in row["runs"]] == [(3, 0), (3, 1)]
+    assert row["final_r1"] == pytest.approx(sum(run["final_r1"] for run in row["runs"]) / 2, abs=1e-3)
+    assert row["protocols"]["pooled_routed"]["final"]["r1"] == pytest.approx(row["final_r1"], abs=1e-3)
+    assert row["protocols"]["pooled_routed"]["average"]["r1"] == pytest.approx(row["average_r1"], abs=1e-3)
+    assert "average" not in row["protocols"]["pooled_pair"]
+    # the frozen model, and one that ranks as it does, differ in nothing
+    louder = record["comparisons"]["louder"]
+    assert (louder["difference"], louder["p"], louder["larger_than_spread"]) == (0.0, 1.0, False)
+    assert record["methods"]["zero_shot"]["stored_bytes"] == 0
+    assert record["methods"]["zero_shot"]["fwt_r1"] == 0
+    assert record["comparisons"]["lpi"]["runs"] == 2
+    assert (record["seeds"], record["orders"]) == ([3], 2)
+    assert record["command"] == "lpi compare small"
+    head, body = table(record)
+    assert {line[0] for line in body} == set(record["methods"])
+    assert all(len(line) == len(head) for line in body)
+    assert markdown(head, body).count("\n") == 6
+
+
+def test_finished_runs_are_left_alone_and_lost_ones_run_again(experiment: Experiment, tmp_path: Path) -> None:
+    cells = make_cells(experiment, rows_of(experiment, ["lpi"]), seeds=[0, 1], orders=1, out=tmp_path)
+    run_cells(cells, say=silent)
+    before = {cell.seed: (cell.folder / "result.json").stat().st_mtime_ns for cell in cells}
+    result = read_json(cells[1].folder / "result.json")
+    (cells[1].folder / "result.json").unlink()
+    lines: list[str] = []
+    assert not run_cells(cells, say=lines.append).failed
+    assert lines[0] == "2 runs, 1 of them finished already"
+    assert (cells[0].folder / "result.json").stat().st_mtime_ns == before[0]
+    assert read_json(cells[1].folder / "result.json") == result
+
+
+def test_a_run_over_data_that_changed_since_is_refused(
+    world: dict[str, Any], tmp_path: Path, experiment: Experiment
+) -> None:
+    run_experiment(experiment, rows=["zero_shot"], out=tmp_path, say=silent)
+    run_experiment(experiment, rows=["zero_shot"], out=tmp_path, say=silent)  # nothing changed
+    file = tmp_path / "small" / "zero_shot" / "seed-0" / "run.json"
+    run = read_json(file)
+    run["stream"]["checksum"] = "0123456789abcdef"
+    file.write_text(json.dumps(run))
+    with pytest.raises(ConfigError, match=r"other data \(checksum 0123456789abcdef there, [0-9a-f]{16} now\)"):
+        run_experiment(experiment, rows=["zero_shot"], out=tmp_path, say=silent)
+    with pytest.raises(ConfigError, match="other data"):
+        run_cells(make_cells(experiment, rows_of(experiment, ["zero_shot"]), seeds=[0], orders=1, out=tmp_path))
+
+
+def test_a_method_that_fails_does_not_stop_the_others(experiment: Experiment, tmp_path: Path) -> None:
+    broken = (
+        OUTSIDE.replace("Louder", "Broken")
+        + "\n    def begin_task(self, data, generator):\n        raise IndexError(7)\n"
+    )
+    (tmp_path / "broken.py").write_text(broken)
+    names = [str(tmp_path / "broken.py"), "zero_shot"]
+    cells = make_cells(experiment, rows_of(experiment, names), seeds=[0], orders=1, out=tmp_path / "runs")
+    outcome = run_cells(cells, say=silent)
+    assert set(outcome.failed) == {0}
+    record = scoreboard(outcome)
+    assert list(record["methods"]) == ["zero_shot"]
+    assert record["failed"]["broken"].startswith("IndexError: 7")
+    assert "raise IndexError(7)" in (cells[0].folder / "error.txt").read_text()
+
+
+def test_nothing_finished_makes_an_empty_table(experiment: Experiment, tmp_path: Path) -> None:
+    cells = make_cells(experiment, rows_of(experiment, ["zero_shot"]), seeds=[0], orders=1, out=tmp_path)
+    record = scoreboard(Outcome(cells, {0: "no"}))
+    assert record["methods"] == {}
+    assert table(record)[1] == []
+
+
+def test_the_command_compares_in_two_processes_and_goes_on(
+    lpi: Callable[..., tuple[int, str, str]], world: dict[str, Any], tmp_path: Path
+) -> None:
+    toml = write_toml(world, tmp_path / "small.toml")
+    (tmp_path / "louder.py").write_text(OUTSIDE)
+    words = ["compare", toml, "--methods", "zero_shot", "--method-file", tmp_path / "louder.py"]
+    words += ["--out", tmp_path / "runs", "--jobs", "2", "--results", tmp_path / "small.json"]
+    code, out, _ = lpi(*words)
+    assert code == 0
+    assert "2 runs, 0 of them finished already" in out
+    record = read_json(tmp_path / "small.json")
+    assert set(record["methods"]) == {"zero_shot", "louder"}
+    assert record["methods"]["louder"]["final_r1"] == record["methods"]["zero_shot"]["final_r1"]
+    assert record == read_json(tmp_path / "runs" / "small" / "compare.json")
+    assert (tmp_path / "runs" / "small" / "compare.md").read_text().startswith("|  | t2i R@1/5/10 |")
+    code, out, _ = lpi(*words, "--json")
+    assert code == 0
+    assert json.loads(out)["methods"].keys() == record["methods"].keys()
+    code, _, err = lpi(*words, "--against", "lourder")
+    assert (code, err.strip()) == (2, "lpi: No row is called 'lourder'. Did you mean 'louder'?")
+
+
+# ---- tuning ----------------------------------------------------------------------------------------------------------
+
+
+def test_trials_begin_with_the_row_as_it_stands_and_never_repeat(experiment: Experiment) -> None:
+    settings = experiment.row("lpi")
+    trials = trials_of(settings, 99, "lpi")
+    assert trials[0].changes == {}
+    assert len(trials) == 6  # 3 rates x 2 epochs; one of them is the row as it stands
+    tried = {(t.settings.training.learning_rate, t.settings.training.epochs) for t in trials}
+    assert tried == {(rate, epochs) for rate in (0.003, 0.01, 0.03) for epochs in (1, 2)}
+    assert [t.changes for t in trials_of(settings, 3, "lpi")] == [t.changes for t in trials[:3]]
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"training.learning_rate": []}, "search space 'training.learning_rate' must be a list of values; got []"),
+        ({"training.optimiser": ["*2"]}, "'training.optimiser' has no number to multiply by 2"),
+        ({"training.epochs": ["*two"]}, "'training.epochs' has '*two'; a factor is written like '*3'"),
+        ({"training.epoch": [3]}, "has no option 'epoch'. Did you mean 'epochs'?"),
+    ],
+)
+def test_a_search_space_that_is_written_wrongly(search: dict[str, Any], message: str, world: dict[str, Any]) -> None:
+    settings = parse({**world, "search": search}, "small.toml").row("lpi")
+    with pytest.raises(ConfigError) as error:
+        trials_of(settings, 4, "lpi")
+    assert message in str(error.value)
+
+
+def test_tuning_gives_every_row_its_trials_on_validation_pictures(experiment: Experiment, tmp_path: Path) -> None:
+    rows = rows_of(experiment, ["lpi", "zero_shot", "joint"])
+    record = tune(experiment, rows, trials=3, seeds=[0], out=tmp_path, say=silent, command="lpi tune small")
+    counts = {row: len(found["trials"]) for row, found in record["rows"].items()}
+    assert counts == {"lpi": 3, "zero_shot": 1, "joint": 3}
+    for found in record["rows"].values():
+        best = max(trial["validation_r1"] for trial in found["trials"])
+        assert found["validation_r1"] == best
+        assert found["chosen"] == next(t["changes"] for t in found["trials"] if t["validation_r1"] == best)
+    run = read_json(tmp_path / "small_tune" / "lpi" / "trial-00" / "seed-0" / "run.json")
+    assert run["settings"]["stream"]["measured"] == "validation"
+    assert [task["test"] for task in run["stream"]["tasks"]] == [4, 4]
+    tuned = rows_of(experiment, ["lpi"], record["rows"])["lpi"]
+    for key, value in record["rows"]["lpi"]["chosen"].items():
+        assert getattr(tuned.training, key.removeprefix("training.")) == value
+
+
+def test_a_trial_that_blows_up_is_noted_and_not_chosen(world: dict[str, Any], tmp_path: Path) -> None:
+    search = {"training.learning_rate": [1e30]}
+    experiment = parse({**world, "search": search, "training": {**world["training"], "clip": 0, "epochs": 4}}, "s.toml")
+    record = tune(experiment, rows_of(experiment, ["joint"]), trials=2, seeds=[0], out=tmp_path, say=silent)
+    good, bad = record["rows"]["joint"]["trials"]
+    assert record["rows"]["joint"]["chosen"] == good["changes"] == {}
+    assert bad["validation_r1"] is None
+    assert "loss is nan" in bad["failed"]
+
+
+def test_the_validation_pictures_take_the_place_of_the_test_pictures(experiment: Experiment) -> None:
+    stream = open_stream(experiment.stream, "small")
+    chosen = stream.on_validation()
+    assert [task.test for task in chosen.tasks] == [task.validation for task in stream.tasks]
+    assert all(not task.validation for task in chosen.tasks)
+    assert not chosen.held_out
+    with pytest.raises(DataError, match="Task 'cold' of stream 'small' has no validation pictures"):
+        chosen.on_validation()
+
+
+def test_the_command_writes_what_compare_reads(
+    lpi: Callable[..., tuple[int, str, str]], world: dict[str, Any], tmp_path: Path
+) -> None:
+    toml = write_toml(world, tmp_path / "small.toml")
+    tuned = tmp_path / "tuned.json"
+    code, out, _ = lpi(
+        "tune", toml, "--methods", "lpi", "--trials", 2, "--out", tmp_path, "--results", tuned, "--jobs", 1
+    )
+    assert code == 0
+    assert f"lpi compare {toml} --tuned {tuned}" in out.replace("\n", "")
+    code, out, _ = lpi("compare", toml, "--methods", "lpi", "--tuned", tuned, "--out", tmp_path, "--jobs", 1, "--json")
+    assert code == 0
+    record = json.loads(out)
+    assert record["tuned"]["lpi"]["trials"] == read_json(tuned)["rows"]["lpi"]["trials"]
+
+
+def test_a_bench_serves_every_row_of_its_stream(experiment: Experiment) -> None:
+    bench = Workbench(experiment, silent)
+    assert bench.evaluator(experiment.row("joint")) is bench.evaluator(experiment)

@@ -1,0 +1,395 @@
+"""LPI over detectors: the frozen start, what learns, what stays, what it costs, and how expressions are routed."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny_grounding import DETECTORS, EXPRESSIONS, pictures
+from torch import Tensor
+
+from lpi.errors import CheckpointError, ConfigError, LpiError, MissingExtraError, ShapeError, UnknownNameError
+from lpi.grounding import losses
+from lpi.grounding.backbones import GroundingBackbone, load_grounding_backbone
+from lpi.grounding.base import GroundingBatch, GroundingMethod
+from lpi.grounding.losses import detection_losses
+from lpi.grounding.lpi import GroundingLPI, told
+from lpi.grounding.methods import METHODS, grounding_method, load_grounding_method
+from lpi.methods.base import FALLBACK, TaskData
+from lpi.prompts.interaction import Interaction, interaction_parameters
+from lpi.prompts.low_rank import LowRankPrompts, low_rank_parameters
+
+IMAGES = pictures(4)
+TRUTH = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.3, 0.3, 0.2, 0.2], [0.7, 0.6, 0.2, 0.5], [0.5, 0.2, 0.6, 0.2]])
+
+
+@pytest.fixture(scope="module")
+def detectors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, GroundingBackbone]:
+    return {
+        name: load_grounding_backbone(make(tmp_path_factory.mktemp("detectors") / name))
+        for name, make in DETECTORS.items()
+    }
+
+
+def batch_of(backbone: GroundingBackbone) -> GroundingBatch:
+    return GroundingBatch(backbone.inputs.pictures(IMAGES), backbone.inputs.tokenize(EXPRESSIONS), TRUTH)
+
+
+def data_of(backbone: GroundingBackbone, name: str, shift: float = 0.0) -> TaskData:
+    """A task of four expressions; ``shift`` moves its features, so that tasks can be told apart."""
+    batch = batch_of(backbone)
+    plain = backbone.plain_features(batch.pictures, batch.texts)
+    moved = SimpleNamespace(image_features=plain["vision"] + shift, text_features=plain["text"] + shift)
+    return TaskData(name, moved, EXPRESSIONS, 2)
+
+
+def learn(method: GroundingMethod, name: str, *, steps: int = 2, shift: float = 0.0) -> list[dict[str, Tensor]]:
+    """A few steps on one task; returns the parts of the loss."""
+    data, batch = data_of(method.backbone, name, shift), batch_of(method.backbone)
+    method.begin_task(data, torch.Generator().manual_seed(len(method.tasks)))
+    history = []
+    optimiser = torch.optim.AdamW(method.trainable(), lr=0.05) if method.trainable() else None
+    for _ in range(steps if optimiser else 0):
+        assert optimiser is not None
+        parts = method.loss(batch)
+        optimiser.zero_grad()
+        torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        history.append({part: value.detach() for part, value in parts.items()})
+    method.end_task(data, torch.Generator().manual_seed(1))
+    return history
+
+
+@torch.no_grad()
+def boxes_of(method: GroundingMethod, route: int) -> tuple[Tensor, Tensor]:
+    batch = batch_of(method.backbone)
+    found = method.detect(batch.pictures, batch.texts, route)
+    return found.boxes, found.scores
+
+
+# ---- the start -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", list(DETECTORS))
+@pytest.mark.parametrize(
+    "options", [{}, {"interaction": False}, {"norm": "none"}, {"decomposition": "free"}, {"sharing": "none"}], ids=str
+)
+def test_it_starts_at_the_frozen_detector(
+    family: str, options: dict[str, Any], detectors: dict[str, GroundingBackbone]
+) -> None:
+    backbone = detectors[family]
+    method = grounding_method("lpi", backbone, length=8, **options)
+    method.begin_task(data_of(backbone, "a"), torch.Generator().manual_seed(0))
+    boxes, scores = boxes_of(method, 0)
+    frozen, frozen_scores = boxes_of(method, FALLBACK)
+    torch.testing.assert_close(boxes, frozen, rtol=0, atol=1e-5)
+    torch.testing.assert_close(scores, frozen_scores, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", list(DETECTORS))
+def test_the_papers_start_is_another(family: str, detectors: dict[str, GroundingBackbone]) -> None:
+    backbone = detectors[family]
+    method = grounding_method("lpi", backbone, preset="paper", length=8)
+    learn(method, "a")
+    boxes, scores = boxes_of(method, 0)
+    assert (boxes - boxes_of(method, FALLBACK)[0]).abs().max() > 1e-3
+    assert boxes.isfinite().all()
+    assert scores.isfinite().all()
+
+
+@pytest.mark.parametrize("injection", ["replace", "add", "shallow"])
+@pytest.mark.parametrize("start", ["neutral", "paper"])
+def test_an_owl_takes_the_prompts_of_any_dual_encoder(
+    injection: str, start: str, detectors: dict[str, GroundingBackbone]
+) -> None:
+    method = grounding_method("lpi", detectors["owlv2"], length=4, injection=injection, start=start)
+    tokens = method.tokens(EXPRESSIONS)
+    assert tokens.ids.shape[1] == (16 if start == "neutral" else 12)  # placeholders take their place in the context
+    method.begin_task(data_of(method.backbone, "a"), torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        boxes = method.detect(batch_of(method.backbone).pictures, tokens, 0).boxes
+    same = torch.allclose(boxes, boxes_of(method, FALLBACK)[0], rtol=0, atol=1e-5)
+    assert same == (start == "neutral")
+
+
+# ---- the interaction of states ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", ["unit", "none"])
+def test_states_tell_each_other_what_the_affine_maps_say(norm: Any) -> None:
+    widths, drawn = {"vision": 6, "text": 5}, torch.Generator().manual_seed(0)
+    interaction = Interaction(layers=3, widths=widths, rank=2, share=0.3, norm=norm, generator=drawn)
+    states = {tower: torch.randn(2, 4, width, generator=drawn) for tower, width in widths.items()}
+    changes = told(interaction, states, 2, neutral=False)
+    for tower, other in (("vision", "text"), ("text", "vision")):
+        cp: Any = interaction.maps[tower]
+        whole = torch.einsum("k,ik,ok->io", cp.layer[2], cp.input, cp.output)  # [input + 1, output]
+        mixed = 0.7 * states[tower] + 0.3 * (states[other] @ whole[:-1] + whole[-1])
+        if norm == "unit":
+            mixed = torch.nn.functional.layer_norm(mixed, (widths[tower],))
+        torch.testing.assert_close(states[tower] + changes[tower], mixed, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["matched", "none"])
+def test_a_neutral_interaction_changes_nothing_and_learns(norm: Any) -> None:
+    widths, drawn = {"vision": 6, "text": 5}, torch.Generator().manual_seed(0)
+    interaction = Interaction(layers=3, widths=widths, rank=2, norm=norm, neutral=True, generator=drawn)
+    states = {tower: torch.randn(2, 4, width, generator=drawn) for tower, width in widths.items()}
+    changes = told(interaction, states, 1, neutral=True)
+    assert all(not change.any() for change in changes.values())
+    sum(change.sum() for change in changes.values()).backward()  # type: ignore[union-attr]
+    assert any(weight.grad is not None and bool(weight.grad.any()) for weight in interaction.parameters())
+
+
+# ---- what learns and what stays --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", list(DETECTORS))
+def test_only_the_newest_tasks_prompts_learn(family: str, detectors: dict[str, GroundingBackbone]) -> None:
+    backbone = detectors[family]
+    weights = {name: weight.clone() for name, weight in backbone.named_parameters()}
+    method = grounding_method("lpi", backbone, length=8)
+    learn(method, "a")
+    first, state = boxes_of(method, 0), {name: tensor.clone() for name, tensor in method.task_state(0).items()}
+    history = learn(method, "b", steps=3, shift=0.5)
+    assert set(history[0]) == {"alignment", "box", "overlap", "layer", "task"}
+    assert all(torch.equal(tensor, state[name]) for name, tensor in method.task_state(0).items())
+    assert all(torch.equal(new, old) for new, old in zip(boxes_of(method, 0), first, strict=True))
+    assert not torch.equal(boxes_of(method, 1)[0], first[0])
+    assert all(torch.equal(weight, weights[name]) for name, weight in backbone.named_parameters())
+    assert all(weight.grad is None for weight in backbone.parameters())
+
+
+@pytest.mark.parametrize("family", list(DETECTORS))
+def test_every_parameter_of_a_task_gets_a_gradient(family: str, detectors: dict[str, GroundingBackbone]) -> None:
+    method = grounding_method("lpi", detectors[family], length=8)
+    assert isinstance(method, GroundingLPI)
+    learn(method, "a", steps=3)  # the first step moves what starts at zero, the next what lies behind it
+    missing = {
+        name for name, weight in method.experts[0].named_parameters() if weight.grad is None or not weight.grad.any()
+    }
+    assert not missing
+
+
+def test_learning_lowers_the_loss(detectors: dict[str, GroundingBackbone]) -> None:
+    method = grounding_method("lpi", detectors["mm-grounding-dino"], length=8, layer_weight=0.0)
+    history = [float(sum(parts.values())) for parts in learn(method, "a", steps=12)]
+    assert min(history[-3:]) < 0.9 * history[0]
+
+
+def test_weights_of_the_parts_are_obeyed(detectors: dict[str, GroundingBackbone]) -> None:
+    backbone = detectors["owlvit"]
+    full = learn(grounding_method("lpi", backbone, length=8), "a", steps=1)[0]
+    half = grounding_method("lpi", backbone, length=8, detection_weight=0.4, layer_weight=0.0)
+    parts = learn(half, "a", steps=1)[0]
+    assert set(parts) == {"alignment", "box", "overlap"}
+    for name, value in parts.items():
+        torch.testing.assert_close(value, full[name] / 2)
+
+
+# ---- what a task costs -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", list(DETECTORS))
+def test_a_task_costs_what_the_formula_says(family: str, detectors: dict[str, GroundingBackbone]) -> None:
+    backbone = detectors[family]
+    method = grounding_method("lpi", backbone, length=8, rank=3, interaction_rank=2)
+    method.begin_task(data_of(backbone, "a"), torch.Generator().manual_seed(0))
+    expected = low_rank_parameters(layers=3, length=8, widths=backbone.widths, rank=3)
+    expected += interaction_parameters(layers=3, widths=backbone.widths, rank=2)
+    assert sum(weight.numel() for weight in method.trainable()) == expected
+
+
+def test_twelve_tasks_of_a_swin_t_and_a_bert_base_cost_148_512_parameters() -> None:
+    widths, drawn = {"vision": 96, "text": 768}, torch.Generator().manual_seed(0)
+    prompts = LowRankPrompts(layers=12, length=16, widths=widths, rank=4, generator=drawn)
+    interaction = Interaction(layers=12, widths=widths, rank=4, generator=drawn)
+    own = sum(weight.numel() for part in (prompts, interaction) for weight in part.parameters())
+    formula = low_rank_parameters(layers=12, length=16, widths=widths, rank=4)
+    formula += interaction_parameters(layers=12, widths=widths, rank=4)
+    assert own == formula == 12_376
+    assert 12 * own == 148_512 < 500_000
+
+
+# ---- routing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["vision", "text", "both"])
+def test_expressions_go_to_the_task_whose_features_they_are_near(
+    by: str, detectors: dict[str, GroundingBackbone]
+) -> None:
+    method = grounding_method("lpi", detectors["grounding-dino"], length=8, route_by=by, metric="cosine")
+    learn(method, "a", steps=0)
+    learn(method, "b", steps=0, shift=0.5)
+    batch = batch_of(method.backbone)
+    plain = method.plain(batch.pictures, EXPRESSIONS)
+    assert method.routes(plain).tolist() == [0, 0, 0, 0]
+    assert method.routes({tower: features + 0.5 for tower, features in plain.items()}).tolist() == [1, 1, 1, 1]
+    half = {"vision": plain["vision"], "text": plain["text"] + 0.5}
+    expected = {"vision": [0] * 4, "text": [1] * 4}.get(by)
+    assert expected is None or method.routes(half).tolist() == expected
+
+
+@pytest.mark.parametrize("by", ["vision", "text", "both"])
+def test_what_is_far_from_every_task_falls_back_if_asked(by: str, detectors: dict[str, GroundingBackbone]) -> None:
+    method = grounding_method("lpi", detectors["grounding-dino"], length=8, route_by=by, ood="fallback")
+    batch = batch_of(method.backbone)
+    plain = method.plain(batch.pictures, EXPRESSIONS)
+    assert method.routes(plain).tolist() == [FALLBACK] * 4  # nothing learned yet
+    learn(method, "a", steps=0)
+    assert method.routes({tower: -features for tower, features in plain.items()}).tolist() == [FALLBACK] * 4
+
+
+def test_each_row_is_searched_under_its_own_route(detectors: dict[str, GroundingBackbone]) -> None:
+    method = grounding_method("lpi", detectors["owlvit"], length=8)
+    learn(method, "a")
+    learn(method, "b", shift=0.5)
+    batch = batch_of(method.backbone)
+    boxes, scores = method.search(batch.pictures, batch.texts, torch.tensor([1, FALLBACK, 0, 1]))
+    for row, route in enumerate([1, FALLBACK, 0, 1]):
+        torch.testing.assert_close(boxes[row], boxes_of(method, route)[0][row], rtol=0, atol=1e-5)
+        torch.testing.assert_close(scores[row], boxes_of(method, route)[1][row], rtol=0, atol=1e-5)
+
+
+def test_boxes_are_located_in_the_picture(detectors: dict[str, GroundingBackbone]) -> None:
+    method = grounding_method("lpi", detectors["owlv2"], length=8)
+    learn(method, "a")
+    answers = method.locate(IMAGES[0], ["the dog", "a cat"], count=3)
+    assert [len(found) for found in answers] == [3, 3]
+    for found in answers:
+        assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+        for one in found:
+            left, top, right, bottom = one.box
+            assert 0 <= left <= right <= 90
+            assert 0 <= top <= bottom <= 60
+            assert one.task == "a"
+    assert method.locate(IMAGES[0], []) == []
+    assert method.locate(IMAGES[0], ["the dog", "a cat"], task="a", count=3) == answers
+    with pytest.raises(UnknownNameError, match="No task is called 'b'"):
+        method.locate(IMAGES[0], ["the dog"], task="b")
+
+
+# ---- tasks go, methods are kept --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["grounding-dino", "owlvit"])
+def test_a_saved_method_finds_the_same(family: str, detectors: dict[str, GroundingBackbone], tmp_path: Path) -> None:
+    method = grounding_method("lpi", detectors[family], length=8, route_by="both")
+    learn(method, "a")
+    learn(method, "b", shift=0.5)
+    method.save_pretrained(tmp_path)
+    loaded = load_grounding_method(tmp_path)
+    assert isinstance(loaded, GroundingLPI)
+    assert loaded.options == method.options
+    assert loaded.tasks == ["a", "b"]
+    for route in (0, 1):
+        assert torch.equal(boxes_of(loaded, route)[0], boxes_of(method, route)[0])
+    assert loaded.locate(IMAGES[1], ["the dog"]) == method.locate(IMAGES[1], ["the dog"])
+    assert isinstance(GroundingLPI.from_pretrained(tmp_path, backbone=method.backbone), GroundingLPI)
+
+
+def test_another_detectors_method_is_refused(detectors: dict[str, GroundingBackbone], tmp_path: Path) -> None:
+    method = grounding_method("lpi", detectors["owlvit"], length=8)
+    method.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=f"made for the backbone {method.backbone.identity}"):
+        load_grounding_method(tmp_path, backbone=detectors["owlv2"])
+
+
+def test_a_forgotten_task_leaves_the_others_as_they_are(detectors: dict[str, GroundingBackbone]) -> None:
+    method = grounding_method("lpi", detectors["grounding-dino"], length=8)
+    learn(method, "a")
+    learn(method, "b", shift=0.5)
+    second, earlier = boxes_of(method, 1), method.stage(0)
+    assert earlier.tasks == ["a"]
+    method.forget("a")
+    assert method.tasks == ["b"]
+    assert torch.equal(boxes_of(method, 0)[0], second[0])
+
+
+# ---- what it is compared with ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", list(DETECTORS))
+def test_zero_shot_is_the_frozen_detector(family: str, detectors: dict[str, GroundingBackbone]) -> None:
+    method = grounding_method("zero_shot", detectors[family])
+    learn(method, "a")
+    batch = batch_of(method.backbone)
+    with torch.no_grad():
+        boxes, scores = method.backbone(batch.pictures, batch.texts)
+    assert torch.equal(boxes_of(method, 0)[0], boxes)
+    assert torch.equal(boxes_of(method, 0)[1], scores)
+    assert method.trainable() == []
+    with pytest.raises(LpiError, match="nothing to learn"):
+        method.loss(batch)
+
+
+@pytest.mark.parametrize("family", ["mm-grounding-dino", "owlv2"])
+def test_fine_tuning_changes_a_copy(family: str, detectors: dict[str, GroundingBackbone], tmp_path: Path) -> None:
+    backbone = detectors[family]
+    weights = {name: weight.clone() for name, weight in backbone.named_parameters()}
+    method = grounding_method("finetune", backbone)
+    learn(method, "a", steps=1)
+    assert all(torch.equal(weight, weights[name]) for name, weight in backbone.named_parameters())
+    assert not torch.equal(boxes_of(method, 0)[0], boxes_of(grounding_method("zero_shot", backbone), 0)[0])
+    method.save_pretrained(tmp_path)
+    loaded = load_grounding_method(tmp_path, backbone=backbone)
+    assert torch.equal(boxes_of(loaded, 0)[0], boxes_of(method, 0)[0])
+
+
+def test_joint_training_wants_all_tasks_at_once(detectors: dict[str, GroundingBackbone]) -> None:
+    assert grounding_method("joint", detectors["owlvit"]).joint
+    assert not grounding_method("finetune", detectors["owlvit"]).joint
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "message"),
+    [
+        ("owlvit", {"memory": 5}, "memory must be 0 for a detector.*got 5"),
+        ("owlvit", {"distill_weight": 1.0}, "distill_weight must be 0.0 for a detector.*got 1.0"),
+        ("owlvit", {"route_by": "words"}, "route_by must be one of vision, text, both; got 'words'"),
+        ("owlvit", {"detection_weight": -1.0}, "detection_weight must be at least 0; got -1.0"),
+        ("owlvit", {"rnak": 4}, "has no option 'rnak'. Did you mean 'rank'"),
+        ("owlvit", {"rank": "four"}, "rank must be a whole number; got 'four'"),
+        ("owlvit", {"depth": 4}, "depth must be between 1 and 3.*got 4"),
+        ("grounding-dino", {"injection": "replace"}, "injection must be 'into'.*got 'replace'"),
+        ("grounding-dino", {"start": "paper"}, "norm must be 'unit' or 'none'.*got 'matched'"),
+        ("grounding-dino", {"length": 7}, "length must be a multiple of 2.*got 7"),
+    ],
+)
+def test_options_that_mean_nothing_here_are_refused(
+    family: str, options: dict[str, Any], message: str, detectors: dict[str, GroundingBackbone]
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        grounding_method("lpi", detectors[family], **options)
+
+
+def test_methods_that_find_no_boxes_are_refused(detectors: dict[str, GroundingBackbone]) -> None:
+    with pytest.raises(UnknownNameError, match=r"No method for expressions is called 'lpo'. Did you mean 'lpi'"):
+        grounding_method("lpo", detectors["owlvit"])
+    with pytest.raises(UnknownNameError, match=r"'lpi.methods.zero_shot' finds no boxes"):
+        grounding_method("lpi.methods.zero_shot", detectors["owlvit"])
+    assert all(grounding_method(name, detectors["owlvit"]) for name in METHODS)
+
+
+def test_there_are_no_vectors_of_pictures_or_expressions_alone(detectors: dict[str, GroundingBackbone]) -> None:
+    method = grounding_method("zero_shot", detectors["owlvit"])
+    with pytest.raises(LpiError, match="Use locate"):
+        method.encode_images(IMAGES)
+    with pytest.raises(LpiError, match="Use locate"):
+        method.encode_texts(EXPRESSIONS)
+
+
+def test_losses_need_a_box_for_every_expression(
+    detectors: dict[str, GroundingBackbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = batch_of(detectors["owlvit"])
+    found = detectors["owlvit"].detect(batch.pictures, batch.texts)
+    with pytest.raises(ShapeError, match=r"truth must be \[batch=4, 4\]; got \[3, 4\]"):
+        detection_losses(found, TRUTH[:3])
+    monkeypatch.setattr(losses, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'lpi\[grounding\]'"):
+        detection_losses(found, TRUTH)

@@ -1,0 +1,171 @@
+"""Other papers' protocols and the stability diagnostics, on three painted tasks, against naive loops."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lpi
+from lpi.backbones import DualEncoder
+from lpi.config import EvaluationSettings
+from lpi.evaluation.protocol import Evaluator
+from lpi.evaluation.protocols import first_captions, protocols
+from lpi.evaluation.stability import Stability, asymmetry, nearest, neighbour_overlap
+from lpi.methods.base import Method
+from lpi.storage import read_json
+from lpi.tasks.stream import TaskStream
+
+TOWERS = ("vision", "text")
+
+
+@pytest.fixture(scope="module")
+def evaluator(clip: DualEncoder, stream: TaskStream) -> Evaluator:
+    return Evaluator(clip, stream, EvaluationSettings())
+
+
+@pytest.fixture(scope="module")
+def learner(clip: DualEncoder, stream: TaskStream, learn: Any, small: dict[str, Any]) -> Method:
+    return learn(lpi.method("lpi", clip, **small), stream.tasks, learning_rate=0.5)
+
+
+def test_the_default_protocol_and_the_oracle_are_those_of_the_stage(evaluator: Evaluator, learner: Method) -> None:
+    record = evaluator.stage(learner, 2)
+    found = protocols(evaluator, learner, 2)
+    assert found["pooled_routed"] == record["recall"]
+    assert found["pooled_oracle"] == record["oracle"]
+    assert len(found) == 10
+
+
+def test_a_gallery_of_ones_own_task_is_never_harder(clip: DualEncoder, stream: TaskStream, learner: Method) -> None:
+    # with equal captions as matches it could be: another task's picture may be right too
+    evaluator = Evaluator(clip, stream, EvaluationSettings(equal_captions=False))
+    evaluator.stage(learner, 2)
+    found = protocols(evaluator, learner, 2)
+    for routing in ("routed", "oracle", "image", "text", "pair"):
+        for direction, by_k in found[f"pooled_{routing}"].items():
+            for k, pooled in by_k.items():
+                own = found[f"per_task_{routing}"][direction][k]
+                assert all(a >= b for a, b in zip(own, pooled, strict=True))
+
+
+def test_before_the_last_stage_nothing_is_routed_by_pairs(evaluator: Evaluator, learner: Method) -> None:
+    evaluator.stage(learner.stage(1), 1)
+    assert set(protocols(evaluator, learner.stage(1), 1)) == {
+        f"{gallery}_{routing}" for gallery in ("pooled", "per_task") for routing in ("routed", "oracle")
+    }
+
+
+def test_a_method_without_tasks_has_galleries_only(evaluator: Evaluator, clip: DualEncoder) -> None:
+    method = lpi.method("zero_shot", clip)
+    evaluator.stage(method, 2)
+    assert set(protocols(evaluator, method, 2)) == {"pooled_routed", "per_task_routed"}
+
+
+def naive_recall(evaluator: Evaluator, learner: Method, routes: dict[str, list[int]]) -> list[float]:
+    """Text to image R@1 of each task, one query at a time."""
+    test = evaluator.test
+    images = torch.cat([test.encode(learner, "vision", torch.tensor([i]), r) for i, r in enumerate(routes["vision"])])
+    hits: list[list[float]] = [[] for _ in evaluator.stream.tasks]
+    for text, route in enumerate(routes["text"]):
+        scores = images @ test.encode(learner, "text", torch.tensor([text]), route)[0]
+        right = test.pairs[test.pairs[:, 0] == text, 1]
+        best = scores[right].max()
+        wrong = torch.ones(len(scores), dtype=torch.bool)
+        wrong[right] = False
+        rank = (scores[wrong] > best).sum() + 0.5 * (scores[wrong] == best).sum()
+        hits[int(test.task["text"][text])].append(float(rank < 1))
+    return [sum(task) / len(task) for task in hits]
+
+
+@pytest.mark.parametrize("routing", ["image", "text", "pair"])
+def test_routing_by_the_partner_is_what_a_loop_over_pairs_gives(
+    routing: str, evaluator: Evaluator, learner: Method
+) -> None:
+    evaluator.stage(learner, 2)
+    test = evaluator.test
+    distance = {tower: learner.distances(tower, test.plain[tower]) for tower in TOWERS}
+    captions_of = [[t for t, o in enumerate(test.owner.tolist()) if o == p] for p in range(test.count("vision"))]
+    routes: dict[str, list[int]] = {"vision": [], "text": []}
+    for picture, own in enumerate(captions_of):
+        together = {
+            "image": distance["vision"][picture],
+            "text": distance["text"][own[0]],
+            "pair": distance["vision"][picture] + distance["text"][own].mean(dim=0),
+        }
+        routes["vision"].append(int(together[routing].argmin()))
+    for text, picture in enumerate(test.owner.tolist()):
+        together = {
+            "image": distance["vision"][picture],
+            "text": distance["text"][text],
+            "pair": distance["vision"][picture] + distance["text"][text],
+        }
+        routes["text"].append(int(together[routing].argmin()))
+    found = protocols(evaluator, learner, 2)[f"pooled_{routing}"]["text_to_image"]["1"]
+    assert found == pytest.approx(naive_recall(evaluator, learner, routes), abs=1e-6)
+
+
+def test_first_captions() -> None:
+    assert first_captions(torch.tensor([0, 0, 1, 2, 2]), 3).tolist() == [0, 2, 3]
+
+
+def test_a_model_that_stands_still_keeps_all_neighbours(
+    evaluator: Evaluator, clip: DualEncoder, tmp_path: Path
+) -> None:
+    method = lpi.method("zero_shot", clip)
+    stability = Stability(evaluator, tmp_path / "run" / "stability")
+    notes = [stability.note(method, stage) for stage in range(3)]
+    assert notes[0] is None
+    assert notes[1:] == [{"neighbour_overlap": {"text_to_image": 1.0, "image_to_text": 1.0}}] * 2
+    assert stability.summary(method)["fell_out_of_10"] == {"text_to_image": 0.0, "image_to_text": 0.0}
+    assert (tmp_path / "run" / "stability" / "worst_hit.json").read_text().count('"query"') == 0
+
+
+def test_a_model_that_drifts_loses_neighbours_and_names_the_worst_hit(
+    evaluator: Evaluator, clip: DualEncoder, stream: TaskStream, learn: Callable[..., Method], tmp_path: Path
+) -> None:
+    method = lpi.method("finetune", clip)
+    stability = Stability(evaluator, tmp_path / "run" / "stability")
+    ranks, note = [], None
+    for stage, task in enumerate(stream.tasks):
+        learn(method, [task], learning_rate=0.05)
+        evaluator.stage(method, stage)
+        note = stability.note(method, stage)
+        ranks.append(first_ranks(evaluator, method, stage))
+    assert note is not None
+    assert note["neighbour_overlap"]["text_to_image"] < 1
+    stability.summary(method)
+    now = [first_ranks(evaluator, method, stage) for stage in range(3)]
+    fallen = max(b - a for old, new in zip(ranks, now, strict=True) for a, b in zip(old, new, strict=True))
+    worst = read_json(tmp_path / "run" / "stability" / "worst_hit.json")["text_to_image"]
+    assert fallen > 0
+    assert worst[0]["after"] - worst[0]["before"] == pytest.approx(fallen)
+    assert [one["after"] - one["before"] for one in worst] == sorted(
+        (one["after"] - one["before"] for one in worst), reverse=True
+    )
+
+
+def first_ranks(evaluator: Evaluator, method: Method, task: int) -> list[float]:
+    """Text-to-image ranks of a task's captions among the pictures up to that task, one at a time."""
+    test = evaluator.test
+    images = method.encode_images(test.store.pixels(test.upto("vision", task + 1).tolist()))
+    found = []
+    for text in (test.task["text"] == task).nonzero()[:, 0].tolist():
+        scores = images @ method.encode_texts([test.texts[text]])[0]
+        right = [p for t, p in test.pairs.tolist() if t == text and p < len(images)]
+        wrong = [p for p in range(len(images)) if p not in right]
+        best = scores[right].max()
+        found.append(float((scores[wrong] > best).sum()))
+    return found
+
+
+def test_neighbours_and_their_overlap() -> None:
+    gallery = torch.eye(12)
+    assert nearest(gallery[:1], gallery).shape == (1, 10)
+    assert nearest(gallery[:2], gallery[:3])[:, 0].tolist() == [0, 1]
+    assert neighbour_overlap(torch.tensor([[0, 1], [2, 3]]), torch.tensor([[1, 0], [2, 4]])) == 0.75
+
+
+def test_asymmetry_is_the_difference_of_the_directions() -> None:
+    assert asymmetry({"text_to_image": {"1": 0.25}, "image_to_text": {"1": 0.5}}) == 0.25

@@ -1,0 +1,102 @@
+"""The results page is what its script makes of the committed files, and says of every bar whether it is reached."""
+
+import json
+from typing import Any
+
+import results_page
+
+from lpi.config import read_experiment, shipped
+from lpi.methods import method_class, method_names
+
+
+def row(final: float, **others: Any) -> dict[str, Any]:
+    directions = {d: {f"r{k}": final for k in (1, 5, 10)} for d in ("text_to_image", "image_to_text")}
+    return {
+        "final_r1": final,
+        "final_r1_std": 0.5,
+        "average_r1": final,
+        "forgetting_r1": -0.4,
+        "bwt_r1": -0.4,
+        "trainable_per_task": 10,
+        "stored_parameters": 1000,
+        "bytes_per_task": 400,
+        "seconds_per_stage": 1.0,
+        "peak_mb": 500.0,
+        **directions,
+        **others,
+    }
+
+
+def comparison(best: float) -> dict[str, Any]:
+    found = {"difference": -1.0, "spread": 0.5, "larger_than_spread": True, "p": 0.1, "p_holm": 0.3, "runs": 3}
+    return {
+        "methods": {
+            "lpi_best": row(best, way_to_joint=90.0, retention=99.5, stored_parameters=90),
+            "dar": row(47.0),
+            "replay": row(60.0),
+            "joint": row(61.0),
+        },
+        "against": "lpi_best",
+        "comparisons": dict.fromkeys(("dar", "replay", "joint"), found),
+        "failed": {"zscl": "no pictures"},
+        "seeds": [0, 1],
+        "orders": 2,
+        "command": "lpi compare x",
+        "stream": {"name": "x", "tasks": [{"train": 5, "test": 7}]},
+        "backbone": {"name": "tiny"},
+        "tuned": {"dar": {"trials": [1, 2, 3]}},
+        "versions": {"torch": "2"},
+        "machine": {"processor": "one", "threads": 2},
+    }
+
+
+def test_the_page_is_what_its_script_makes_of_the_committed_files() -> None:
+    assert results_page.PAGE.read_text(encoding="utf-8") == results_page.current(), "run benchmarks/results_page.py"
+
+
+def test_every_results_file_and_every_published_figure_is_on_the_page() -> None:
+    page = results_page.current()
+    for file in (results_page.ROOT / "results").glob("*.json"):
+        assert f"### {file.name}" in page
+    published = json.loads((results_page.ROOT / "docs" / "published.json").read_text(encoding="utf-8"))
+    for table in published["tables"]:
+        assert table["mark"] in published["marks"]
+        assert table.get("why") or table.get("reproduced")
+        assert all(len(line) == len(table["columns"]) for line in table["rows"])
+        assert all("| " + " | ".join(line) + " |" in page for line in table["rows"])
+
+
+def test_bars_are_counted_from_the_figures() -> None:
+    page = results_page.bars(comparison(best=48.0))
+    assert "| ahead of `dar`, the best rehearsal-free rival, by more than 0.5 | 1.0 | yes |" in page
+    assert "| at most 10 % of `dar`'s stored parameters | 9.0 | yes |" in page
+    assert "**no**" not in page
+    assert "| 0.4 | **no** |" in results_page.bars(comparison(best=47.4))
+
+
+def test_a_comparison_says_over_what_and_what_failed() -> None:
+    published = {"marks": {}, "tables": [{"title": "T", "source": "S", "mark": "P", "columns": ["a"], "rows": [["1"]]}]}
+    published["tables"][0] |= {"file": "x.json", "why": "no"}
+    page = results_page.page({"x.json": comparison(best=48.0)}, published)
+    assert "1 tasks of `x` (5 training and 7 test pictures), backbone `tiny`, seeds 0, 1, 2 task orders." in page
+    assert "3 trials a row" in page
+    assert "Row `zscl` failed: no pictures" in page
+    assert "| dar | 47.0/47.0/47.0 |" in page
+    assert "Ours: [x.json](#xjson) above." in page
+    assert "Not reproduced yet" not in page
+
+
+def test_the_shipped_comparison_has_a_row_for_every_method_of_the_library() -> None:
+    experiment = read_experiment("compare_scenes")
+    names = {experiment.row(name).method["name"] for name in experiment.row_names()}
+    for name in experiment.row_names():
+        method = experiment.row(name).method
+        assert method.get("preset") in (None, *method_class(method["name"]).presets)
+    assert set(method_names()) <= names
+
+
+def test_shipped_and_committed_experiments_are_read() -> None:
+    files = [*shipped().values(), *(results_page.ROOT / "experiments").glob("*.toml")]
+    for file in files:
+        experiment = read_experiment(file)
+        assert [experiment.row(name).name for name in experiment.row_names()]

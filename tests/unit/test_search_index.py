@@ -1,0 +1,369 @@
+"""An index follows its folder: what is new, changed, moved, gone or broken; and what it answers."""
+
+import io
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from search_world import World, vectors_of
+
+from lpi.errors import CheckpointError, ConfigError, DataError, MissingFileError, OutputError, UnknownNameError
+from lpi.search import Filters, SearchIndex
+from lpi.search.files import content_id
+from lpi.search.manifest import read_manifest
+from lpi.search.writer import change, create
+from lpi.storage import read_json
+from lpi.tasks.stream import TaskStream
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, stream: TaskStream) -> World:
+    return World.make(tmp_path_factory.mktemp("world"), stream)
+
+
+@pytest.fixture(scope="module")
+def index(world: World) -> SearchIndex:
+    return world.build_once()
+
+
+@pytest.fixture
+def mine(world: World, tmp_path: Path) -> World:
+    """A world to be spoiled, indexed."""
+    world.build_once()
+    return world.copy(tmp_path)
+
+
+def paths(index: SearchIndex) -> list[str]:
+    return sorted(path for own in index._view(None).rows.columns("paths")["paths"] for path in own)
+
+
+# ---- the folder changes ----------------------------------------------------------------------------------------------
+
+
+def test_every_picture_is_found_once(index: SearchIndex, world: World) -> None:
+    assert len(index) == 24
+    assert paths(index) == sorted(file.relative_to(world.photos).as_posix() for file in world.photos.rglob("*.png"))
+
+
+def test_nothing_is_embedded_or_written_again_when_nothing_changed(mine: World) -> None:
+    before = (mine.index / "index.json").read_bytes()
+    done = mine.update()
+    assert (done.embedded, done.added, done.gone, done.moved) == (0, 0, 0, 0)
+    assert (mine.index / "index.json").read_bytes() == before
+
+
+def test_new_changed_moved_and_deleted_files_are_told_apart_by_content(mine: World) -> None:
+    (mine.photos / "warm" / "red" / "dot.png").rename(mine.photos / "here.png")
+    (mine.photos / "warm" / "red" / "box.png").unlink()
+    mine.paint("warm/red/bar.png", "red", "bar", 1)
+    mine.paint("new/picture.png", "gold", "tip", 1)
+    done = mine.update()
+    assert (done.added, done.moved, done.gone, done.embedded) == (2, 1, 2, 2)
+    index = SearchIndex.open(mine.index, device="cpu")
+    assert "here.png" in paths(index)
+    assert not {"warm/red/dot.png", "warm/red/box.png"} & set(paths(index))
+    assert content_id(mine.photos / "new" / "picture.png") in vectors_of(index)
+    fresh = mine.build(mine.root / "again")
+    assert vectors_of(fresh) == vectors_of(index)
+
+
+def test_a_copy_is_one_picture_with_two_files(mine: World) -> None:
+    shutil.copy(mine.photos / "cold" / "blue" / "dot.png", mine.photos / "aaa.png")
+    assert mine.update().embedded == 0
+    index = SearchIndex.open(mine.index, device="cpu")
+    hit = index.picture(content_id(mine.photos / "aaa.png"))
+    assert (hit.path, hit.copies) == ("aaa.png", ("cold/blue/dot.png",))
+    assert len(index) == 24
+    (mine.photos / "aaa.png").unlink()
+    assert mine.update().moved == 1
+
+
+def test_a_file_is_read_again_only_if_size_or_time_changed_or_everything_is_rehashed(mine: World) -> None:
+    file = mine.photos / "warm" / "red" / "dot.png"
+    other = mine.photos / "warm" / "red" / "box.png"
+    past = 1_600_000_000
+    content = file.read_bytes()
+    for path in (file, other):
+        os.utime(path, (past, past))
+    mine.update()
+    altered = bytearray(content)
+    altered[-1] ^= 1  # in the last chunk's checksum, which nobody needs
+    file.write_bytes(altered)
+    os.utime(file, (past, past))
+    assert mine.update().added == 0, "same size and time: trusted"
+    assert mine.update(rehash=True).added == 1
+
+
+def test_broken_files_are_skipped_with_a_reason_on_record(mine: World) -> None:
+    whole = (mine.photos / "warm" / "red" / "dot.png").read_bytes()
+    (mine.photos / "cut.png").write_bytes(whole[:80])
+    (mine.photos / "empty.jpg").write_bytes(b"")
+    (mine.photos / "words.jpg").write_text("not a picture")
+    (mine.photos / "notes.txt").write_text("not looked at")
+    (mine.photos / ".hidden.png").write_bytes(b"not looked at")
+    done = mine.update()
+    assert set(done.skipped) == {"cut.png", "empty.jpg", "words.jpg"}
+    assert all("can't be read" in reason for reason in done.skipped.values())
+    assert read_json(mine.index / "skipped.json") == done.skipped
+    assert done.pictures == 24
+    (mine.photos / "cut.png").write_bytes(whole)
+    assert set(mine.update().skipped) == {"empty.jpg", "words.jpg"}
+
+
+def test_a_name_that_is_not_utf8_is_skipped_with_a_reason(mine: World) -> None:
+    try:
+        shutil.copy(mine.photos / "warm" / "red" / "dot.png", os.fsencode(mine.photos) + b"/\xff.png")
+    except OSError:
+        pytest.skip("this file system knows only UTF-8 names")
+    assert list(mine.update().skipped.values()) == ["its name isn't UTF-8. Rename it."]
+
+
+def test_an_empty_folder_is_not_believed_unless_said_so(mine: World) -> None:
+    shutil.rmtree(mine.photos)
+    with pytest.raises(MissingFileError, match="connect the disk"):
+        mine.update()
+    mine.photos.mkdir()
+    with pytest.raises(DataError, match="holds no picture any more, and the index 24"):
+        mine.update()
+    assert mine.update(emptied=True).gone == 24
+    index = SearchIndex.open(mine.index, device="cpu")
+    assert index.search_text("a red dot") == []
+
+
+def test_the_index_may_lie_inside_the_folder_and_is_not_indexed(world: World, tmp_path: Path) -> None:
+    mine = world.copy(tmp_path)
+    shutil.rmtree(mine.index)
+    index = mine.build(mine.photos / "search")
+    (mine.photos / "search" / "in.png").write_bytes((mine.photos / "warm" / "red" / "dot.png").read_bytes())
+    with change(mine.photos / "search", device="cpu") as writer:
+        writer.update()
+    assert paths(index) == paths(SearchIndex.open(mine.photos / "search", device="cpu"))
+
+
+# ---- who may use it --------------------------------------------------------------------------------------------------
+
+
+def test_only_one_command_changes_an_index_at_a_time(mine: World) -> None:
+    with change(mine.index, device="cpu"), pytest.raises(OutputError, match="is being changed by another command"):
+        mine.update()
+
+
+def test_a_folder_with_other_things_is_not_taken_for_an_index(mine: World) -> None:
+    with pytest.raises(OutputError, match="holds other things, first 'cold'"):
+        create(mine.photos, mine.photos, mine.model, device="cpu")
+    with pytest.raises(OutputError, match="holds an index already"):
+        create(mine.index, mine.photos, mine.model, device="cpu")
+    with pytest.raises(MissingFileError, match="there is no index"):
+        SearchIndex.open(mine.photos)
+
+
+def test_a_damaged_manifest_is_refused_with_one_line(mine: World) -> None:
+    file = mine.index / "index.json"
+    whole = file.read_text()
+    for text, said in (
+        (whole[:100], "damaged"),
+        (whole.replace('"format": 1', '"format": 7'), "isn't of format 1"),
+        (whole.replace('"root"', '"rot"'), "damaged"),
+        ("[]", "isn't of format 1"),
+    ):
+        file.write_text(text)
+        with pytest.raises(CheckpointError, match=said):
+            SearchIndex.open(mine.index)
+
+
+def test_a_model_whose_prompts_were_exchanged_is_refused_by_name(mine: World) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = next((mine.index / "models").iterdir())
+    file = sorted((model / "tasks").glob("*.safetensors"))[1]
+    tensors = load_file(file)
+    tensors["radius_vision"] += 1
+    save_file(tensors, file)
+    with pytest.raises(CheckpointError, match=r"was made with another model than .*: task 'cold' has prompts"):
+        SearchIndex.open(mine.index)
+
+
+# ---- answers ---------------------------------------------------------------------------------------------------------
+
+
+def test_scores_are_the_cosines_of_the_models_own_vectors(index: SearchIndex, world: World) -> None:
+    method = index.method()
+    files = sorted(world.photos.rglob("*.png"))
+    pictures = method.encode_images([Image.open(file).convert("RGB") for file in files])
+    scores = (method.encode_texts(["a red dot"]) @ pictures.T)[0]
+    expected = dict(zip((content_id(file) for file in files), scores.tolist(), strict=True))
+    hits = index.search_text("a red dot", 24)
+    assert [hit.id for hit in hits] == sorted(
+        (hit.id for hit in hits), key=lambda key: -next(h.score for h in hits if h.id == key)
+    )
+    for hit in hits:
+        assert hit.score == pytest.approx(expected[hit.id], abs=2e-3)  # kept in half precision
+
+
+def test_a_picture_finds_itself_and_similar_leaves_it_out(index: SearchIndex, world: World) -> None:
+    file = world.photos / "cold" / "teal" / "bar.png"
+    hit = index.search_image(file, 3)[0]
+    assert (hit.path, hit.score) == ("cold/teal/bar.png", pytest.approx(1.0, abs=1e-3))
+    assert (hit.width, hit.height) == (32, 32)
+    near = index.similar(hit.id, 23)
+    assert len(near) == 23
+    assert hit.id not in {other.id for other in near}
+    by_picture = [other.id for other in index.search_image(file, 24)][1:]
+    assert [other.id for other in near][:5] == by_picture[:5]
+
+
+def test_a_hit_names_its_task_and_how_sure_the_router_was(index: SearchIndex) -> None:
+    method = index.method()
+    rows = index._view(None).rows.columns("id", "distances", "task")
+    for key, distances, task in zip(*rows.values(), strict=True):
+        hit = index.picture(key)
+        assert hit.task == task == method.tasks[distances.index(min(distances))]
+        assert hit.margin == pytest.approx(max(distances) - min(distances), abs=1e-6)
+        sure = method.posteriors(torch.tensor([distances]), "vision").max()
+        assert hit.confidence == pytest.approx(float(sure), abs=1e-5)
+
+
+@pytest.mark.parametrize("scoring", ["plain", "matched"])
+def test_filters_leave_the_order_of_what_remains(index: SearchIndex, scoring: str) -> None:
+    everything = index.search_text("a dot", 24, scoring=scoring)
+    assert len(everything) == 24
+    for filters, keep in (
+        (Filters(folder="cold"), lambda hit: hit.path.startswith("cold/")),
+        (Filters(folder="cold/teal/"), lambda hit: hit.path.startswith("cold/teal/")),
+        (Filters(folder="."), lambda hit: True),
+        (Filters(folder="it's"), lambda hit: False),
+        (Filters(task="warm"), lambda hit: hit.task == "warm"),
+        (Filters(since="2001-01-01", until="2999-01-01T00:00:00"), lambda hit: True),
+        (Filters(until="2001-01-01"), lambda hit: False),
+    ):
+        found = index.search_text("a dot", 24, filters, scoring=scoring)
+        assert [hit.id for hit in found] == [hit.id for hit in everything if keep(hit)], filters
+
+
+def test_matched_scores_compare_a_picture_with_the_query_under_its_own_route(index: SearchIndex) -> None:
+    method = index.method()
+    columns = index._view(None).rows.columns("id", "task")
+    vectors = torch.from_numpy(index._view(None).rows.vectors(columns["id"]))
+    expected = {
+        key: float(vector @ method.encode_texts(["a dot"], task=task)[0])
+        for key, task, vector in zip(columns["id"], columns["task"], vectors, strict=True)
+    }
+    for hit in index.search_text("a dot", 24, scoring="matched"):
+        assert hit.score == pytest.approx(expected[hit.id], abs=1e-5)
+
+
+def test_captions_are_ranked_by_their_scores(index: SearchIndex, world: World) -> None:
+    captions = ["a red dot", "teal bar", "black tip", "teal bar"]
+    file = world.photos / "cold" / "teal" / "bar.png"
+    for scoring in ("plain", "matched"):
+        ranked = index.rank_captions(file, captions, scoring=scoring)
+        assert sorted(text for text, _ in ranked) == sorted(captions)
+        assert [score for _, score in ranked] == sorted((score for _, score in ranked), reverse=True)
+    picture = index.method().encode_images([Image.open(file).convert("RGB")])
+    scores = (index.method().encode_texts(captions) @ picture.T)[:, 0].tolist()
+    found = sorted(score for _, score in index.rank_captions(file, captions))
+    assert found == pytest.approx(sorted(scores), abs=1e-5)
+
+
+def test_requests_that_make_no_sense_are_refused_by_name(index: SearchIndex, world: World) -> None:
+    with pytest.raises(ConfigError, match="got an empty text"):
+        index.search_text("  ")
+    with pytest.raises(ConfigError, match="k must be at least 1; got 0"):
+        index.search_text("a dot", 0)
+    with pytest.raises(ConfigError, match=r"scoring must be plain or matched; got 'mached'\. Did you mean 'matched'"):
+        index.search_text("a dot", scoring="mached")
+    with pytest.raises(ConfigError, match="stage must be between 0 and 0; got 3"):
+        index.search_text("a dot", stage=3)
+    with pytest.raises(UnknownNameError, match=r"No task is called 'wram'\. Did you mean 'warm'"):
+        index.search_text("a dot", filters=Filters(task="wram"))
+    with pytest.raises(ConfigError, match="since must be a date like 2024-05-31; got 'May'"):
+        Filters(since="May")
+    with pytest.raises(UnknownNameError, match="no picture has the id 'x'"):
+        index.similar("x' OR 'a' = 'a"[:1])
+    with pytest.raises(UnknownNameError, match="no picture has the id"):
+        index.picture("x' OR 'a' = 'a")
+    with pytest.raises(ConfigError, match="no captions"):
+        index.rank_captions(world.photos / "cold" / "teal" / "bar.png", [])
+    with pytest.raises(MissingFileError, match=r"nothing\.png"):
+        index.search_image("nothing.png")
+
+
+# ---- files, by id ----------------------------------------------------------------------------------------------------
+
+
+def test_a_thumbnail_is_of_the_very_picture_that_was_indexed(mine: World) -> None:
+    index = SearchIndex.open(mine.index, device="cpu")
+    file = mine.photos / "dull" / "gray" / "tip.png"
+    key = content_id(file)
+    assert index.path(key) == mine.photos.resolve() / "dull" / "gray" / "tip.png"
+    image = Image.open(io.BytesIO(index.thumbnail(key, 16)))
+    assert (image.format, image.size) == ("JPEG", (16, 16))
+    mine.paint("dull/gray/tip.png", "red", "tip", 0)
+    with pytest.raises(MissingFileError, match="no longer there, or changed"):
+        index.thumbnail(key)
+    with pytest.raises(ConfigError, match="side must be between 16 and 2048"):
+        index.thumbnail(key, 5000)
+
+
+def test_a_photograph_on_its_side_is_upright_and_dated_by_its_camera(mine: World) -> None:
+    image = Image.new("RGB", (60, 40), "teal")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif.get_ifd(0x8769)[0x9003] = "2019:07:04 12:30:00"
+    image.save(mine.photos / "side.jpg", exif=exif)
+    mine.update()
+    index = SearchIndex.open(mine.index, device="cpu")
+    hit = index.picture(content_id(mine.photos / "side.jpg"))
+    assert (hit.width, hit.height, hit.date) == (40, 60, "2019-07-04T12:30:00")
+    found = index.search_text("a dot", filters=Filters(since="2019-07-04", until="2019-07-04"))
+    assert [other.id for other in found] == [hit.id]
+
+
+# ---- beside a command that changes it --------------------------------------------------------------------------------
+
+
+def test_a_snapshot_stays_as_it_is_until_it_is_refreshed(mine: World) -> None:
+    index = SearchIndex.open(mine.index, device="cpu")
+    before = index.search_text("a dot", 24)
+    mine.paint("new.png", "red", "dot", 0)
+    (mine.photos / "warm" / "red" / "dot.png").unlink()
+    mine.update()
+    assert index.search_text("a dot", 24) == before
+    assert index.refresh()
+    assert "new.png" in {hit.path for hit in index.search_text("a dot", 24)}
+    assert not index.refresh()
+
+
+def test_what_was_written_but_not_published_does_not_count_and_is_done_again(mine: World) -> None:
+    mine.paint("new.png", "red", "dot", 0)
+    manifest = read_manifest(mine.index)
+    mine.update()
+    late = read_manifest(mine.index).current.version
+    manifest.write(mine.index)  # as if the process had died just before
+    index = SearchIndex.open(mine.index, device="cpu")
+    assert len(index) == len(index._view(None).rows) == 24
+    done = mine.update()
+    assert (done.added, done.embedded) == (1, 0), "its feature is there"
+    assert read_manifest(mine.index).current.version > late
+    index.refresh()
+    assert len(index) == 25
+    assert len(set(index._view(None).rows.columns("id")["id"])) == 25
+
+
+def test_the_approximate_index_finds_what_the_exact_one_finds(mine: World) -> None:
+    mine.paint("new.png", "red", "dot", 0)
+    for number in range(10):
+        for colour in ("red", "blue", "gray"):
+            for shape in ("dot", "box", "bar", "tip"):
+                image = Image.open(mine.paint(f"more/{colour}-{shape}-{number}.png", colour, shape, number % 5))
+                image.putpixel((0, number), (1, 2, 3))
+                image.save(mine.photos / "more" / f"{colour}-{shape}-{number}.png")
+    with change(mine.index, device="cpu", approximate_from=64) as writer:
+        writer.update()
+    index = SearchIndex.open(mine.index, device="cpu")
+    assert index._view(None).rows._table.list_indices()
+    exact = index.search_text("a dot", 5, exact=True)
+    assert index.search_text("a dot", 5) == exact

@@ -1,0 +1,296 @@
+"""A domain comes and goes: measured first, embedded as little as possible, and bit for bit as if built from nothing."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from search_world import QUICK, World, vectors_of
+
+import lpi
+from lpi.errors import ConfigError, DataError, MissingFileError, UnknownNameError
+from lpi.evaluation.ranking import recall_of_set
+from lpi.methods.checkpoint import load_method, save_method
+from lpi.search import SearchIndex
+from lpi.search.encoding import Encoder
+from lpi.search.files import content_id
+from lpi.search.recorded import HELD_OUT, Gallery, TestSet, on_record, put_on_record, record_source
+from lpi.search.teaching import adopt, learn, read_domain, training_settings
+from lpi.search.writer import change
+from lpi.tasks.relevance import relevance
+from lpi.tasks.stream import TaskStream
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, stream: TaskStream) -> World:
+    world = World.make(tmp_path_factory.mktemp("world"), stream)
+    world.build()
+    put_on_record(world.index, "warm", read_domain(world.captioned / "warm", "warm").test)
+    return world
+
+
+@pytest.fixture(scope="module")
+def taught(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The same, taught the third domain; pictures that need not be embedded again were away meanwhile."""
+    mine = world.copy(tmp_path_factory.mktemp("taught"))
+    away = mine.root / "away"
+    with change(mine.index, device="cpu") as writer:
+        lesson = mine.lesson(writer)
+        needed = {key for key, task in routed(mine, lesson.method).items() if task == "dull"}
+        for file in sorted(mine.photos.rglob("*.png")):
+            if content_id(file) not in needed:
+                (away / file.relative_to(mine.photos)).parent.mkdir(parents=True, exist_ok=True)
+                file.rename(away / file.relative_to(mine.photos))
+        stage = adopt(writer, lesson)
+        for file in sorted(away.rglob("*.png")):
+            file.rename(mine.photos / file.relative_to(away))
+    assert stage.embedded == lesson.report["reembed"] == len(needed)
+    assert 0 < len(needed) < 24
+    return mine
+
+
+def routed(world: World, method: lpi.Method) -> dict[str, str]:
+    """Where another model would send each picture, decided from what the index keeps."""
+    index = SearchIndex.open(world.index, device="cpu")
+    ids = index._view(None).rows.columns("id")["id"]
+    tasks = Encoder(method, batch=8).routing(index._store.features("plain", ids)).tasks.tolist()
+    return {key: method.tasks[task] for key, task in zip(ids, tasks, strict=True)}
+
+
+def fresh(world: World, place: Path, stage: int | None = None) -> SearchIndex:
+    """A full rebuild with the model of a stage."""
+    opened = SearchIndex.open(world.index, device="cpu")
+    number = -1 if stage is None else stage
+    return world.build(place, model=world.index / "models" / opened.stages()[number].model)
+
+
+# ---- exactness -------------------------------------------------------------------------------------------------------
+
+
+def test_after_teaching_every_vector_has_the_bits_of_a_full_rebuild(taught: World, tmp_path: Path) -> None:
+    index = SearchIndex.open(taught.index, device="cpu")
+    assert index.tasks == ["warm", "cold", "dull"]
+    rebuilt = fresh(taught, tmp_path / "fresh")
+    assert vectors_of(index) == vectors_of(rebuilt)
+    for query in ("a gray dot", "red box", "bar 2"):
+        for scoring in ("plain", "matched"):
+            hits = index.search_text(query, 24, scoring=scoring)
+            assert hits == rebuilt.search_text(query, 24, scoring=scoring)
+            assert len(hits) == 24
+
+
+def test_the_stage_before_is_still_there_as_it_was(taught: World, world: World) -> None:
+    index, before = (SearchIndex.open(own.index, device="cpu") for own in (taught, world))
+    assert vectors_of(index, stage=0) == vectors_of(before)
+    assert vectors_of(index) != vectors_of(before)
+    assert index.search_text("a gray dot", 24, stage=0) == before.search_text("a gray dot", 24)
+
+
+def test_forgetting_takes_the_domain_away_exactly(taught: World, world: World, tmp_path: Path) -> None:
+    mine = taught.copy(tmp_path / "mine")
+    with change(mine.index, device="cpu") as writer:
+        stage = writer.forget("dull")
+    assert (stage.kind, stage.task, stage.embedded) == ("forget", "dull", 0)
+    index, never = (SearchIndex.open(own.index, device="cpu") for own in (mine, world))
+    assert vectors_of(index) == vectors_of(never)
+    assert index.search_text("a gray dot", 24) == never.search_text("a gray dot", 24)
+    with change(mine.index, device="cpu") as writer:
+        stage = writer.forget("warm")
+    index.refresh()
+    assert vectors_of(index) == vectors_of(fresh(mine, tmp_path / "fresh"))
+    assert {row[1] for row in vectors_of(index).values()} == {"cold"}
+    with change(mine.index, device="cpu") as writer, pytest.raises(UnknownNameError, match="No task is called 'dul'"):
+        writer.forget("dul")
+
+
+def test_what_is_forgotten_for_good_leaves_nothing_to_go_back_to(taught: World, world: World, tmp_path: Path) -> None:
+    mine = taught.copy(tmp_path)
+    with change(mine.index, device="cpu") as writer:
+        tables = set(writer.store.names())
+        writer.forget("dull")
+        writer.drop_history()
+        assert len(tables - set(writer.store.names())) == 1, "the features under its prompts"
+        with pytest.raises(ConfigError, match="this is the first"):
+            writer.rollback()
+    index, never = (SearchIndex.open(own.index, device="cpu") for own in (mine, world))
+    assert len(index.stages()) == 1
+    assert vectors_of(index) == vectors_of(never)
+    assert not [file for file in (mine.index / "models").rglob("*") if "dull" in file.name]
+
+
+def test_rolling_back_takes_the_model_back_and_leaves_todays_pictures(taught: World, tmp_path: Path) -> None:
+    mine = taught.copy(tmp_path / "mine")
+    mine.paint("new.png", "gray", "dot", 0)
+    mine.update()
+    with change(mine.index, device="cpu") as writer:
+        stage = writer.rollback()
+    assert (stage.number, stage.kind, stage.pictures) == (2, "rollback", 25)
+    assert stage.embedded <= 1
+    index = SearchIndex.open(mine.index, device="cpu")
+    assert index.tasks == ["warm", "cold"]
+    assert vectors_of(index) == vectors_of(fresh(mine, tmp_path / "fresh"))
+    with change(mine.index, device="cpu") as writer:
+        assert writer.rollback().embedded == 0, "forward again"
+        with pytest.raises(ConfigError, match="the earlier ones are 0 to 2; got 3"):
+            writer.rollback(3)
+        writer.tidy()
+    index.refresh()
+    assert index.tasks == ["warm", "cold", "dull"]
+    assert [stage.kind for stage in index.stages()] == ["index", "teach", "rollback", "rollback"]
+
+
+def test_soft_mixtures_are_mixed_anew_from_what_is_kept(world: World, tmp_path: Path, stream: TaskStream) -> None:
+    hard = load_method(world.model)
+    soft = lpi.method("lpi", hard.backbone, **{**hard.options, "soft_tasks": 2})
+    soft.restore([(name, hard.task_state(row)) for row, name in enumerate(hard.tasks)], {})
+    save_method(soft, tmp_path / "soft")
+    mine = world.copy(tmp_path / "mine")
+    before = vectors_of(mine.build(mine.root / "index-soft", model=tmp_path / "soft"))
+    mine.index = mine.root / "index-soft"
+    assert all(row[3].count(",") == 1 for row in before.values()), "two weights each"
+    with change(mine.index, device="cpu") as writer:
+        lesson = mine.lesson(writer)
+        stage = adopt(writer, lesson)
+    assert 0 < stage.embedded < 24
+    assert vectors_of(SearchIndex.open(mine.index, device="cpu")) == vectors_of(fresh(mine, tmp_path / "fresh"))
+
+
+def test_a_model_that_knows_nothing_yet_searches_with_the_frozen_backbone_and_can_be_taught(
+    world: World, tmp_path: Path
+) -> None:
+    mine = world.copy(tmp_path)
+    mine.index = tmp_path / "index-plain"
+    index = mine.build(model=world.root / "clip")
+    assert index.tasks == []
+    hit = index.search_text("a dot")[0]
+    assert (hit.task, hit.confidence, hit.margin) == ("", None, None)
+    method = index.method()
+    plain = (method._plain_texts(["a dot"]) @ method._plain_images(_pixels(index, mine, hit.path)).T).item()
+    assert hit.score == pytest.approx(plain, abs=2e-3)
+    with change(mine.index, device="cpu") as writer:
+        adopt(writer, mine.lesson(writer))
+    index.refresh()
+    assert vectors_of(index) == vectors_of(fresh(mine, tmp_path / "fresh"))
+
+
+def _pixels(index: SearchIndex, world: World, path: str) -> torch.Tensor:
+    return index.method().backbone.inputs.images([Image.open(world.photos / path).convert("RGB")])
+
+
+# ---- what is gained and lost -----------------------------------------------------------------------------------------
+
+
+def test_the_report_measures_new_old_and_held_out_before_and_after(world: World, tmp_path: Path) -> None:
+    mine = world.copy(tmp_path)
+    held = read_domain(world.captioned / "cold", "cold").test
+    put_on_record(mine.index, HELD_OUT, held)
+    with change(mine.index, device="cpu") as writer:
+        lesson = mine.lesson(writer)
+        before = writer.method
+        report = lesson.report
+        assert writer.manifest.current.number == 0, "nothing is adopted yet"
+    assert set(report["recall"]["old"]) == {"warm"}
+    assert report["unmeasured"] == ["cold"]
+    assert report["pictures"] == 24
+    assert report["share"] == report["reembed"] / 24
+    assert report["seconds"]["learn"] > 0
+    for when, method in (("before", before), ("after", lesson.method)):
+        pictures = [record.picture.open() for record in held]
+        texts, _, pairs = relevance(held, equal_captions=True)
+        expected = recall_of_set(
+            method.encode_texts(texts), method.encode_images(pictures), torch.from_numpy(pairs), ks=(1,)
+        )
+        found = report["recall"]["held_out"][when]
+        assert found["text_to_image"] == pytest.approx(expected["text_to_image"]["1"], abs=1e-6)
+        assert found["image_to_text"] == pytest.approx(expected["image_to_text"]["1"], abs=1e-6)
+
+
+def test_each_domains_queries_meet_the_pictures_of_all(world: World, tmp_path: Path) -> None:
+    mine = world.copy(tmp_path)
+    sets = [TestSet(task, read_domain(world.captioned / task, task).test) for task in ("warm", "cold")]
+    with change(mine.index, device="cpu") as writer:
+        both = Gallery(sets).recall(writer, writer.method, scoring="matched")
+        alone = Gallery(sets[:1]).recall(writer, writer.method, scoring="matched")
+    assert set(both) == {"warm", "cold"}
+    assert both["warm"]["text_to_image"] <= alone["warm"]["text_to_image"]
+
+
+def test_test_pictures_that_are_gone_are_counted_and_left_out(world: World, tmp_path: Path) -> None:
+    mine = world.copy(tmp_path)
+    file = next((mine.index / "tests").glob("*.json"))
+    file.write_text(file.read_text().replace("red-dot-2.png", "nowhere.png"))
+    with change(mine.index, device="cpu") as writer:
+        assert mine.lesson(writer).report["unreadable"] == {"warm": 1}
+
+
+def test_what_was_learned_on_trial_is_not_learned_again(world: World, tmp_path: Path) -> None:
+    mine = world.copy(tmp_path)
+    steps: list[int] = []
+    domain = read_domain(mine.captioned / "dull", "dull")
+    with change(mine.index, device="cpu") as writer:
+        first = learn(writer, domain, settings=QUICK, on_step=lambda step: steps.append(step.step))
+        again = learn(writer, domain, settings=QUICK, on_step=lambda step: steps.append(step.step))
+        assert steps == [1, 2, 3]
+        assert first.report["recall"] == again.report["recall"]
+        learn(writer, domain, settings=QUICK, seed=1, on_step=lambda step: steps.append(step.step))
+    assert steps == [1, 2, 3, 1, 2, 3]
+    assert len(list((mine.index / "lessons").iterdir())) == 1
+
+
+def test_test_sets_of_ones_own_go_on_record_by_their_task(world: World, tmp_path: Path) -> None:
+    mine = world.copy(tmp_path)
+    assert record_source(mine.index, mine.captioned) == {"warm": 8, "cold": 8, "dull": 8}
+    assert set(on_record(mine.index)) == {"warm", "cold", "dull"}
+
+
+def test_a_taught_domain_is_measured_when_the_next_one_comes(taught: World) -> None:
+    assert set(on_record(taught.index)) == {"warm", "dull"}
+
+
+def test_pictures_that_cannot_be_embedded_again_are_dropped_with_a_reason(world: World, tmp_path: Path) -> None:
+    mine = world.copy(tmp_path)
+    with change(mine.index, device="cpu") as writer:
+        lesson = mine.lesson(writer)
+        needed = sorted(key for key, task in routed(mine, lesson.method).items() if task == "dull")
+        file = next(file for file in mine.photos.rglob("*.png") if content_id(file) == needed[0])
+        file.unlink()
+        stage = adopt(writer, lesson)
+    assert (stage.pictures, stage.embedded) == (23, len(needed) - 1)
+    name = file.relative_to(mine.photos).as_posix()
+    assert "there is no such picture" in (mine.index / "skipped.json").read_text()
+    assert name in (mine.index / "skipped.json").read_text()
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+
+def test_wrong_domains_are_refused_by_name(taught: World, tmp_path: Path) -> None:
+    with change(taught.index, device="cpu") as writer:
+        with pytest.raises(ConfigError, match="task 'dull' was learned already"):
+            taught.lesson(writer)
+        with pytest.raises(ConfigError, match="needs another name; got 'held-out'"):
+            learn(writer, read_domain(taught.captioned / "dull", HELD_OUT), settings=QUICK)
+        with pytest.raises(ConfigError, match=r"training has no option 'epoch'\. Did you mean 'epochs'"):
+            training_settings(writer, {"epoch": 3})
+        with pytest.raises(ConfigError, match=r"training: batch: .* got 1"):
+            training_settings(writer, {"batch": 1})
+    with pytest.raises(MissingFileError, match="no such folder of captioned pictures"):
+        read_domain(tmp_path / "nowhere", "x")
+    with pytest.raises(MissingFileError, match=r"no captions\.jsonl"):
+        read_domain(taught.captioned, "x")
+    text = (taught.captioned / "dull" / "captions.jsonl").read_text().replace('"test"', '"train"')
+    os.symlink(taught.captioned / "dull" / "images", tmp_path / "images")
+    (tmp_path / "captions.jsonl").write_text(text)
+    with pytest.raises(DataError, match="too few pictures to be tested on"):
+        read_domain(tmp_path, "x")
+    with pytest.raises(DataError, match="no picture has the split"):
+        record_source(taught.index, _only_train(tmp_path))
+
+
+def _only_train(folder: Path) -> Path:
+    file = folder / "captions.jsonl"
+    rows = [{**json.loads(line), "task": "x"} for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder

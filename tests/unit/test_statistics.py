@@ -1,0 +1,72 @@
+"""Paired comparisons over seeds and orders, against counts made by hand and scipy's permutation test."""
+
+import pytest
+
+from lpi.errors import DataError
+from lpi.evaluation.statistics import holm, paired_difference, sign_flip_p
+
+
+def test_a_difference_that_every_pair_shows_beats_a_larger_but_unsteady_one() -> None:
+    steady = paired_difference([42.0, 43.0, 41.0], [41.0, 42.1, 40.1])
+    unsteady = paired_difference([50.0, 41.0, 40.0], [41.0, 42.0, 42.0])
+    assert steady.mean < unsteady.mean
+    assert steady.larger_than_spread
+    assert not unsteady.larger_than_spread
+    assert unsteady.spread == pytest.approx(6.0828, abs=1e-4)  # of 9, -1 and -2
+
+
+def test_what_a_hard_order_costs_both_methods_cancels() -> None:
+    found = paired_difference([60.0, 20.0], [58.0, 18.0])
+    assert found.mean == 2
+    assert found.spread == 0
+    assert found.larger_than_spread
+
+
+def test_a_single_pair_proves_nothing() -> None:
+    found = paired_difference([60.0], [20.0])
+    assert (found.spread, found.p, found.larger_than_spread) == (None, 1.0, False)
+
+
+@pytest.mark.parametrize(
+    ("differences", "p"),
+    [
+        ([1.0] * 6, 2 / 64),  # only all signs alike are as far from 0
+        ([0.0, 0.0], 1.0),
+        ([3.0, -1.0], 1.0),  # sums 2, 4, -4, -2: all at least 2 away
+        ([3.0, 1.0, -1.0], 6 / 8),  # |sum| 3 or more: 5, 3, 3 and their negatives
+    ],
+)
+def test_the_sign_flip_test_counts_sign_patterns(differences: list[float], p: float) -> None:
+    assert sign_flip_p(differences) == pytest.approx(p)
+
+
+def test_many_pairs_are_sampled_and_come_near_the_exact_value() -> None:
+    differences = [0.5 + 0.1 * (i % 5) - 0.9 * (i % 3) for i in range(15)]
+    assert sign_flip_p(differences) == sign_flip_p(differences)
+    stats = pytest.importorskip("scipy.stats", reason="scipy is not installed")
+    exact = stats.permutation_test(
+        (differences,),
+        lambda x, axis: x.mean(axis=axis),
+        permutation_type="samples",
+        n_resamples=2**16,
+        vectorized=True,
+    )
+    assert sign_flip_p(differences) == pytest.approx(exact.pvalue, abs=0.02)
+    small = differences[:7]
+    exact = stats.permutation_test(
+        (small,), lambda x, axis: x.mean(axis=axis), permutation_type="samples", vectorized=True
+    )
+    assert sign_flip_p(small) == pytest.approx(exact.pvalue)
+
+
+def test_holm_keeps_the_order_and_never_exceeds_one() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.5]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_pairs_must_match() -> None:
+    with pytest.raises(DataError, match="got 2, 1"):
+        paired_difference([1.0, 2.0], [1.0])
+    with pytest.raises(DataError, match="got 0, 0"):
+        paired_difference([], [])
