@@ -16,7 +16,7 @@ check:
 	.ci/check
 
 test:
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 # Figures of the embedded world and of speed; about an hour on two cores, step.py on a machine that does nothing else.
 results:

@@ -17,10 +17,18 @@ from lpi.tasks.batches import batches
 from lpi.tasks.stream import Task, TaskStream
 from lpi.trainer import TrainingSet, learn_task
 
+torch.set_num_threads(1)  # the models are tiny, and pytest runs a worker a core: more threads only wait for each other
+
 COLOURS = {"warm": ("red", "gold"), "cold": ("blue", "teal"), "dull": ("gray", "black")}
 SHAPES = ("dot", "box", "bar", "tip")
 SMALL: dict[str, Any] = {"rank": 2, "length": 4, "interaction_rank": 2, "clusters": 2}
-PUBLISHED: dict[str, Any] = {"distill_weight": 0.0, "memory": 0, "soft_tasks": 1, "ood": "nearest"}
+PUBLISHED: dict[str, Any] = {
+    "distill_weight": 0.0,
+    "memory": 0,
+    "soft_tasks": 1,
+    "ood": "nearest",
+    "routing": "features",
+}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from lpi.search.writer import Writer, change, create, move_root
 from lpi.tasks.stream import TaskStream
 from lpi.trainer import learn_task
 
+HARD: dict[str, Any] = {**SMALL, "soft_tasks": 1, "ood": "nearest"}  # one task a picture, for every picture
 QUICK = TrainingSettings(steps=3, batch=8, device="cpu")
 
 
@@ -50,7 +51,7 @@ class World:
             text = "".join(json.dumps(row) + "\n" for row in rows)
             (world.captioned / task / "captions.jsonl").write_text(text)
         backbone = lpi.backbone(tiny.tiny_clip(root / "clip"))
-        method = lpi.method("lpi", backbone, **SMALL)
+        method = lpi.method("lpi", backbone, **HARD)
         for task in stream.tasks[:2]:
             learn_task(method, task, settings=QUICK, seed=0)
         save_method(method, world.model)

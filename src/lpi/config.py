@@ -83,10 +83,9 @@ class EvaluationSettings(Settings):
         transfer: also measure the next task before it is learned.
         batch: pictures or captions encoded at once.
         examples: example queries a direction, with their results before and after.
-        overlap: from which overlap of two boxes a thing counts as found: ``iou`` of a half, or ``giou``, the generalised
-            one, as the authors' code has it. Of expressions only, as are ``suppress``, ``oracle``, ``transfer``,
-            ``batch`` and ``examples`` too.
-        suppress: a box that overlaps a better one by more than this share is left out; 1 keeps all.
+        overlap: for expressions: a box counts as found from half of this on: ``iou``, or ``giou``, the generalised one,
+            as the authors' code has it.
+        suppress: for expressions: a box whose IoU with a better one is above it is left out; 1 keeps all.
         diagnostics: also measure under other papers' protocols, and how far the search results move from stage to
             stage (:mod:`lpi.evaluation.protocols`, :mod:`lpi.evaluation.stability`).
     """

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -112,6 +112,7 @@ class TrainingSet:
         self.captions = list(dict.fromkeys(caption for record in self.records for caption in record.captions))
         self.caption_row = {caption: row for row, caption in enumerate(self.captions)}
         self.batch = batch
+        self._early: dict[tuple[str, int], Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.records)
@@ -128,7 +129,16 @@ class TrainingSet:
 
     def data(self, steps: int = 0, batches: Batches = no_batches) -> TaskData:
         """What a method may look at."""
-        return TaskData(self.name, self, self.captions, steps, batches)
+        return TaskData(self.name, self, self.captions, steps, batches, self.early_features)
+
+    def early_features(self, tower: str, depth: int) -> Tensor:
+        """What pictures or different captions look like after ``depth`` blocks, [items, 2 * width], L2-normalised."""
+        if (tower, depth) not in self._early:
+            if tower == "vision":
+                self._early[tower, depth] = plain_image_features(self.backbone, self.store, self.batch, depth)
+            else:
+                self._early[tower, depth] = plain_text_features(self.backbone, self.captions, self.batch, depth)
+        return self._early[tower, depth]
 
     def once_more(self, method: Method, settings: TrainingSettings) -> Batches:
         """Gives further epochs of the same pairs, outside the training."""
@@ -195,14 +205,18 @@ class TrainingSet:
 
 
 @torch.no_grad()
-def plain_image_features(backbone: DualEncoder, store: PictureStore, batch: int) -> Tensor:
-    """Unprompted, L2-normalised features of all pictures in a store, [pictures, features]."""
+def plain_image_features(backbone: DualEncoder, store: PictureStore, batch: int, depth: int | None = None) -> Tensor:
+    """Unprompted, L2-normalised features of all pictures in a store, [pictures, features].
+
+    With a ``depth``: of their states after so many blocks, [pictures, 2 * width].
+    """
     device = backbone.logit_scale.device
+    encode = backbone.encode_images if depth is None else partial(backbone.early_images, depth=depth)
     parts = []
     with in_full(device):
         for start in range(0, len(store), batch):
             pixels = store.pixels(range(start, min(start + batch, len(store)))).to(device)
-            parts.append(F.normalize(backbone.encode_images(backbone.inputs.normalise(pixels)), dim=-1))
+            parts.append(F.normalize(encode(backbone.inputs.normalise(pixels)), dim=-1))
     return torch.cat(parts)
 
 
@@ -222,15 +236,20 @@ def trunk_states(backbone: DualEncoder, store: PictureStore, blocks: int, *, bat
 
 
 @torch.no_grad()
-def plain_text_features(backbone: DualEncoder, texts: Sequence[str], batch: int) -> Tensor:
-    """Unprompted, L2-normalised features of captions, [captions, features]; batched by length, so little is padding."""
+def plain_text_features(backbone: DualEncoder, texts: Sequence[str], batch: int, depth: int | None = None) -> Tensor:
+    """Unprompted, L2-normalised features of captions, [captions, features]; batched by length, so little is padding.
+
+    With a ``depth``: of their states after so many blocks, [captions, 2 * width].
+    """
     device = backbone.logit_scale.device
+    encode = backbone.encode_texts if depth is None else partial(backbone.early_texts, depth=depth)
+    width = backbone.feature_width if depth is None else 2 * backbone.text.width
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-    features = torch.empty(len(texts), backbone.feature_width, device=device)
+    features = torch.empty(len(texts), width, device=device)
     for rows in chunks(order, batch):  # type: ignore[arg-type]
         tokens = backbone.inputs.tokenize([texts[row] for row in rows]).to(device)  # type: ignore[call-overload]
         with in_full(device):
-            features[list(rows)] = F.normalize(backbone.encode_texts(tokens), dim=-1)
+            features[list(rows)] = F.normalize(encode(tokens), dim=-1)
     return features
 
 

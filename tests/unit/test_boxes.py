@@ -8,6 +8,7 @@ import torch
 
 from lpi.errors import ConfigError, ShapeError
 from lpi.evaluation.boxes import (
+    apart,
     area,
     generalised_iou,
     hit_ranks,
@@ -163,3 +164,31 @@ def test_stages_make_a_task_matrix_that_the_averages_take():
 def test_what_is_no_box_or_no_figure_is_refused(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def naively_apart(boxes: torch.Tensor, scores: torch.Tensor, most: int, share: float) -> list[int]:
+    """Every box against all that were kept before it, one pair at a time."""
+    kept: list[int] = []
+    for place in sorted(range(len(boxes)), key=lambda place: (-float(scores[place]), place)):
+        overlaps = [float(iou(boxes[place][None], boxes[other][None])) for other in kept]
+        if len(kept) < most and all(overlap <= share for overlap in overlaps):
+            kept.append(place)
+    return kept
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
+@pytest.mark.parametrize("most", [3, 40])
+def test_boxes_are_kept_apart_as_by_hand(share: float, most: int) -> None:
+    drawn = torch.Generator().manual_seed(7)
+    corners = torch.rand(40, 2, generator=drawn)
+    boxes = torch.cat([corners, corners + 0.2 + 0.3 * torch.rand(40, 2, generator=drawn)], dim=1)
+    scores = torch.randint(0, 20, (40,), generator=drawn) / 20  # with equal ones among them
+    kept = apart(boxes, scores, most=most, share=share).tolist()
+    assert kept == naively_apart(boxes, scores, most, share)
+    assert len(kept) <= most
+    if share == 1.0:
+        assert len(kept) == most
+
+
+def test_no_boxes_are_apart() -> None:
+    assert apart(torch.empty(0, 4), torch.empty(0), most=3).tolist() == []

@@ -28,6 +28,7 @@ COMMANDS = (
     ("data", "cards"),
     ("compare",),
     ("tune",),
+    ("ground",),
 )
 
 
@@ -134,7 +135,7 @@ def test_what_is_no_number_is_refused(text: str) -> None:
         (["run", "scenes", "--set", "training.epochs=few"], "epochs in [training]"),
         (["run", "scenes", "--set", "training.epochs"], "--set takes key=value; got 'training.epochs'"),
         (["run", "scenes", "--rows", "finetun"], "has no row 'finetun'. Did you mean 'finetune'?"),
-        (["pretrain", "moons"], "Only 'scenes' can be trained on; got 'moons'"),
+        (["pretrain", "moons"], "Only 'scenes' and 'grounding' can be trained on; got 'moons'"),
         (["pretrain", "--pictures", "3"], "'--pictures'"),
         (["report", "nowhere"], "nowhere: there is no such run folder"),
         (

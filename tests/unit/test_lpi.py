@@ -399,7 +399,7 @@ def test_a_long_caption_is_routed_by_all_of_its_words(
 
 
 def test_the_authors_route_captions_behind_placeholder_words(build: Callable[..., LPI]) -> None:
-    assert build(routing_text="placeholders").text_for_routing("a dog") == "X X X X a dog"
+    assert build(routing_words="placeholders").text_for_routing("a dog") == "X X X X a dog"
     assert build().text_for_routing("a dog") == "a dog"
 
 
@@ -471,9 +471,12 @@ CHOICES: dict[str, list[Any]] = {
     "centre_semantics": [True, False],
     "clusters": [1, 50],
     "metric": ["cosine", "l1", "l2", "whitened"],
+    "routing": ["features", "states"],
+    "routing_vision": [0.0, 1.0],
+    "routing_text": [0.5],
     "ood": ["nearest", "fallback"],
     "ood_quantile": [0.5, 1.0],
-    "routing_text": ["plain", "placeholders"],
+    "routing_words": ["plain", "placeholders"],
     "soft_tasks": [1, 2, 9],
     "posterior_temperature": [1.0],
 }
@@ -539,7 +542,7 @@ def test_an_unknown_preset_names_the_nearest(clip: DualEncoder) -> None:
         ("semantics", "caption", "semantics must be .*'caption'. Did you mean 'captions'?"),
         ("metric", "cos", "metric must be one of .*; got 'cos'."),
         ("ood", "fall", "ood must be .*'fall'. Did you mean 'fallback'?"),
-        ("routing_text", "placeholder", "routing_text must be .*'placeholder'. Did you mean 'placeholders'?"),
+        ("routing_words", "placeholder", "routing_words must be .*'placeholder'. Did you mean 'placeholders'?"),
         ("rank", 0, "rank must be at least 1; got 0."),
         ("length", 0, "length must be at least 1; got 0."),
         ("interaction_rank", 0, "interaction_rank must be at least 1; got 0."),
@@ -645,3 +648,39 @@ def test_a_task_may_begin_with_an_earlier_tasks_prompts(
     for name, parameter in model._expert(2).named_parameters():
         assert torch.equal(parameter, expected[name])
         assert parameter is not expected[name]
+
+
+def test_the_radius_of_whitened_keys_is_in_whitened_distance(
+    build: Callable[..., LPI], learn: Learn, stream: TaskStream
+) -> None:
+    model = learn(build(metric="whitened", ood="fallback", ood_quantile=0.5), stream.tasks[:1])
+    training = TrainingSet(stream.tasks[0], model.backbone)
+    distances = model.distances("vision", training.image_features)[:, 0]
+    expected = distances.quantile(0.5)
+    torch.testing.assert_close(model._expert(0).radius_vision.cpu(), expected)
+    fallen = model.route("vision", training.image_features) == FALLBACK
+    assert torch.equal(fallen, distances > expected)
+
+
+@pytest.mark.parametrize("family", ["clip", "dinov2-bert", "siglip", "siglip2"])
+def test_states_inside_the_towers_route_queries(
+    family: str, families: Callable[[str], DualEncoder], small: dict[str, Any], learn: Learn, stream: TaskStream
+) -> None:
+    options = {**small, "routing": "states", "routing_vision": 0.5, "routing_text": 0.0}
+    model = learn(method("lpi", families(family), **options), stream.tasks[:2])
+    backbone = model.backbone
+    pixels = [torch.tensor(backbone.inputs.prepare(r.picture.open())).permute(2, 0, 1) for r in stream.tasks[1].test]
+    images = backbone.inputs.normalise(torch.stack(pixels))
+    state = backbone.vision.advance(backbone.vision.begin(images), 0, 2).states
+    mean, deviation = state.mean(1), state.std(1, unbiased=False)
+    slow = F.normalize(torch.cat([F.normalize(mean, dim=-1), F.normalize(deviation, dim=-1)], dim=1), dim=-1)
+    found = model.routing_images(images)
+    torch.testing.assert_close(found, slow, rtol=1e-4, atol=1e-5)
+    assert model.distances("vision", found).shape == (len(pixels), 2)
+    words = ["gold dot", "a much longer blue box with many words"]
+    together, alone = model.routing_texts(words), torch.cat([model.routing_texts([word]) for word in words])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)  # padding doesn't count
+    chosen = model.encode_texts(words)
+    for row, route in enumerate(model.route("text", together).tolist()):
+        same = model.encode_texts(words[row : row + 1], task=model.tasks[route])
+        torch.testing.assert_close(chosen[row : row + 1], same, rtol=1e-4, atol=1e-5)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from conftest import SMALL, Learn
+from conftest import Learn
+from search_world import HARD
 
 import lpi
 from lpi.backbones import DualEncoder
@@ -26,7 +27,7 @@ from lpi.tasks.stream import TaskStream
 
 @pytest.fixture(scope="module")
 def method(clip: DualEncoder, stream: TaskStream, learn: Learn) -> lpi.Method:
-    return learn(lpi.method("lpi", clip, **SMALL), stream.tasks)
+    return learn(lpi.method("lpi", clip, **HARD), stream.tasks)
 
 
 # ---- filters ---------------------------------------------------------------------------------------------------------
@@ -119,7 +120,7 @@ def test_a_tasks_key_survives_other_tasks_coming_and_going(
     keys = RouteKeys(method)
     assert keys[FALLBACK] == PLAIN
     assert len({keys[route] for route in range(3)}) == 3
-    two = learn(lpi.method("lpi", clip, **SMALL), stream.tasks[:2])
+    two = learn(lpi.method("lpi", clip, **HARD), stream.tasks[:2])
     assert [RouteKeys(two)[route] for route in (0, 1)] == [keys[0], keys[1]]
     two.forget("warm")
     assert RouteKeys(two)[0] == keys[1]
@@ -140,17 +141,17 @@ def test_a_model_is_refused_by_what_differs(
 ) -> None:
     recorded = describe(method)
     check_same(tmp_path, recorded, method, "mine")
-    two = learn(lpi.method("lpi", clip, **SMALL), stream.tasks[:2])
+    two = learn(lpi.method("lpi", clip, **HARD), stream.tasks[:2])
     with pytest.raises(CheckpointError, match="the index knows task 'dull', the model doesn't"):
         check_same(tmp_path, recorded, two, "mine")
     with pytest.raises(CheckpointError, match="the model knows task 'dull', the index doesn't"):
         check_same(tmp_path, describe(two), method, "mine")
-    other = learn(lpi.method("lpi", clip, **SMALL), stream.tasks, seed=1)
+    other = learn(lpi.method("lpi", clip, **HARD), stream.tasks, seed=1)
     with pytest.raises(CheckpointError, match=r"task 'warm' has prompts [0-9a-f]{16} in the index and"):
         check_same(tmp_path, recorded, other, "mine")
     backbone = lpi.backbone(tiny.tiny_clip(tmp_path / "clip", seed=1))
     with pytest.raises(CheckpointError, match=f"has backbone {clip.identity} .* the model {backbone.identity}"):
-        check_same(tmp_path, recorded, lpi.method("lpi", backbone, **SMALL), "mine")
+        check_same(tmp_path, recorded, lpi.method("lpi", backbone, **HARD), "mine")
     with pytest.raises(CheckpointError, match="prepared differently"):
         check_same(tmp_path, {**recorded, "preprocessing": "x"}, method, "mine")
 

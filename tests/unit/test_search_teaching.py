@@ -11,7 +11,7 @@ from search_world import QUICK, World, vectors_of
 
 import lpi
 from lpi.errors import ConfigError, DataError, MissingFileError, UnknownNameError
-from lpi.evaluation.ranking import recall_of_set
+from lpi.evaluation.ranking import recall_both_directions, recall_of_set
 from lpi.methods.checkpoint import load_method, save_method
 from lpi.search import SearchIndex
 from lpi.search.encoding import Encoder
@@ -143,17 +143,18 @@ def test_rolling_back_takes_the_model_back_and_leaves_todays_pictures(taught: Wo
 
 def test_soft_mixtures_are_mixed_anew_from_what_is_kept(world: World, tmp_path: Path, stream: TaskStream) -> None:
     hard = load_method(world.model)
-    soft = lpi.method("lpi", hard.backbone, **{**hard.options, "soft_tasks": 2})
+    soft = lpi.method("lpi", hard.backbone, **{**hard.options, "soft_tasks": 2, "ood": "fallback"})
     soft.restore([(name, hard.task_state(row)) for row, name in enumerate(hard.tasks)], {})
     save_method(soft, tmp_path / "soft")
     mine = world.copy(tmp_path / "mine")
     before = vectors_of(mine.build(mine.root / "index-soft", model=tmp_path / "soft"))
     mine.index = mine.root / "index-soft"
     assert all(row[3].count(",") == 1 for row in before.values()), "two weights each"
+    assert any("plain" in row[2] for row in before.values()), "some fall back to the frozen backbone"
     with change(mine.index, device="cpu") as writer:
         lesson = mine.lesson(writer)
         stage = adopt(writer, lesson)
-    assert 0 < stage.embedded < 24
+    assert stage.embedded > 0
     assert vectors_of(SearchIndex.open(mine.index, device="cpu")) == vectors_of(fresh(mine, tmp_path / "fresh"))
 
 
@@ -211,10 +212,21 @@ def test_each_domains_queries_meet_the_pictures_of_all(world: World, tmp_path: P
     mine = world.copy(tmp_path)
     sets = [TestSet(task, read_domain(world.captioned / task, task).test) for task in ("warm", "cold")]
     with change(mine.index, device="cpu") as writer:
-        both = Gallery(sets).recall(writer, writer.method, scoring="matched")
-        alone = Gallery(sets[:1]).recall(writer, writer.method, scoring="matched")
-    assert set(both) == {"warm", "cold"}
-    assert both["warm"]["text_to_image"] <= alone["warm"]["text_to_image"]
+        found = Gallery(sets).recall(writer, writer.method, scoring="plain")
+        method = writer.method
+    records = [record for own in sets for record in own.records]
+    texts, owner, pairs = relevance(records, equal_captions=True)
+    image_task = torch.arange(2).repeat_interleave(8)
+    expected = recall_both_directions(
+        method.encode_texts(texts),
+        method.encode_images([record.picture.open() for record in records]),
+        torch.from_numpy(pairs),
+        text_task=image_task[torch.from_numpy(owner)],
+        image_task=image_task,
+        ks=(1,),
+    )
+    for direction, values in expected.items():
+        assert [found[task][direction] for task in ("warm", "cold")] == pytest.approx(values["1"], abs=1e-6)
 
 
 def test_test_pictures_that_are_gone_are_counted_and_left_out(world: World, tmp_path: Path) -> None:

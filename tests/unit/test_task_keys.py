@@ -282,17 +282,3 @@ def test_a_whitened_distance_does_not_depend_on_how_many_are_asked_for() -> None
     together = task_distances(queries, tasks, "whitened")
     alone = torch.cat([task_distances(query[None], tasks, "whitened") for query in queries])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
-
-
-def test_fallback_under_whitening_goes_by_the_cosine_radius() -> None:
-    keys = [
-        TaskKeys(
-            torch.tensor([[1.0, 0.0]]), torch.tensor(0.1), torch.tensor(0.1), torch.zeros(0, 2), torch.tensor(1.0)
-        ),
-        TaskKeys(
-            torch.tensor([[0.0, 1.0]]), torch.tensor(0.1), torch.tensor(0.1), torch.zeros(0, 2), torch.tensor(1.0)
-        ),
-    ]
-    queries = torch.tensor([[1.0, 0.1], [1.0, 0.9]])
-    whitened, cosine = (task_distances(queries, keys, metric) for metric in ("whitened", "cosine"))
-    assert route(whitened, keys, fall_back=True, reach=cosine).tolist() == [0, FALLBACK]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -240,6 +241,22 @@ class Tower(nn.Module):
             )
 
 
+def pooled_states(states: Tensor, real: Tensor | None = None) -> Tensor:
+    """Mean and deviation of token states over the tokens, each scaled to length 1, [batch, 2 * width].
+
+    Low in a tower this is the look of a picture and the wording of a text: not yet what they show or mean.
+
+    Args:
+        states: [batch, tokens, width].
+        real: [batch, tokens], true (or 1) for tokens that count; all of them by default.
+    """
+    weight = torch.ones(states.shape[:2], device=states.device) if real is None else real.float()
+    weight = (weight / weight.sum(dim=1, keepdim=True))[:, :, None]
+    mean = (states * weight).sum(dim=1)
+    deviation = ((states - mean[:, None]).square() * weight).sum(dim=1).sqrt()
+    return torch.cat([F.normalize(mean, dim=-1), F.normalize(deviation, dim=-1)], dim=1)
+
+
 class DualEncoder(nn.Module):
     """A frozen vision tower and a frozen text tower with a common space.
 
@@ -307,6 +324,15 @@ class DualEncoder(nn.Module):
         """
         features: Tensor = self.vision(pixels, prompts)
         return features
+
+    def early_images(self, pixels: VisionInputs, depth: int) -> Tensor:
+        """What pictures look like after ``depth`` blocks, [batch, 2 * width]; see :func:`pooled_states`."""
+        state = self.vision.advance(self.vision.begin(pixels), 0, depth)
+        return pooled_states(state.states, state.real)
+
+    def early_texts(self, texts: TextInputs, depth: int) -> Tensor:
+        """What texts look like after ``depth`` blocks, [batch, 2 * width]; see :func:`pooled_states`."""
+        return pooled_states(self.text.advance(self.text.begin(texts), 0, depth).states, texts.mask)
 
     def encode_texts(self, texts: TextInputs, prompts: TowerPrompts | None = None) -> Tensor:
         """Features of texts, [batch, features], not normalised.

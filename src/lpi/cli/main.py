@@ -12,10 +12,11 @@ import typer
 
 from lpi import __version__
 from lpi.cli.compare import compare
+from lpi.cli.grounding import ground
 from lpi.cli.options import JsonOption, SetOption, command_line, make_folder, numbers
 from lpi.cli.search import register as register_search
 from lpi.cli.tune import tune
-from lpi.errors import CheckpointError, LpiError, MissingFileError
+from lpi.errors import CheckpointError, LpiError, MissingFileError, UnknownNameError
 
 # typer's own copy of click's class, or click's, by its version
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -33,6 +34,7 @@ data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look a
 app.add_typer(data_app, name="data")
 app.command()(compare)
 app.command()(tune)
+app.command()(ground)
 
 
 def main() -> None:
@@ -148,6 +150,11 @@ def evaluate(
     if as_json:
         print(json.dumps(record, indent=1))
         return
+    if "precision" in record:
+        print(f"{'task':<16} {'P@1':>8} {'P@5':>8} {'P@10':>8}")
+        for index, name in enumerate(record["tasks"]):
+            print(f"{name:<16}", *(f"{100 * record['precision'][k][index]:>8.1f}" for k in ("1", "5", "10")))
+        return
     recall = record["recall"]
     print(f"{'task':<16} {'text to image R@1':>18} {'image to text R@1':>18}")
     for index, name in enumerate(record["tasks"]):
@@ -166,23 +173,35 @@ def report_command(
 
 @app.command()
 def pretrain(
-    world: Annotated[str, typer.Argument(help="What to train on; 'scenes' is the embedded world.")] = "scenes",
-    out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("lpi-tiny"),
-    pictures: Annotated[int, typer.Option(help="Different pictures to draw.", min=256)] = 24_000,
-    epochs: Annotated[int, typer.Option(help="Passes over them.", min=1)] = 8,
+    world: Annotated[
+        str, typer.Argument(help="'scenes': captioned pictures of the embedded world; 'grounding': boxes in them.")
+    ] = "scenes",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the model: lpi-tiny, or lpi-tiny-grounding.", show_default=False)
+    ] = None,
+    pictures: Annotated[
+        int | None, typer.Option(help="Pictures an epoch.", min=256, show_default="24000, grounding: 2500")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs.", min=1, show_default="8, grounding: 24")] = None,
     seed: Annotated[int, typer.Option(help="Of pictures, weights and batches.")] = 0,
 ) -> None:
-    """Train the embedded backbone from nothing (about half an hour on two cores)."""
-    if world != "scenes":
-        raise LpiError(f"Only 'scenes' can be trained on; got {world!r}.")
+    """Train an embedded model: the backbone from nothing, or the detector from it (half an hour on two cores)."""
+    known = {"scenes": ("lpi-tiny", 24_000, 8), "grounding": ("lpi-tiny-grounding", 2_500, 24)}
+    if world not in known:
+        raise UnknownNameError(f"Only 'scenes' and 'grounding' can be trained on; got {world!r}.")
     from lpi.cli.progress import Console
-    from lpi.pretrain.scenes import pretrain as pretrain_scenes
 
+    if world == "scenes":
+        from lpi.pretrain.scenes import pretrain as train
+    else:
+        from lpi.pretrain.grounding import pretrain_grounding as train  # type: ignore[assignment]
+    name, usual_pictures, usual_epochs = known[world]
+    out = out or Path(name)
     with Console() as console:
-        pretrain_scenes(
+        train(
             out,
-            pictures=pictures,
-            epochs=epochs,
+            pictures=pictures or usual_pictures,
+            epochs=epochs or usual_epochs,
             seed=seed,
             command=command_line(),
             on_step=console.step,

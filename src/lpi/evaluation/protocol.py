@@ -60,7 +60,7 @@ class TestSet:
             "vision": plain_image_features(backbone, self.store, self.batch).cpu(),
             "text": plain_text_features(backbone, self.texts, self.batch).cpu(),
         }
-        self._routing_texts: dict[str, Tensor] = {}
+        self._routing: dict[tuple[str, str, int | None], Tensor] = {}
         self._trunks: dict[int, TowerState] = {}
 
     @torch.no_grad()
@@ -87,14 +87,22 @@ class TestSet:
         return (self.task[tower] < tasks).nonzero()[:, 0]
 
     def routing_features(self, method: Method, tower: str) -> Tensor:
-        """What routes each item under a method: its plain features, or the captions' in the method's own wording."""
-        if tower == "vision" or method.text_for_routing("a") == "a":
+        """What routes each item under a method, [items, routing features].
+
+        Plain features or early states, of captions in the method's own wording; computed once for all methods alike.
+        """
+        wording, depth = "" if tower == "vision" else method.text_for_routing(""), method.routing_depth(tower)
+        if depth is None and not wording:
             return self.plain[tower]
-        wording = method.text_for_routing("")
-        if wording not in self._routing_texts:
-            texts = [method.text_for_routing(text) for text in self.texts]
-            self._routing_texts[wording] = plain_text_features(self.backbone, texts, self.batch).cpu()
-        return self._routing_texts[wording]
+        key = (tower, wording, depth)
+        if key not in self._routing:
+            if tower == "vision":
+                found = plain_image_features(self.backbone, self.store, self.batch, depth)
+            else:
+                texts = [method.text_for_routing(text) for text in self.texts]
+                found = plain_text_features(self.backbone, texts, self.batch, depth)
+            self._routing[key] = found.cpu()
+        return self._routing[key]
 
     @torch.no_grad()
     def encode(self, method: Method, tower: str, rows: Tensor, route: int) -> Tensor:

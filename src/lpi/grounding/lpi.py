@@ -30,7 +30,13 @@ from lpi.prompts.low_rank import TOWERS, check_choice
 Built = TypeVar("Built", bound=Callable[..., None])
 RouteBy = Literal["vision", "text", "both"]
 #: options of LPI that are about vectors of pictures and captions on their own, and what they must be here
-WITHOUT = {"distill_weight": 0.0, "memory": 0, "soft_tasks": 1, "multi_positive": True}
+WITHOUT: dict[str, Any] = {
+    "distill_weight": 0.0,
+    "memory": 0,
+    "soft_tasks": 1,
+    "multi_positive": True,
+    "routing": "features",
+}
 
 
 def taking_options_of(parent: type) -> Callable[[Built], Built]:
@@ -39,7 +45,11 @@ def taking_options_of(parent: type) -> Callable[[Built], Built]:
     def shown(constructor: Built) -> Built:
         own = inspect.signature(constructor)
         named = [one for one in own.parameters.values() if one.kind is not one.VAR_KEYWORD]
-        theirs = [one for one in inspect.signature(parent.__init__).parameters.values() if one.kind is one.KEYWORD_ONLY]  # type: ignore[misc]
+        theirs = [
+            one.replace(default=WITHOUT.get(one.name, one.default))
+            for one in inspect.signature(parent.__init__).parameters.values()  # type: ignore[misc]
+            if one.kind is one.KEYWORD_ONLY
+        ]
         hints = get_type_hints(parent.__init__)  # type: ignore[misc]
         constructor.__signature__ = own.replace(parameters=[*named, *theirs])  # type: ignore[attr-defined]
         constructor.__annotations__ |= {one.name: hints[one.name] for one in theirs}
@@ -116,7 +126,7 @@ class GroundingLPI(GroundingMethod, LPI):
         route_by: RouteBy = "vision",
         **options: Any,
     ) -> None:
-        super().__init__(backbone, **options)
+        super().__init__(backbone, **{**WITHOUT, **options})
         self.options |= {"detection_weight": detection_weight, "route_by": route_by}
         check_choice("route_by", route_by, RouteBy)
         if detection_weight < 0:

@@ -39,6 +39,18 @@ class PlainFeatures(Protocol):
         """Of every different caption, [captions, features]."""
 
 
+class EarlyFeatures(Protocol):
+    """Gives what a task's training data looks like after some blocks of the frozen towers."""
+
+    def __call__(self, tower: str, depth: int) -> Tensor:
+        """Of the pictures or of every different caption, L2-normalised, [items, 2 * width]."""
+
+
+def no_early_features(tower: str, depth: int) -> Tensor:
+    """For models whose queries are routed by their features alone."""
+    raise ConfigError("this model's queries are routed by its features: choose routing = features.")
+
+
 class Batches(Protocol):
     """Gives one epoch of a task's pairs as ready batches: pictures as in evaluation, never augmented."""
 
@@ -61,6 +73,7 @@ class TaskData:
         captions: the different captions, in the order of their features.
         steps: how many optimiser steps the task will take.
         batches: the task's pairs once more, for what a method computes before or after its training.
+        early: the training data after some blocks of the frozen towers, for methods with a ``routing_depth``.
     """
 
     name: str
@@ -68,6 +81,7 @@ class TaskData:
     captions: Sequence[str]
     steps: int = 0
     batches: Batches = no_batches
+    early: EarlyFeatures = no_early_features
 
 
 @dataclass(frozen=True)
@@ -182,8 +196,32 @@ class Method(
         """Whether queries are sent to tasks at all."""
         return False
 
+    def routing_depth(self, tower: str) -> int | None:
+        """After how many blocks of a tower the states of a query tell its task; ``None``: its features do."""
+        return None
+
+    @torch.no_grad()
+    def routing_images(self, images: Tensor) -> Tensor:
+        """What routes pictures: unprompted and L2-normalised, [images, routing features].
+
+        Args:
+            images: normalised pixels, [images, 3, height, width].
+        """
+        depth = self.routing_depth("vision")
+        found = self.backbone.encode_images(images) if depth is None else self.backbone.early_images(images, depth)
+        return F.normalize(found, dim=-1)
+
+    @torch.no_grad()
+    def routing_texts(self, texts: Sequence[str]) -> Tensor:
+        """What routes captions, worded by :meth:`text_for_routing` here; see :meth:`routing_images`."""
+        worded = [self.text_for_routing(text) for text in texts]
+        tokens = self.backbone.inputs.tokenize(worded).to(self.device)
+        depth = self.routing_depth("text")
+        found = self.backbone.encode_texts(tokens) if depth is None else self.backbone.early_texts(tokens, depth)
+        return F.normalize(found, dim=-1)
+
     def distances(self, tower: str, plain: Tensor) -> Tensor:
-        """Distance of unprompted features [queries, features] to each task, [queries, tasks]."""
+        """Distance of routing features [queries, routing features] to each task, [queries, tasks]."""
         raise ConfigError(f"{type(self).__name__} has no task keys, so it can't tell which task a query belongs to.")
 
     def posteriors(self, distances: Tensor, tower: str) -> Tensor:
@@ -247,7 +285,7 @@ class Method(
 
         plain = None
         if self.routed and task is None:
-            plain = self._encoded(len(pixels), lambda rows: self._plain_images(normalised(rows)))
+            plain = self._encoded(len(pixels), lambda rows: self.routing_images(normalised(rows)))
         routes, weights = self._mixture("vision", plain, len(pixels), task)
         return self._mixed(routes, weights, lambda rows, index: self.image_features(normalised(rows), index))
 
@@ -265,13 +303,9 @@ class Method(
 
         plain = None
         if self.routed and task is None:
-            routing = [self.text_for_routing(text) for text in texts]
-            plain = self._encoded(len(texts), lambda rows: self._plain_texts([routing[row] for row in rows.tolist()]))
+            plain = self._encoded(len(texts), lambda rows: self.routing_texts(chosen(rows)))
         routes, weights = self._mixture("text", plain, len(texts), task)
         return self._mixed(routes, weights, encode)
-
-    def _plain_images(self, pixels: Tensor) -> Tensor:
-        return F.normalize(self.backbone.encode_images(pixels), dim=-1)
 
     def _plain_texts(self, texts: Sequence[str]) -> Tensor:
         return F.normalize(self.backbone.encode_texts(self.backbone.inputs.tokenize(texts).to(self.device)), dim=-1)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from copy import copy
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -32,7 +32,6 @@ from lpi.prompts.task_keys import (
     Metric,
     TaskKeys,
     near_tasks,
-    plain_metric,
     route,
     semantic_similarity,
     task_distances,
@@ -49,11 +48,19 @@ OURS: dict[str, Any] = {
     "memory": 32,
     "distill_weight": 0.2,
     "metric": "whitened",
+    "routing": "states",
+    "ood_quantile": 0.97,
     "soft_tasks": 3,
     "posterior_temperature": 0.2,
     "ood": "fallback",
 }
-PUBLISHED: dict[str, Any] = {"memory": 0, "distill_weight": 0.0, "soft_tasks": 1, "ood": "nearest"}
+PUBLISHED: dict[str, Any] = {
+    "memory": 0,
+    "distill_weight": 0.0,
+    "soft_tasks": 1,
+    "routing": "features",
+    "ood": "nearest",
+}
 KEY_PARTS = tuple(part.name for part in fields(TaskKeys))
 
 
@@ -150,9 +157,12 @@ class LPI(Method):
         clusters: k-means keys a task and tower.
         metric: distance between a query and the keys: ``cosine`` (paper), ``l1`` (authors), ``l2``, or
             ``whitened`` by how the tasks spread on average (ours).
+        routing: queries are told apart by their ``features`` (paper), or by the pooled ``states`` of their tokens
+            inside the frozen towers (ours: how they look and are worded, at a fraction of a pass).
+        routing_vision, routing_text: after which share of a tower's blocks those states are taken.
         ood: ``fallback`` sends what is far from every task to the unprompted backbone; ``nearest`` does not.
         ood_quantile: how far is far, as a quantile of the training distances.
-        routing_text: route captions as they are (``plain``), or behind placeholder words as the authors do.
+        routing_words: route captions as they are (``plain``), or behind placeholder words as the authors do.
         soft_tasks: a query's vector is mixed from so many of its likeliest tasks', weighted by their posteriors; 1
             is the paper's hard choice.
         posterior_temperature: of the soft assignment to tasks, in units of the average training distance.
@@ -178,7 +188,7 @@ class LPI(Method):
             "near_threshold": 0.4,
             "centre_semantics": False,
             "metric": "l1",
-            "routing_text": "placeholders",
+            "routing_words": "placeholders",
         },
     }
 
@@ -213,9 +223,12 @@ class LPI(Method):
         centre_semantics: bool = True,
         clusters: int = 5,
         metric: Metric = "whitened",
+        routing: Literal["features", "states"] = "states",
+        routing_vision: float = 2 / 3,
+        routing_text: float = 0.0,
         ood: Literal["nearest", "fallback"] = "fallback",
-        ood_quantile: float = 0.99,
-        routing_text: Literal["plain", "placeholders"] = "plain",
+        ood_quantile: float = 0.97,
+        routing_words: Literal["plain", "placeholders"] = "plain",
         soft_tasks: int = 3,
         posterior_temperature: float = 0.2,
     ) -> None:
@@ -233,8 +246,9 @@ class LPI(Method):
             ("task_form", task_form, TaskLoss),
             ("semantics", semantics, Semantics),
             ("ood", ood, Literal["nearest", "fallback"]),
-            ("routing_text", routing_text, Literal["plain", "placeholders"]),
+            ("routing_words", routing_words, Literal["plain", "placeholders"]),
             ("metric", metric, Metric),
+            ("routing", routing, Literal["features", "states"]),
         ):
             check_choice(name, value, choices)
         for name, number, low, high in (  # wrong numbers are refused now, not when a task begins or has been learned
@@ -243,6 +257,8 @@ class LPI(Method):
             ("distill_weight", distill_weight, 0.0, math.inf),
             ("near_threshold", near_threshold or 0.0, -1.0, 1.0),
             ("near_share", near_share, 0.0, 1.0),
+            ("routing_vision", routing_vision, 0.0, 1.0),
+            ("routing_text", routing_text, 0.0, 1.0),
             ("clusters", clusters, 1, math.inf),
             ("memory", memory, 0, math.inf),
             ("soft_tasks", soft_tasks, 1, math.inf),
@@ -410,13 +426,18 @@ class LPI(Method):
         expert = self._expert(-1)
         expert.requires_grad_(False)
         for tower, features in (("vision", data.plain.image_features), ("text", data.plain.text_features)):
+            depth = self.routing_depth(tower)
+            points = (features if depth is None else data.early(tower, depth)).cpu()
             keys = TaskKeys.fit(
-                features.cpu(),
+                points,
                 clusters=self.options["clusters"],
                 metric=self.options["metric"],
                 quantile=self.options["ood_quantile"],
                 generator=generator,
             )
+            if self.options["metric"] == "whitened":  # in the unit that queries are measured in
+                own = task_distances(points, [*self._keys(tower)[:-1], keys], "whitened")[:, -1]
+                keys = replace(keys, radius=own.quantile(self.options["ood_quantile"]))
             expert.set_keys(tower, TaskKeys(*(part.to(self.device) for part in vars(keys).values())))
             drawn = torch.randperm(len(features), generator=generator)[: self.options["memory"]]
             setattr(expert, f"memory_{tower}", features[drawn.to(features.device)].half())
@@ -473,6 +494,12 @@ class LPI(Method):
 
     # ---- routing -----------------------------------------------------------------------------------------------------
 
+    def routing_depth(self, tower: str) -> int | None:
+        """See :class:`Method`."""
+        if self.options["routing"] == "features":
+            return None
+        return int(round(self.options[f"routing_{tower}"] * self.backbone.depths[tower]))
+
     @property
     def routed(self) -> bool:
         """LPI sends every query to a task."""
@@ -494,11 +521,7 @@ class LPI(Method):
         """The nearest task; FALLBACK for queries far from all of them, if ``ood="fallback"``."""
         if not len(self.experts):
             return torch.full((len(plain),), FALLBACK)
-        keys, distances = self._keys(tower), self.distances(tower, plain)
-        if self.options["ood"] == "nearest":
-            return route(distances, keys)
-        reach = task_distances(plain.cpu(), keys, plain_metric(self.options["metric"]))
-        return route(distances, keys, fall_back=True, reach=reach)
+        return route(self.distances(tower, plain), self._keys(tower), fall_back=self.options["ood"] == "fallback")
 
     def mixture(self, tower: str, plain: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Method`: the ``soft_tasks`` likeliest tasks; one alone for a query that falls back."""
@@ -515,7 +538,7 @@ class LPI(Method):
 
     def text_for_routing(self, text: str) -> str:
         """The caption, behind as many placeholder words as there are prompts if asked for (the authors' way)."""
-        return text if self.options["routing_text"] == "plain" else "X " * self.options["length"] + text
+        return text if self.options["routing_words"] == "plain" else "X " * self.options["length"] + text
 
     # ---- tasks come and go -------------------------------------------------------------------------------------------
 

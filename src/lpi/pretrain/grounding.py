@@ -8,11 +8,11 @@ words of the tasks, so that there is something to learn.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ SETTINGS = TrainingSettings(
 )
 START_SCORE = -4.0  # logit of an untrained box: nearly all of them are wrong
 START_SCALE = 10.0  # what cosines are multiplied with at first
+START_SIDE = 0.35  # of a box, as a share of the picture's
 CENTRE = 0.25  # boxes are learned at patches that lie so near to the middle, as a share of the object's sides
 
 
@@ -72,7 +73,7 @@ def untrained(folder: Path, shape: TinyDetector, seed: int, source: str | Path =
     text, vision = clip.config.text_config.to_dict(), clip.config.vision_config.to_dict()
     for kept in (text, vision):
         kept.pop("model_type")
-    config = OwlViTConfig(
+    config: Any = OwlViTConfig(
         text_config={**text, "max_position_embeddings": shape.context},
         vision_config={**vision, "image_size": shape.image_size},
         projection_dim=clip.config.projection_dim,
@@ -87,15 +88,31 @@ def untrained(folder: Path, shape: TinyDetector, seed: int, source: str | Path =
     weights = {name: value for name, value in weights.items() if not name.endswith("position_ids")}
     found = model.owlvit.load_state_dict(weights, strict=False)
     assert not found.unexpected_keys, found.unexpected_keys
-    with torch.no_grad():
-        model.class_head.logit_scale.bias.fill_(START_SCALE - 1)
-        model.class_head.logit_shift.bias.fill_(START_SCORE / START_SCALE)
+    begin_heads(model, grid)
     side = {"height": shape.image_size, "width": shape.image_size}
     folder.mkdir(parents=True, exist_ok=True)
     with quiet():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     OwlViTImageProcessorPil(size=side, do_center_crop=False).save_pretrained(folder)
+
+
+@torch.no_grad()
+def begin_heads(model: Any, grid: int) -> None:
+    """Heads that begin with a box of a usual size at every patch, and with cosines as scores.
+
+    The library's own initial values are drawn so widely that no box is where its patch is.
+    """
+    box, score = model.box_head, model.class_head
+    for layer in (box.dense0, box.dense1, score.dense0):
+        layer.weight.normal_(std=layer.in_features**-0.5)
+        layer.bias.zero_()
+    for layer in (box.dense2, score.logit_shift, score.logit_scale):
+        layer.weight.zero_()
+        layer.bias.zero_()
+    box.dense2.bias[2:] = math.log(START_SIDE / (1 - START_SIDE)) + math.log(grid - 1)  # the stock bias is one patch
+    score.logit_scale.bias.fill_(START_SCALE - 1)
+    score.logit_shift.bias.fill_(START_SCORE / START_SCALE)
 
 
 def finer(positions: Tensor, grid: int) -> Tensor:
@@ -131,7 +148,6 @@ class SceneSupply:
         pictures: how many an epoch has.
         seed: of the scenes.
         each: expressions a picture at most, drawn from all that can be said of it.
-        hidden: an epoch's number that training never reaches has the scenes for tests.
     """
 
     name = "general"

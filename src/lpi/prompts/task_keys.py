@@ -82,7 +82,8 @@ class TaskKeys:
 
     Attributes:
         centroids: [clusters, features].
-        radius: the chosen quantile of the training features' distances to their nearest centroid, scalar.
+        radius: the chosen quantile of the training features' distances to their nearest centroid, scalar; whitened
+            distances depend on the other tasks, so for them it is what the owner of the keys put in.
         scale: the mean of those distances, scalar; the unit in which a posterior measures.
         spread: the task's principal directions, each times the square root of what its variance exceeds ``rest``
             by, [directions, features]; empty unless the metric is ``whitened``.
@@ -169,20 +170,17 @@ def task_distances(features: Tensor, keys: Sequence[TaskKeys], metric: Metric) -
     return torch.stack([euclidean(moved, key.centroids @ white).amin(dim=1) for key in keys], dim=1)
 
 
-def route(
-    distances: Tensor, keys: Sequence[TaskKeys], *, fall_back: bool = False, reach: Tensor | None = None
-) -> Tensor:
+def route(distances: Tensor, keys: Sequence[TaskKeys], *, fall_back: bool = False) -> Tensor:
     """The nearest task of each query, int64 [queries]; FALLBACK where it lies beyond that task's radius (if asked).
 
     Args:
         distances: of each query to each task, [queries, tasks].
         keys: of each task.
         fall_back: whether queries may belong to no task.
-        reach: distances in the metric of the radii, [queries, tasks], where ``distances`` are in another.
     """
     task = distances.argmin(dim=1)
     if fall_back:
-        own = (distances if reach is None else reach).gather(1, task[:, None])[:, 0]
+        own = distances.gather(1, task[:, None])[:, 0]
         radius = torch.stack([key.radius for key in keys])
         task = torch.where(own > radius[task], torch.full_like(task, FALLBACK), task)
     return task

@@ -10,6 +10,7 @@ from lpi.errors import OutputError
 from lpi.report import charts, sections
 from lpi.report.canvas import Plot
 from lpi.report.examples import examples
+from lpi.report.grounding import compose_grounding, finds_boxes
 from lpi.report.reading import find_runs
 from lpi.report.rows import Row, leading, read_rows
 from lpi.report.words import text
@@ -37,8 +38,12 @@ def write_report(run_folders: Sequence[Path], out: Path) -> Path:
         MissingExtraError: matplotlib is not installed.
         OutputError: ``out`` can't be written.
     """
-    rows = read_rows([run for folder in run_folders for run in find_runs(Path(folder))])
-    page, gallery = compose(rows)
+    folders = [run for folder in run_folders for run in find_runs(Path(folder))]
+    gallery: list[Plot] = []
+    if finds_boxes(folders):
+        page = fill(*compose_grounding(folders))
+    else:
+        page, gallery = compose(read_rows(folders))
     out = Path(out)
     path = out if out.suffix.lower() in (".html", ".htm") else out / "report.html"
     figures = path.with_suffix("")
@@ -79,17 +84,28 @@ def compose(rows: Sequence[Row]) -> tuple[str, list[Plot]]:
         f"{len(rows)} rows" if len(rows) > 1 else f"row {lead.label}",
         seeds_in_words(rows),
     ]
-    template = files("lpi.report") / "template"
     names = list(dict.fromkeys(run.experiment for row in rows for run in row.runs))
-    page = Template((template / "page.html").read_text(encoding="utf-8")).substitute(
-        title=text(", ".join(names)),
+    return fill(", ".join(names), facts, sections.headline(lead), parts), gallery
+
+
+def fill(title: str, facts: Sequence[str], headline: str, parts: Sequence[tuple[str, str, str]]) -> str:
+    """The page's HTML.
+
+    Args:
+        title: of the page.
+        facts: short ones, under the title.
+        headline: the run in words, as HTML.
+        parts: anchor, title and HTML of each section; one without content is left out.
+    """
+    template = files("lpi.report") / "template"
+    return Template((template / "page.html").read_text(encoding="utf-8")).substitute(
+        title=text(title),
         facts="".join(f"<li>{text(fact)}</li>" for fact in facts if fact),
         style=(template / "style.css").read_text(encoding="utf-8"),
         links="".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, body in parts if body),
-        headline=sections.headline(lead),
+        headline=headline,
         body="".join(body for _, _, body in parts),
     )
-    return page, gallery
 
 
 def seeds_in_words(rows: Sequence[Row]) -> str:

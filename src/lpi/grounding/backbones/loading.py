@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,11 +24,14 @@ from transformers import (
 from lpi.backbones.attention import use_own_attention
 from lpi.backbones.loading import load_processor, load_stock, load_tokenizer, locate, quiet, read_config
 from lpi.backbones.towers import text_tower, vision_tower
-from lpi.errors import BackboneError, ConfigError, did_you_mean
+from lpi.errors import BackboneError, ConfigError, MissingFileError, did_you_mean
 from lpi.grounding.backbones.base import GroundingBackbone
 from lpi.grounding.backbones.inputs import GroundingInputs, PhraseInputs, QueryInputs
 from lpi.grounding.backbones.owl import OwlBackbone, clip_part
 from lpi.grounding.backbones.swin_bert import PhraseTower, SwinBertBackbone, SwinTower
+
+EMBEDDED = "lpi-tiny-grounding"
+"""The name of the detector that comes with the package."""
 
 MODELS: dict[str, tuple[Any, Any]] = {  # the model and the processor, by ``model_type``
     "grounding-dino": (GroundingDinoForObjectDetection, GroundingDinoProcessor),
@@ -59,7 +63,7 @@ def load_grounding_backbone(
     """A frozen detector that reads expressions.
 
     Args:
-        source: a folder in transformers' layout, or the name of a model on the hub.
+        source: a folder in transformers' layout, the name of a model on the hub, or ``lpi-tiny-grounding``.
         image_size: another size than the checkpoint's processor asks for: the shortest side where proportions are kept
             (the longest moves with it), the side of the square for OWL-ViT and OWLv2.
         dtype: of the weights.
@@ -70,7 +74,7 @@ def load_grounding_backbone(
         ConfigError: ``image_size`` doesn't fit the patches.
     """
     with quiet():
-        path = locate(source)
+        path = embedded() if str(source) == EMBEDDED else locate(source)
         family = str(read_config(path).get("model_type", ""))
         if family not in MODELS:
             raise BackboneError(
@@ -87,6 +91,21 @@ def load_grounding_backbone(
         backbone = build(model, processor, str(source))
         # after the identity: the same weights in a smaller type are the same backbone
         return backbone if dtype == torch.float32 else backbone.to(dtype)
+
+
+def embedded() -> Path:
+    """The folder of the detector that comes with the package.
+
+    Raises:
+        MissingFileError: its weights aren't there.
+    """
+    folder = Path(str(resources.files("lpi.backbones") / "lpi_tiny_grounding"))
+    if not (folder / "model.safetensors").is_file():
+        raise MissingFileError(
+            f"{EMBEDDED}: its weights are not in this installation ({folder}). Make them: lpi pretrain grounding --out "
+            f"{EMBEDDED}, and name that folder."
+        )
+    return folder
 
 
 def resize(images: Any, side: int) -> None:

@@ -1,0 +1,95 @@
+"""``lpi ground``: boxes on the screen, as JSON and on the picture, and whose prompts found them."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tiny_grounding import pictures, tiny_owl
+
+from lpi.cli import main as entry
+from lpi.config import TrainingSettings
+from lpi.grounding.backbones import load_grounding_backbone
+from lpi.grounding.examples import ExpressionSet
+from lpi.grounding.methods import grounding_method
+from lpi.tasks.grounding import GroundingStream
+from lpi.trainer import learn_task
+
+Said = tuple[int, str, str]
+
+
+@pytest.fixture
+def ground(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    def command(*words: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["lpi", "ground", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            entry()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector, a saved method that learned one task, and a picture of 90 by 60 pixels."""
+    root = tmp_path_factory.mktemp("ground")
+    backbone = load_grounding_backbone(tiny_owl(root / "owl"))
+    stream = GroundingStream.from_scenes(families=["food"], train=4, validation=0, test=1, held_out=0)
+    method = grounding_method("lpi", backbone, rank=2, length=4, clusters=1, ood="nearest")
+    settings = TrainingSettings(steps=1, batch=2, device="cpu")
+    learn_task(method, ExpressionSet("food", stream.tasks[0].train, backbone), settings=settings)
+    method.save_pretrained(root / "run" / "model")
+    (root / "run" / "run.json").write_text("{}")
+    pictures(2)[0].save(root / "picture.png")
+    return root
+
+
+def test_it_prints_boxes_and_whose_prompts_found_them(folder: Path, ground: Callable[..., Said]) -> None:
+    code, out, _ = ground(folder / "picture.png", "the red car", "a dog", "--model", folder / "run", "--count", 2)
+    assert code == 0
+    assert out.count("prompts of task food") == 2
+    boxes = [line.split() for line in out.splitlines() if line.startswith("  ")]
+    assert len(boxes) == 4
+    assert all(len(line) == 5 and 0 <= float(line[0]) <= 1 for line in boxes)
+
+
+def test_it_gives_json_and_draws(folder: Path, ground: Callable[..., Said], tmp_path: Path) -> None:
+    drawn = tmp_path / "new" / "found.png"
+    code, out, _ = ground(folder / "picture.png", "a dog", "--model", folder / "owl", "--out", drawn, "--json")
+    assert code == 0
+    record = json.loads(out)
+    assert record["size"] == [90, 60]
+    (found,) = record["found"]
+    assert (found["expression"], found["task"]) == ("a dog", None)
+    scores = [one["score"] for one in found["boxes"]]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 <= x <= 90 for one in found["boxes"] for x in one["box"][::2])
+    with Image.open(drawn) as image:
+        assert image.size[0] > 90  # enlarged, so that labels can be read
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["missing.png", "a dog"], "missing.png: there is no such picture"),
+        (["{root}/picture.png", "..", "--model", "{root}/owl"], "an expression must have words; got '..'"),
+        (["{root}/picture.png", "a dog", "--model", "{root}/run", "--task", "foot"], "Did you mean 'food'"),
+        (["{root}/picture.png", "a dog", "--model", "{root}/nowhere/x/y"], "there is no such model folder"),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], message: str, folder: Path, ground: Callable[..., Said]) -> None:
+    code, _, err = ground(*(word.replace("{root}", str(folder)) for word in words))
+    assert code == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_run_without_a_model_says_so(ground: Callable[..., Said], folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    code, _, err = ground(folder / "picture.png", "a dog", "--model", tmp_path)
+    assert code == 2
+    assert "has learned no task yet" in err

@@ -1,0 +1,321 @@
+"""A run over expressions: learns in turn, measures every stage, goes on after a stop, and ends in figures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_grounding import tiny_dino, tiny_owl
+from torch import Tensor
+
+from lpi.config import EvaluationSettings, Experiment, parse
+from lpi.data.expressions.record import ReferringExpression
+from lpi.errors import ConfigError, DataError
+from lpi.evaluation.boxes import KS
+from lpi.evaluation.grounding import GroundingEvaluator, grounding_summary
+from lpi.evaluation.grounding_workbench import open_expressions
+from lpi.evaluation.harness import evaluate_saved, run_experiment
+from lpi.evaluation.results import collect, table
+from lpi.grounding.backbones import Detections, GroundingBackbone, PictureInputs, load_grounding_backbone
+from lpi.grounding.base import GroundingMethod
+from lpi.methods.base import FALLBACK
+from lpi.report import write_report
+from lpi.tasks.grounding import GroundingStream
+from lpi.trainer import Step
+
+STREAM = {
+    "kind": "scene_expressions",
+    "families": ["food", "animal", "vehicle"],
+    "train": 8,
+    "validation": 2,
+    "test": 6,
+    "held_out": 4,
+}
+METHOD = {"name": "lpi", "rank": 2, "length": 4, "interaction_rank": 2, "clusters": 2, "route_by": "both"}
+
+
+@pytest.fixture(scope="module")
+def owl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_owl(tmp_path_factory.mktemp("owl"))
+
+
+def experiment(owl: Path, **changes: Any) -> Experiment:
+    content = {
+        "name": "boxes",
+        "backbone": str(owl),
+        "stream": STREAM,
+        "method": METHOD,
+        "training": {"epochs": 2, "batch": 4, "checkpoint_seconds": 0, "device": "cpu"},
+        "evaluation": {"examples": 2, "batch": 8},
+        "rows": {
+            "finetune": {"method": {"name": "finetune"}, "training.learning_rate": 1e-4},
+            "joint": {"method": {"name": "joint"}, "training.learning_rate": 1e-4},
+            "no_interaction": {"method.interaction": False},
+        },
+        **changes,
+    }
+    return parse(content, "boxes.toml")
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def without_durations(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {
+            k: without_durations(v) for k, v in content.items() if k not in ("seconds", "pairs_per_second", "peak_mb")
+        }
+    return [without_durations(item) for item in content] if isinstance(content, list) else content
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for file in sorted(folder.rglob("*")):
+        if file.suffix == ".json" and file.name != "run.json":
+            found[str(file.relative_to(folder))] = without_durations(json.loads(file.read_text()))
+        elif file.suffix in (".safetensors", ".png"):
+            found[str(file.relative_to(folder))] = file.read_bytes()
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs(owl: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, Path]]:
+    out = tmp_path_factory.mktemp("runs")
+    chosen = experiment(owl)
+    return run_experiment(chosen, rows=chosen.row_names(), out=out, say=quiet, command="lpi run boxes")
+
+
+def read(folder: Path, name: str) -> Any:
+    return json.loads((folder / name).read_text())
+
+
+def test_every_stage_measures_every_task_seen(runs: dict[str, dict[int, Path]]) -> None:
+    folder = runs["lpi"][0]
+    stages = [read(folder, str(path)) for path in sorted((folder / "stages").glob("*.json"))]
+    assert [stage["task"] for stage in stages] == ["food", "animal", "vehicle"]
+    for number, stage in enumerate(stages):
+        assert {k: len(values) for k, values in stage["precision"].items()} == {str(k): number + 1 for k in KS}
+        assert {k: len(values) for k, values in stage["oracle"].items()} == {str(k): number + 1 for k in KS}
+        assert sum(map(sum, stage["routing"]["confusion"])) == 6 * (number + 1)
+        assert stage["held_out"].keys() == {"1", "5", "10"}
+        assert (stage["next"] is None) == (number == 2)
+        assert stage["parameters"]["trainable"] > 0
+    zero = read(folder, "zero_shot.json")
+    assert [len(stage["precision"]["1"]) for stage in zero["stages"]] == [1, 2, 3]
+
+
+def test_figures_come_in_the_form_that_is_committed(runs: dict[str, dict[int, Path]]) -> None:
+    record = collect(runs, command="lpi run boxes")
+    assert record["rows"] == ["zero_shot", "lpi", "finetune", "joint", "no_interaction"]
+    assert {"p1", "p5", "p10", "held_out_p1"} == record["zero_shot"].keys()
+    assert {"final_p1", "final_p1_std", "forgetting_p1", "routing_accuracy", "oracle_p1"} <= record["lpi"].keys()
+    assert "routing_accuracy" not in record["finetune"]
+    assert record["ablation"].keys() == {"interaction"}
+    assert record["ablation"]["interaction"]["final_p1"] == record["no_interaction"]["final_p1"]
+    assert record["trainable_per_task"] == record["lpi"]["trainable_per_task"]
+    head, body = table(record)
+    assert head[1:4] == ["P@1", "P@5", "P@10"]
+    assert [row[0] for row in body] == record["rows"]
+    assert len({len(row) for row in [head, *body]}) == 1
+
+
+def test_examples_are_drawn_before_and_after(runs: dict[str, dict[int, Path]]) -> None:
+    folder = runs["lpi"][0]
+    examples = read(folder, "examples.json")
+    assert len(examples) == 2
+    for example in examples:
+        assert example["task"] in STREAM["families"]
+        for moment in ("before", "after"):
+            assert (folder / example[moment]["picture"]).read_bytes().startswith(b"\x89PNG")
+            assert example[moment]["right"] == (example[moment]["iou"] >= 0.5)
+            left, top, right, bottom = example[moment]["boxes"][0]
+            assert 0 <= left <= right <= 224
+            assert 0 <= top <= bottom <= 224
+
+
+def test_the_report_shows_figures_and_boxes(runs: dict[str, dict[int, Path]], tmp_path: Path) -> None:
+    page = write_report([folder for by_seed in runs.values() for folder in by_seed.values()], tmp_path).read_text()
+    result = read(runs["lpi"][0], "result.json")
+    assert f"{100 * result['final']['p1']:.1f}" in page
+    example = read(runs["lpi"][0], "examples.json")[0]
+    assert example["expression"] in page
+    assert page.count("data:image/jpeg;base64,") == 4
+    assert "no_interaction" in page
+
+
+class Stopped(Exception):  # noqa: N818
+    """Stands for a power cut."""
+
+
+@pytest.mark.parametrize("row", ["lpi", "finetune"])
+def test_a_run_that_was_stopped_ends_the_same(
+    row: str, runs: dict[str, dict[int, Path]], owl: Path, tmp_path: Path
+) -> None:
+    left = [3, 6]  # steps until it is stopped; a task has four
+
+    def stop(step: Step) -> None:
+        if left:
+            left[0] -= 1
+            if left[0] == 0:
+                left.pop(0)
+                raise Stopped
+
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            run_experiment(experiment(owl), rows=[row], out=tmp_path, say=quiet, on_step=stop)
+    folders = run_experiment(experiment(owl), rows=[row], out=tmp_path, say=quiet)
+    assert outcome(folders[row][0]) == outcome(runs[row][0])
+    told: list[str] = []
+    run_experiment(experiment(owl), rows=[row], out=tmp_path, say=told.append)
+    assert "already finished" in told[0]
+
+
+def test_a_saved_model_is_measured_again(runs: dict[str, dict[int, Path]], owl: Path) -> None:
+    folder = runs["lpi"][0]
+    record = evaluate_saved(folder / "model", experiment(owl))
+    last = read(folder, "stages/02-vehicle.json")
+    assert record["tasks"] == ["food", "animal", "vehicle"]
+    assert record["precision"] == last["precision"]
+    assert record["routing"] == last["routing"]
+
+
+# ---- the figures themselves ------------------------------------------------------------------------------------------
+
+
+class Oracle(GroundingMethod):
+    """Knows the answers: the second box under route 0, the first under route 1, none under others."""
+
+    stable = True
+
+    def __init__(self, backbone: GroundingBackbone, truth: dict[str, Tensor]) -> None:
+        super().__init__(backbone)
+        self.truth, self.asked = truth, 0
+        self.sent = torch.tensor([0])
+
+    @property
+    def routed(self) -> bool:
+        return True
+
+    def tokens(self, texts: Any) -> Any:
+        self.texts = list(texts)
+        return super().tokens(texts)
+
+    def routes(self, plain: dict[str, Tensor]) -> Tensor:
+        return self.sent[: len(plain["vision"])]
+
+    def detect(self, pictures: PictureInputs, texts: Any, route: int) -> Detections:
+        self.asked += len(texts)
+        wrong = torch.tensor([0.01, 0.01, 0.01, 0.01])
+        right = [self.truth[text] if route < 2 else wrong for text in self.texts]
+        boxes = torch.stack([torch.stack([wrong, box] if route == 0 else [box, wrong]) for box in right])
+        whole = torch.ones(len(texts), 1, dtype=torch.bool)
+        logits = torch.tensor([[[2.0], [1.0]]]).expand(len(texts), -1, -1)
+        return Detections(boxes, logits, whole, whole)
+
+
+def records(stream: GroundingStream) -> list[ReferringExpression]:
+    return [record for task in stream.tasks for record in task.test]
+
+
+def test_precision_follows_the_route_and_is_asked_for_once(owl: Path) -> None:
+    backbone = load_grounding_backbone(owl)
+    stream = GroundingStream.from_scenes(families=["food", "animal"], train=2, validation=0, test=5, held_out=0)
+    tests = records(stream)
+    words = [f"{record.expression} {number}" for number, record in enumerate(tests)]
+    named = [
+        ReferringExpression(r.picture, text, r.box, r.size, r.task, r.split)
+        for r, text in zip(tests, words, strict=True)
+    ]
+    stream = GroundingStream.from_records(
+        [*named, *(record for task in stream.tasks for record in task.train)], name="x", order=["food", "animal"]
+    )
+    corners = [torch.tensor(record.box) / 224 for record in named]
+    truth = {
+        text: torch.cat([(box[:2] + box[2:]) / 2, box[2:] - box[:2]]) for text, box in zip(words, corners, strict=True)
+    }
+    method = Oracle(backbone, truth)
+    evaluator = GroundingEvaluator(backbone, stream, EvaluationSettings(batch=4, transfer=False))
+    method.sent = torch.tensor([0, 0, 1, 1, 1, 0, 1, 1, FALLBACK, 1])
+    record = evaluator.stage(method, 1)
+    frozen = evaluator.test.ranks(None, torch.tensor([8]), torch.tensor([FALLBACK]))
+    assert record["precision"]["1"] == [3 / 5, (3 + float(frozen[0] <= 1)) / 5]
+    assert record["precision"]["5"] == [1.0, (4 + float(frozen[0] <= 5)) / 5]
+    assert record["oracle"] == {"1": [0.0, 1.0], "5": [1.0, 1.0], "10": [1.0, 1.0]}
+    assert record["routing"] == {"accuracy": 0.5, "confusion": [[2, 3, 0], [1, 3, 1]]}
+    asked = method.asked
+    evaluator.stage(method, 1)
+    assert method.asked == asked  # nothing is looked for twice
+
+
+def test_a_summary_by_hand() -> None:
+    def row(*values: float) -> dict[str, list[float]]:
+        return {str(k): [min(1.0, value * k) for value in values] for k in KS}
+
+    def stage(number: int, *values: float, **other: Any) -> dict[str, Any]:
+        return {"precision": row(*values), "oracle": None, "next": None, "held_out": None, "routing": None, **other}
+
+    stages = [
+        stage(0, 0.5, next={"1": 0.3, "5": 1.0, "10": 1.0}),
+        stage(1, 0.4, 0.6, oracle=row(0.5, 0.7), held_out={"1": 0.2}, routing={"accuracy": 0.75}),
+    ]
+    zero = {
+        "stages": [stage(0, 0.2, next={"1": 0.1, "5": 0.5, "10": 1.0}), stage(1, 0.2, 0.1)],
+        "held_out": {"1": 0.4},
+    }
+    found = grounding_summary(stages, zero)
+    assert found["zero_shot"]["p1"] == pytest.approx(0.15)
+    assert found["final"] == {"p1": 0.5, "p5": 1.0, "p10": 1.0, "held_out_p1": 0.2}
+    assert found["average"]["p1"] == pytest.approx((0.45 + 0.6) / 2)
+    assert found["forgetting"]["p1"] == pytest.approx(-0.1)
+    assert found["fwt"]["p1"] == pytest.approx(0.2)
+    assert found["retention"] == pytest.approx(0.5)
+    assert found["oracle"]["p1"] == pytest.approx(0.6)
+    assert found["routing_accuracy"] == 0.75
+    together = grounding_summary(stages[1:], {**zero, "stages": zero["stages"][1:]})
+    assert together["final"]["p1"] == 0.5
+    assert together["forgetting"]["p1"] == 0.0
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stream": {**STREAM, "familys": ["food"]}}, "has no option 'familys'. Did you mean 'families'"),
+        ({"stream": {"kind": "expressions"}}, "missing 1 required positional argument: 'path'"),
+        ({"stream": {"kind": "mdetr", "files": "x", "image_rot": "y"}}, "Did you mean 'image_root'"),
+    ],
+)
+def test_a_source_says_what_it_lacks_or_does_not_know(changes: dict[str, Any], message: str, owl: Path) -> None:
+    chosen = experiment(owl, **changes)
+    with pytest.raises(ConfigError, match=message):
+        open_expressions(chosen.stream, "boxes")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"evaluation": {"gallery": "own"}}, r"\[evaluation\] has no option 'gallery' for a stream of kind 'scene_exp"),
+        ({"training": {"augment": "flip"}}, r"\[training\] has no option 'augment'"),
+        ({"evaluation": {"overlap": "iou"}, "stream": {"kind": "scenes"}}, r"no option 'overlap' .* kind 'scenes'"),
+    ],
+)
+def test_settings_that_nothing_would_obey_are_refused(changes: dict[str, Any], message: str, owl: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        experiment(owl, **changes)
+
+
+def test_a_task_without_validation_expressions_has_none_to_choose_on() -> None:
+    stream = GroundingStream.from_scenes(families=["food"], train=2, validation=0, test=2, held_out=0)
+    with pytest.raises(DataError, match="has no validation expressions"):
+        stream.on_validation()
+
+
+def test_the_towers_that_advance_together_run_too(tmp_path: Path) -> None:
+    stream = {**STREAM, "families": ["food", "animal"], "train": 2, "test": 2, "held_out": 0}
+    chosen = experiment(tiny_dino(tmp_path / "dino", mm=True), stream=stream, training={"steps": 1, "batch": 2})
+    folders = run_experiment(chosen, out=tmp_path / "runs", say=quiet)
+    assert read(folders["lpi"][0], "result.json")["final"].keys() == {"p1", "p5", "p10", "held_out_p1"}
