@@ -498,7 +498,8 @@ class LPI(Method):
         """See :class:`Method`."""
         if self.options["routing"] == "features":
             return None
-        return int(round(self.options[f"routing_{tower}"] * self.backbone.depths[tower]))
+        share: float = self.options[f"routing_{tower}"]
+        return round(share * self.backbone.depths[tower])
 
     @property
     def routed(self) -> bool:

@@ -38,8 +38,8 @@ from lpi.pretrain.phases import finish, learn_phase
 from lpi.trainer import OnStep, derived_seed
 
 SETTINGS = TrainingSettings(
-    batch=32,
-    learning_rate=1e-3,
+    batch=16,
+    learning_rate=7e-4,
     weight_decay=0.05,
     warmup=0.05,
     precision="bfloat16",
@@ -264,8 +264,8 @@ def _overlap(first: Tensor, second: Tensor) -> Tensor:
 def pretrain_grounding(
     out: Path,
     *,
-    pictures: int = 2_000,
-    epochs: int = 20,
+    pictures: int = 2_500,
+    epochs: int = 24,
     seed: int = 0,
     shape: TinyDetector | None = None,
     source: str | Path = EMBEDDED,
