@@ -219,7 +219,7 @@ def test_twelve_tasks_of_a_swin_t_and_a_bert_base_cost_148_512_parameters() -> N
 def test_expressions_go_to_the_task_whose_features_they_are_near(
     by: str, detectors: dict[str, GroundingBackbone]
 ) -> None:
-    method = grounding_method("lpi", detectors["grounding-dino"], length=8, route_by=by, metric="cosine")
+    method = grounding_method("lpi", detectors["grounding-dino"], length=8, route_by=by, metric="cosine", ood="nearest")
     learn(method, "a", steps=0)
     learn(method, "b", steps=0, shift=0.5)
     batch = batch_of(method.backbone)
@@ -253,7 +253,7 @@ def test_each_row_is_searched_under_its_own_route(detectors: dict[str, Grounding
 
 
 def test_boxes_are_located_in_the_picture(detectors: dict[str, GroundingBackbone]) -> None:
-    method = grounding_method("lpi", detectors["owlv2"], length=8)
+    method = grounding_method("lpi", detectors["owlv2"], length=8, ood="nearest")
     learn(method, "a")
     answers = method.locate(IMAGES[0], ["the dog", "a cat"], count=3)
     assert [len(found) for found in answers] == [3, 3]

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lpi.backbones import DualEncoder
+from lpi.config import EvaluationSettings
 from lpi.errors import ConfigError, UnknownNameError
+from lpi.evaluation.protocol import Evaluator
 from lpi.losses import distillation_loss, item_loss, layer_loss, task_loss
 from lpi.methods import method
 from lpi.methods.base import FALLBACK, TrainingBatch
@@ -629,12 +631,22 @@ def test_a_soft_choice_mixes_the_likeliest_tasks_by_their_posteriors(
     torch.testing.assert_close(weights.sum(1), torch.ones(len(pictures)))
 
 
-def test_what_falls_back_is_not_mixed(build: Callable[..., LPI], learn: Learn, stream: TaskStream) -> None:
+def test_what_falls_back_is_not_mixed(
+    build: Callable[..., LPI], learn: Learn, stream: TaskStream, clip: DualEncoder, pictures: Tensor
+) -> None:
     model = learn(build(soft_tasks=2, ood="fallback", ood_quantile=0.5), stream.tasks)
     far = -model._expert(0).centroids_vision[:1].cpu()
     routes, weights = model.mixture("vision", far)
     assert routes[0].tolist() == [FALLBACK, FALLBACK]
     assert weights[0].tolist() == [1.0, 0.0]
+    plain = method("zero_shot", clip).encode_images(pictures)
+    lost = model.route("vision", plain) == FALLBACK
+    assert lost.any()
+    found = model.encode_images(pictures)
+    torch.testing.assert_close(found[lost], plain[lost], rtol=1e-4, atol=1e-5)
+    evaluator = Evaluator(clip, stream, EvaluationSettings(transfer=False))
+    encoded = evaluator.final_features(model)["vision"]
+    torch.testing.assert_close(encoded, found, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("initial", ["previous", "nearest"])
@@ -650,16 +662,16 @@ def test_a_task_may_begin_with_an_earlier_tasks_prompts(
         assert parameter is not expected[name]
 
 
-def test_the_radius_of_whitened_keys_is_in_whitened_distance(
+def test_the_radius_of_whitened_keys_is_how_far_the_tasks_own_points_lie_from_keys_that_have_not_seen_them(
     build: Callable[..., LPI], learn: Learn, stream: TaskStream
 ) -> None:
-    model = learn(build(metric="whitened", ood="fallback", ood_quantile=0.5), stream.tasks[:1])
+    model = learn(build(metric="whitened", ood="fallback", ood_quantile=1.0), stream.tasks[:1])
     training = TrainingSet(stream.tasks[0], model.backbone)
-    distances = model.distances("vision", training.image_features)[:, 0]
-    expected = distances.quantile(0.5)
-    torch.testing.assert_close(model._expert(0).radius_vision.cpu(), expected)
-    fallen = model.route("vision", training.image_features) == FALLBACK
-    assert torch.equal(fallen, distances > expected)
+    seen = model.distances("vision", training.image_features)[:, 0]
+    assert model._expert(0).radius_vision > seen.max()  # keys lie nearer to what they were made of
+    assert (model.route("vision", training.image_features) == 0).all()
+    narrow = learn(build(metric="whitened", ood="fallback", ood_quantile=0.01), stream.tasks[:1])
+    assert (narrow.route("vision", training.image_features) == FALLBACK).any()
 
 
 @pytest.mark.parametrize("family", ["clip", "dinov2-bert", "siglip", "siglip2"])

@@ -151,9 +151,9 @@ class FeatureCache:
             return self.features(method, tower, rows, routes[:, 0])
         result = torch.zeros(len(rows), self.test.plain[tower].shape[1])
         for route in torch.unique(routes).tolist():
-            chosen, place = (routes == route).nonzero(as_tuple=True)
+            chosen, place = ((routes == route) & (weights > 0)).nonzero(as_tuple=True)
             share = weights[chosen, place][:, None]
-            result[chosen] += share * self._under(method, tower, rows[chosen], route)
+            result.index_add_(0, chosen, share * self._under(method, tower, rows[chosen], route))
         return F.normalize(result, dim=-1)
 
     def _under(self, method: Method, tower: str, rows: Tensor, route: int) -> Tensor:

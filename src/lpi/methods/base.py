@@ -330,11 +330,13 @@ class Method(
         """Encode rows in groups of one route each and add up; rows come back in their own order."""
         features = torch.zeros(len(routes), self.backbone.feature_width, device=self.device)
         for index in sorted(set(routes.flatten().tolist())):
-            own, place = (routes == index).nonzero(as_tuple=True)
+            own, place = ((routes == index) & (weights > 0)).nonzero(as_tuple=True)
             for rows, share in zip(
                 torch.split(own, ENCODE_BATCH), torch.split(weights[own, place], ENCODE_BATCH), strict=True
             ):
-                features[rows] += share[:, None].to(self.device) * encode(rows, index).float()
+                features.index_add_(
+                    0, rows.to(self.device), share[:, None].to(self.device) * encode(rows, index).float()
+                )
         return features if routes.shape[1] == 1 else F.normalize(features, dim=-1)
 
     def _encoded(self, count: int, encode: Callable[[Tensor], Tensor]) -> Tensor:

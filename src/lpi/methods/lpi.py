@@ -428,19 +428,33 @@ class LPI(Method):
         for tower, features in (("vision", data.plain.image_features), ("text", data.plain.text_features)):
             depth = self.routing_depth(tower)
             points = (features if depth is None else data.early(tower, depth)).cpu()
-            keys = TaskKeys.fit(
-                points,
-                clusters=self.options["clusters"],
-                metric=self.options["metric"],
-                quantile=self.options["ood_quantile"],
-                generator=generator,
-            )
-            if self.options["metric"] == "whitened":  # in the unit that queries are measured in
-                own = task_distances(points, [*self._keys(tower)[:-1], keys], "whitened")[:, -1]
-                keys = replace(keys, radius=own.quantile(self.options["ood_quantile"]))
+            keys = self._fit(points, generator)
+            if self.options["metric"] == "whitened":
+                keys = replace(keys, radius=self._whitened_radius(tower, points, generator))
             expert.set_keys(tower, TaskKeys(*(part.to(self.device) for part in vars(keys).values())))
             drawn = torch.randperm(len(features), generator=generator)[: self.options["memory"]]
             setattr(expert, f"memory_{tower}", features[drawn.to(features.device)].half())
+
+    def _fit(self, points: Tensor, generator: torch.Generator) -> TaskKeys:
+        o = self.options
+        return TaskKeys.fit(
+            points, clusters=o["clusters"], metric=o["metric"], quantile=o["ood_quantile"], generator=generator
+        )
+
+    def _whitened_radius(self, tower: str, points: Tensor, generator: torch.Generator) -> Tensor:
+        """How far what belongs to the newest task lies from keys that haven't seen it, scalar, in whitened distance.
+
+        Each half of the points is measured against keys of the other half: a covariance from a hundred points fits
+        those very points, and would call most new ones far.
+        """
+        earlier = self._keys(tower)[:-1]
+        order = torch.randperm(len(points), generator=generator)
+        halves = order.chunk(2) if len(points) > 1 else (order, order)
+        distances = [
+            task_distances(points[own], [*earlier, self._fit(points[other], generator)], "whitened")[:, -1]
+            for own, other in (halves, halves[::-1])
+        ]
+        return torch.cat(distances).quantile(self.options["ood_quantile"])
 
     def trainable(self) -> list[nn.Parameter]:
         """The newest task's parameters, and no others."""
