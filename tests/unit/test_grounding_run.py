@@ -9,7 +9,7 @@ import torch
 from tiny_grounding import tiny_dino, tiny_owl
 from torch import Tensor
 
-from lpi.config import EvaluationSettings, Experiment, parse
+from lpi.config import EvaluationSettings, Experiment, parse, read_experiment
 from lpi.data.expressions.record import ReferringExpression
 from lpi.errors import ConfigError, DataError
 from lpi.evaluation.boxes import KS
@@ -19,6 +19,7 @@ from lpi.evaluation.harness import evaluate_saved, run_experiment
 from lpi.evaluation.results import collect, table
 from lpi.grounding.backbones import Detections, GroundingBackbone, PictureInputs, load_grounding_backbone
 from lpi.grounding.base import GroundingMethod
+from lpi.grounding.methods import grounding_method
 from lpi.methods.base import FALLBACK
 from lpi.report import write_report
 from lpi.tasks.grounding import GroundingStream
@@ -312,6 +313,20 @@ def test_a_task_without_validation_expressions_has_none_to_choose_on() -> None:
     stream = GroundingStream.from_scenes(families=["food"], train=2, validation=0, test=2, held_out=0)
     with pytest.raises(DataError, match="has no validation expressions"):
         stream.on_validation()
+
+
+def test_every_row_of_the_shipped_experiment_can_be_built(owl: Path) -> None:
+    shipped = read_experiment("grounding_scenes")
+    backbone = load_grounding_backbone(owl)
+    built = {}
+    for name in shipped.row_names():
+        options = dict(shipped.row(name).method)
+        small = {} if "name" in shipped.rows.get(name, {}).get("method", {}) else {"length": 4}
+        built[name] = grounding_method(options.pop("name"), backbone, **options, **small)
+    assert built["lpi"].options["route_by"] == "both"
+    assert built["s_prompts"].options["decomposition"] == "free"
+    assert built["joint"].joint
+    assert {name for name in built if name.startswith("no_")} == {"no_interaction", "no_layer_loss", "no_task_loss"}
 
 
 def test_the_towers_that_advance_together_run_too(tmp_path: Path) -> None:

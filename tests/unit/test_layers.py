@@ -57,6 +57,7 @@ NOT_METHODS = {"methods.base", "methods.checkpoint", *SHARED}
 INSIDE_FUNCTIONS: dict[str, set[str]] = {
     "methods.base": {"trainer", "methods.checkpoint"},  # ``learn``, ``save_pretrained``: doorbells of what stands above
     "grounding.base": {"grounding.methods"},  # ``from_pretrained``, as above
+    "evaluation.harness": {"evaluation.grounding_workbench"},  # retrieval shouldn't wait for detectors to load
     "tasks.stream": {"data.scenes", "data.collections"},  # drawing is not needed for one's own pictures
     "tasks.grounding": {"data.expressions.scenes"},  # the same
     "cli": {""},  # ``lpi --help`` answers at once

@@ -70,7 +70,7 @@ def test_a_feature_has_the_same_bits_whatever_it_is_embedded_with(method: lpi.Me
 
 def test_routing_is_the_methods_own(method: lpi.Method, pictures: torch.Tensor) -> None:
     encoder = Encoder(method, batch=8)
-    plain = encoder.plain(pictures)
+    plain = encoder.looks(pictures)
     routing = encoder.routing(plain)
     exact = torch.from_numpy(unit(plain.astype(np.float32)))
     assert routing.routes[:, 0].tolist() == method.route("vision", exact).tolist() == routing.tasks.tolist()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from search_world import QUICK, World, vectors_of
 
@@ -16,6 +17,7 @@ from lpi.methods.checkpoint import load_method, save_method
 from lpi.search import SearchIndex
 from lpi.search.encoding import Encoder
 from lpi.search.files import content_id
+from lpi.search.identity import ROUTING
 from lpi.search.recorded import HELD_OUT, Gallery, TestSet, on_record, put_on_record, record_source
 from lpi.search.teaching import adopt, learn, read_domain, training_settings
 from lpi.search.writer import change
@@ -55,7 +57,7 @@ def routed(world: World, method: lpi.Method) -> dict[str, str]:
     """Where another model would send each picture, decided from what the index keeps."""
     index = SearchIndex.open(world.index, device="cpu")
     ids = index._view(None).rows.columns("id")["id"]
-    tasks = Encoder(method, batch=8).routing(index._store.features("plain", ids)).tasks.tolist()
+    tasks = Encoder(method, batch=8).routing(index._store.features(ROUTING, ids)).tasks.tolist()
     return {key: method.tasks[task] for key, task in zip(ids, tasks, strict=True)}
 
 
@@ -145,6 +147,7 @@ def test_soft_mixtures_are_mixed_anew_from_what_is_kept(world: World, tmp_path: 
     hard = load_method(world.model)
     soft = lpi.method("lpi", hard.backbone, **{**hard.options, "soft_tasks": 2, "ood": "fallback"})
     soft.restore([(name, hard.task_state(row)) for row, name in enumerate(hard.tasks)], {})
+    soft._expert(0).radius_vision.zero_()  # all that lie nearest to the first task fall back
     save_method(soft, tmp_path / "soft")
     mine = world.copy(tmp_path / "mine")
     before = vectors_of(mine.build(mine.root / "index-soft", model=tmp_path / "soft"))
@@ -168,7 +171,10 @@ def test_a_model_that_knows_nothing_yet_searches_with_the_frozen_backbone_and_ca
     hit = index.search_text("a dot")[0]
     assert (hit.task, hit.confidence, hit.margin) == ("", None, None)
     method = index.method()
-    plain = (method._plain_texts(["a dot"]) @ method._plain_images(_pixels(index, mine, hit.path)).T).item()
+    backbone = method.backbone
+    text = F.normalize(backbone.encode_texts(backbone.inputs.tokenize(["a dot"])), dim=-1)
+    picture = F.normalize(backbone.encode_images(_pixels(index, mine, hit.path)), dim=-1)
+    plain = (text @ picture.T).item()
     assert hit.score == pytest.approx(plain, abs=2e-3)
     with change(mine.index, device="cpu") as writer:
         adopt(writer, mine.lesson(writer))

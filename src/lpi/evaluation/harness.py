@@ -20,7 +20,6 @@ import torch
 
 from lpi.config import Experiment
 from lpi.errors import ConfigError, OutputError
-from lpi.evaluation.grounding_workbench import GroundingWorkbench
 from lpi.evaluation.machine import environment
 from lpi.evaluation.memory import PeakMemory
 from lpi.evaluation.protocols import protocols
@@ -36,7 +35,11 @@ from lpi.trainer import Material, Step, derived_seed, learn_task
 
 def workbench_for(experiment: Experiment) -> type[Workbench]:
     """The kind of workbench that an experiment's stream asks for."""
-    return GroundingWorkbench if experiment.stream.grounding else Workbench
+    if not experiment.stream.grounding:
+        return Workbench
+    from lpi.evaluation.grounding_workbench import GroundingWorkbench  # retrieval shouldn't wait for detectors to load
+
+    return GroundingWorkbench
 
 
 def run_experiment(

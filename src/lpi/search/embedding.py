@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lpi.search.encoding import Encoder, Half
 from lpi.search.files import CheckedPicture, OnProgress
-from lpi.search.identity import PLAIN, RouteKeys
+from lpi.search.identity import ROUTING, RouteKeys
 from lpi.search.store import Store
 from lpi.tasks.batches import PictureStore, Pixels
 
@@ -30,7 +30,7 @@ class Job:
     Attributes:
         id: of its content.
         files: where it lies; any one will do.
-        routes: what to embed it under; ``None`` where even its plain feature is missing, which then decides.
+        routes: what to embed it under; ``None`` where even its routing feature is missing, which then decides.
     """
 
     id: str
@@ -79,19 +79,19 @@ class Embedder:
     def jobs(self, files: dict[str, tuple[Path, ...]]) -> list[Job]:
         """What has to be embedded before all these pictures (files by id) can be searched.
 
-        Decided from the kept plain features: no file is opened.
+        Decided from the kept routing features: no file is opened.
         """
-        plain = self.known(PLAIN)
-        seen = [key for key in files if key in plain]
-        jobs = [Job(key, paths, None) for key, paths in files.items() if key not in plain]
-        for key, routes in zip(seen, self.missing(seen, self.store.features(PLAIN, seen)), strict=True):
+        known = self.known(ROUTING)
+        seen = [key for key in files if key in known]
+        jobs = [Job(key, paths, None) for key, paths in files.items() if key not in known]
+        for key, routes in zip(seen, self.missing(seen, self.store.features(ROUTING, seen)), strict=True):
             if routes:
                 jobs.append(Job(key, files[key], routes))
         return sorted(jobs, key=lambda job: str(job.files[0]))
 
-    def missing(self, ids: Sequence[str], plain: Half) -> list[tuple[int, ...]]:
+    def missing(self, ids: Sequence[str], looks: Half) -> list[tuple[int, ...]]:
         """The routes that each picture's mixture asks for and whose features aren't kept."""
-        routing = self.encoder.routing(plain)
+        routing = self.encoder.routing(looks)
         wanted: list[tuple[int, ...]] = []
         for key, routes, weights in zip(ids, routing.routes.tolist(), routing.weights.tolist(), strict=True):
             asked = {route for route, weight in zip(routes, weights, strict=True) if weight > 0}
@@ -151,11 +151,11 @@ class Embedder:
         wanted = {row: jobs[row].routes or () for row in good}
         if fresh:
             ids = [jobs[row].id for row in fresh]
-            plain = self.encoder.plain(pixels[fresh])
-            self._add(PLAIN, ids, plain)
+            looks = self.encoder.looks(pixels[fresh])
+            self._add(ROUTING, ids, looks)
             for name in ("width", "height", "taken"):
                 self._about[name] += [getattr(pictures[row].about, name) for row in fresh]
-            wanted |= dict(zip(fresh, self.missing(ids, plain), strict=True))
+            wanted |= dict(zip(fresh, self.missing(ids, looks), strict=True))
         for row in good:
             for route in wanted[row]:
                 self._waiting[route].append((jobs[row].id, pixels[row].clone()))
@@ -179,7 +179,7 @@ class Embedder:
         self._waiting.clear()
         for key, parts in self._features.items():
             ids = [own for part, _ in parts for own in part]
-            about = {name: list(values) for name, values in self._about.items()} if key == PLAIN else {}
+            about = {name: list(values) for name, values in self._about.items()} if key == ROUTING else {}
             self.store.keep(key, ids, np.concatenate([features for _, features in parts]), **about)
         self._features.clear()
         self._about.clear()

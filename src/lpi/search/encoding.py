@@ -79,6 +79,10 @@ class Encoder:
         backbone = self.method.backbone
         return self._features(pixels, lambda images: F.normalize(backbone.encode_images(images), dim=-1))
 
+    def looks(self, pixels: Tensor) -> Half:
+        """What the router looks at, of prepared pictures, [pictures, routing features]; see :meth:`plain`."""
+        return self._features(pixels, self.method.routing_images)
+
     def under(self, pixels: Tensor, route: int) -> Half:
         """Features under a route, [pictures, features]; see :meth:`plain`."""
         if route == FALLBACK:
@@ -98,15 +102,18 @@ class Encoder:
         return features.numpy().astype(np.float16)
 
     @torch.no_grad()
-    def routing(self, plain: Half) -> Routing:
-        """Where pictures belong, decided from their kept plain features [pictures, features] alone."""
+    def routing(self, looks: Half) -> Routing:
+        """Where pictures belong, decided from their kept routing features [pictures, routing features] alone."""
         method = self.method
+        backbone = method.backbone
+        width = backbone.feature_width if method.routing_depth("vision") is None else 2 * backbone.vision.width
         tasks = len(method.tasks) if method.routed else 0
         parts: list[list[Tensor]] = []
-        for start in range(0, max(len(plain), 1), ROUTING_ROWS):  # once for no pictures: the shapes are right then, too
-            own = plain[start : start + ROUTING_ROWS]
-            filled = np.zeros((ROUTING_ROWS, plain.shape[1]), dtype=np.float32)
-            filled[: len(own)] = unit(own.astype(np.float32))
+        for start in range(0, max(len(looks), 1), ROUTING_ROWS):  # once for no pictures: the shapes are right then, too
+            own = looks[start : start + ROUTING_ROWS]
+            filled = np.zeros((ROUTING_ROWS, width), dtype=np.float32)
+            if len(own):
+                filled[: len(own)] = unit(own.astype(np.float32))
             rows = torch.from_numpy(filled).to(method.device)
             routes, weights = method.mixture("vision", rows)
             belongs = method.tasks_of(routes[:, 0]) if tasks else torch.full((ROUTING_ROWS,), FALLBACK)
@@ -150,8 +157,8 @@ def steady_size(method: Method) -> int:
 
     def encode(images: Tensor) -> Tensor:
         ready = inputs.normalise(images.to(method.device))
-        plain = method.backbone.encode_images(ready)
-        return torch.cat([plain, method.image_features(ready, 0)], dim=1) if method.tasks else plain
+        looks = torch.cat([method.backbone.encode_images(ready), method.routing_images(ready)], dim=1)
+        return torch.cat([looks, method.image_features(ready, 0)], dim=1) if method.tasks else looks
 
     for size in SIZES:
         shift = max(1, size // 3)

@@ -19,6 +19,7 @@ from lpi.prompts.task_keys import FALLBACK
 from lpi.storage import read_json
 
 PLAIN = "plain"  # the key of the frozen backbone without prompts
+ROUTING = "routing"  # the key of what the router looks at
 DECODING = "pillow, JPEG at twice the input's side, upright, transparency on white"
 
 

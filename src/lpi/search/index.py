@@ -294,7 +294,7 @@ class SearchIndex:
         pixels = _pixels(view.method, [image])
         picture = image_probes(view.method, pixels, {}, "plain").vectors[EVERY]
         encoder = Encoder(view.method, batch=1)
-        route = int(encoder.routing(encoder.plain(pixels)).routes[0, 0])
+        route = int(encoder.routing(encoder.looks(pixels)).routes[0, 0])
         key = RouteKeys(view.method)[route]
         texts = text_probes(view.method, captions, routes_by_key(view.method, [key]), scoring)
         scores = texts.scores(picture, [key])[:, 0].tolist()

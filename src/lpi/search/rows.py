@@ -11,7 +11,7 @@ from lpi.methods.base import Method
 from lpi.prompts.task_keys import FALLBACK
 from lpi.search.encoding import Encoder, Routing, Single, mix
 from lpi.search.files import Content, folders_of
-from lpi.search.identity import PLAIN, RouteKeys, short_hash
+from lpi.search.identity import ROUTING, RouteKeys, short_hash
 from lpi.search.store import Rows, Store
 
 Columns = dict[str, list[Any]]
@@ -32,16 +32,16 @@ class RowMaker:
 
     def complete(self, ids: Sequence[str]) -> tuple[list[str], Routing]:
         """Those of the pictures whose features are all there, in order, and where they belong."""
-        known = self.store.known(PLAIN)
-        plain = sorted(key for key in ids if key in known)
-        routing = self.encoder.routing(self.store.features(PLAIN, plain))
-        there = np.ones(len(plain), dtype=bool)
+        known = self.store.known(ROUTING)
+        seen = sorted(key for key in ids if key in known)
+        routing = self.encoder.routing(self.store.features(ROUTING, seen))
+        there = np.ones(len(seen), dtype=bool)
         for route, rows in used(routing).items():
-            held = known if route == FALLBACK else self.store.known(self.keys[route])
-            there[[row for row in rows.tolist() if plain[row] not in held]] = False
+            held = self.store.known(self.keys[route])
+            there[[row for row in rows.tolist() if seen[row] not in held]] = False
         rows = np.flatnonzero(there)
         kept = Routing(*(part[rows] for part in vars(routing).values()))
-        return [plain[row] for row in rows], kept
+        return [seen[row] for row in rows], kept
 
     def columns(self, ids: Sequence[str], routing: Routing, contents: Mapping[str, Content]) -> Columns:
         """Everything of the rows but the vectors."""

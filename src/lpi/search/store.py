@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from lpi.errors import CheckpointError, MissingExtraError, OutputError
 from lpi.search.encoding import Half, Single
 from lpi.search.filters import quoted
-from lpi.search.identity import PLAIN
+from lpi.search.identity import PLAIN, ROUTING
 
 PICTURES = "pictures"
 IN_FILTER = 500  # more ids than these are cheaper found by reading the whole column
@@ -43,7 +43,7 @@ def _lance() -> tuple[Any, Any]:
 
 def table_name(key: str) -> str:
     """The table of the features under a route's key."""
-    return PLAIN if key == PLAIN else f"route-{key}"
+    return key if key in (PLAIN, ROUTING) else f"route-{key}"
 
 
 class Store:
@@ -113,7 +113,7 @@ class Store:
 
     def abouts(self, ids: Sequence[str]) -> dict[str, tuple[int, int, str]]:
         """Width, height and date of pictures, by id."""
-        rows = self._rows(PLAIN, ids, ["id", "width", "height", "taken"])
+        rows = self._rows(ROUTING, ids, ["id", "width", "height", "taken"])
         if rows is None:
             return {}
         columns = [rows[name].to_pylist() for name in ("width", "height", "taken")]
@@ -284,11 +284,11 @@ class Store:
     # ---- arrays ------------------------------------------------------------------------------------------------------
 
     def _lists(self, features: NDArray[Any]) -> Any:
-        return self.arrow.FixedSizeListArray.from_arrays(self.arrow.array(features.ravel()), self.width)
+        return self.arrow.FixedSizeListArray.from_arrays(self.arrow.array(features.ravel()), features.shape[1])
 
     def _matrix(self, column: Any, kind: type) -> NDArray[Any]:
         values: NDArray[Any] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return values.reshape(-1, self.width).astype(kind, copy=False)
+        return values.reshape(-1, column.type.list_size).astype(kind, copy=False)
 
     def row_table(self, columns: dict[str, Any], vectors: Single | None) -> Any:
         """Rows as :meth:`change` takes them, from columns by name and vectors [rows, features]."""

@@ -18,7 +18,7 @@ from lpi.methods.checkpoint import load_method, save_method
 from lpi.search.embedding import KEEP_SECONDS, Embedder
 from lpi.search.encoding import Encoder, steady_size
 from lpi.search.files import Content, OnProgress, scan
-from lpi.search.identity import PLAIN, check_same, describe, load_model, model_hash
+from lpi.search.identity import ROUTING, check_same, describe, load_model, model_hash
 from lpi.search.manifest import FILE, Manifest, Stage, check_place, only_writer, read_manifest
 from lpi.search.rows import RowMaker, refresh
 from lpi.search.store import APPROXIMATE_FROM, Store
@@ -265,7 +265,7 @@ class Writer:
     def tidy(self) -> None:
         """Drop models and features that no stage and no picture needs any more."""
         self.store.unpin({stage.pin for stage in self.manifest.stages})
-        routes = {PLAIN}
+        routes = {ROUTING}
         for stage in self.manifest.stages:
             for keys in self.store.rows(stage.version).columns("routes")["routes"]:
                 routes.update(keys)
