@@ -37,7 +37,9 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 def without_durations(content: Any) -> Any:
     if isinstance(content, dict):
-        return {k: without_durations(v) for k, v in content.items() if k not in ("seconds", "pairs_per_second", "peak_mb")}
+        return {
+            k: without_durations(v) for k, v in content.items() if k not in ("seconds", "pairs_per_second", "peak_mb")
+        }
     return [without_durations(item) for item in content] if isinstance(content, list) else content
 
 

@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "grounding.losses": {"grounding.backbones", "errors"},
     "report": {"report", "evaluation.continual", "errors", "storage"},
     "search": {"search", "trainer", "methods", "data", *BELOW_METHODS},
-    "search.recorded": {"search", "evaluation", "trainer", "methods", "data", *BELOW_METHODS},  # recall, before and after
+    "search.recorded": {"search", "evaluation", "trainer", "methods", "data", *BELOW_METHODS},  # recall twice
     # beside the command line: commands with something to say; nothing but it imports them
     "pretrain": {"pretrain", "trainer", "methods", "grounding", "evaluation", "data", *BELOW_METHODS},
     "doctor": {"backbones", "methods", *LEAVES},

@@ -14,7 +14,7 @@ from lpi.backbones import DualEncoder
 from lpi.errors import CheckpointError, MissingFileError, OutputError
 from lpi.methods.checkpoint import save_method
 from lpi.prompts.task_keys import FALLBACK
-from lpi.search.encoding import Encoder, Routing, mix, steady_size, unit
+from lpi.search.encoding import Encoder, Routing, mix, steady_size, unit, without_negligible
 from lpi.search.files import folders_of, scan
 from lpi.search.filters import Filters, quoted
 from lpi.search.identity import PLAIN, RouteKeys, check_same, describe, load_model
@@ -86,6 +86,15 @@ def test_a_mixture_is_the_normalised_weighted_sum() -> None:
     features = [np.array([[3, 0], [0, 1]], np.float16), np.array([[0, 3], [9, 9]], np.float16)]
     weights = [np.array([0.5, 1], np.float32), np.array([0.5, 0], np.float32)]
     assert mix(features, weights) == pytest.approx(np.array([[0.5**0.5, 0.5**0.5], [0, 1]]), abs=1e-6)
+
+
+def test_a_negligible_share_asks_for_no_embedding() -> None:
+    routes, weights = without_negligible(
+        np.array([[4, 2, 7], [5, 1, 0]]), np.array([[0.9, 0.0999, 1e-4], [1, 3e-13, 0]], np.float32)
+    )
+    assert routes.tolist() == [[4, 2, 4], [5, 5, 5]]
+    assert weights[0] == pytest.approx([0.9 / 0.9999, 0.0999 / 0.9999, 0], abs=1e-6)
+    assert weights[1].tolist() == [1, 0, 0]
 
 
 def test_a_route_without_weight_needs_no_feature() -> None:

@@ -284,7 +284,7 @@ class Method(
             return inputs.normalise(pixels[rows].to(self.device))
 
         plain = None
-        if self.routed and task is None:
+        if self.routed and task is None and len(pixels):
             plain = self._encoded(len(pixels), lambda rows: self.routing_images(normalised(rows)))
         routes, weights = self._mixture("vision", plain, len(pixels), task)
         return self._mixed(routes, weights, lambda rows, index: self.image_features(normalised(rows), index))
@@ -302,7 +302,7 @@ class Method(
             return self.text_features(self.tokens(chosen(rows)), index)
 
         plain = None
-        if self.routed and task is None:
+        if self.routed and task is None and len(texts):
             plain = self._encoded(len(texts), lambda rows: self.routing_texts(chosen(rows)))
         routes, weights = self._mixture("text", plain, len(texts), task)
         return self._mixed(routes, weights, encode)

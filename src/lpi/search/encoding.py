@@ -25,6 +25,7 @@ Single = NDArray[np.float32]
 
 SIZES = (32, 8, 1)  # batches that are tried; a batch of one always gives the same bits
 ROUTING_ROWS = 256
+NEGLIGIBLE = 1e-3  # a share below this moves a vector by less than half precision does, and would cost an embedding
 
 
 @dataclass(frozen=True)
@@ -123,13 +124,22 @@ class Encoder:
                 confidence = method.posteriors(distances, "vision").amax(dim=1)
             parts.append([part.cpu()[: len(own)] for part in (routes, belongs, weights, distances, confidence)])
         whole = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
+        kept, shares = without_negligible(whole[0].astype(np.int64), whole[2].astype(np.float32))
         return Routing(
-            routes=whole[0].astype(np.int64),
+            routes=kept,
             tasks=whole[1].astype(np.int64),
-            weights=whole[2].astype(np.float32),
+            weights=shares,
             distances=whole[3].astype(np.float32),
             confidence=whole[4].astype(np.float32),
         )
+
+
+def without_negligible(routes: NDArray[np.int64], weights: Single) -> tuple[NDArray[np.int64], Single]:
+    """Mixtures [pictures, k] without the shares that don't matter: those are 0, and their route is the first one."""
+    counts = weights >= NEGLIGIBLE
+    kept = np.where(counts, weights, 0).astype(np.float64)
+    shares = (kept / kept.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.where(counts, routes, routes[:, :1]), shares
 
 
 def unit(features: Single) -> Single:
