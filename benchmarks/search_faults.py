@@ -105,15 +105,18 @@ class Trial:
 
     def kill(self, name: str, moment: float) -> dict[str, Any]:
         """Kill a command at a moment, look at what is left, give the command again."""
-        place = self.copy(name, "killed")
-        process = subprocess.Popen(self.command(name, place), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(timeout=moment)
-            killed = False
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            killed = True
+        killed = False
+        for _ in range(6):  # on a busy machine the undisturbed command may have been the slow one
+            place = self.copy(name, "killed")
+            process = subprocess.Popen(self.command(name, place), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                process.wait(timeout=moment)
+                moment *= 0.7
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                killed = True
+                break
         found = look(place, begun=self.states[name].exists())
         counted = found["opens"] and found["pictures"] is not None and self.done(name, place)
         if not counted:
