@@ -1,5 +1,6 @@
 """What many tests share: tiny frozen backbones, and a stream of three small tasks of painted pictures."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from commands import Ended, Type
 from PIL import Image, ImageDraw
 
 from lpi.backbones import DualEncoder, load_backbone
+from lpi.cli import main as entry
 from lpi.config import TrainingSettings
 from lpi.data.records import CaptionedImage
 from lpi.methods.base import Method, TrainingBatch
@@ -152,3 +155,18 @@ def pictures(stream: TaskStream, clip: DualEncoder) -> torch.Tensor:
 def captions(stream: TaskStream) -> list[str]:
     """One caption of each test picture."""
     return [record.captions[0] for task in stream.tasks for record in task.test]
+
+
+@pytest.fixture
+def type_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Type:
+    """Types a command, in this process."""
+
+    def typed(*words: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["lpi", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            entry()
+        captured = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), captured.out, captured.err)
+
+    return typed

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import get_args
 
 
 class LpiError(Exception):
@@ -63,3 +64,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}."
+
+
+def check_choice(name: str, value: str, choices: object) -> None:
+    """Refuse a value that is none of a Literal's."""
+    known = get_args(choices)
+    if value not in known:
+        near = did_you_mean(str(value), known)
+        hint = f" {near}" if near.startswith("Did") else ""
+        raise ConfigError(f"{name} must be one of {', '.join(known)}; got {value!r}.{hint}")

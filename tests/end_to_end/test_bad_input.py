@@ -2,27 +2,20 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import tiny
+from commands import Ended, Type
 from PIL import Image
 
 from lpi.backbones.loading import load_backbone
-from lpi.cli import main as entry
 
 Row = dict[str, Any]
 TASKS = ("land", "sea")
 SPLITS = ("train", "train", "train", "val", "test", "test")
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 class Project:
@@ -82,17 +75,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(
-    tmp_path: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Project:
-    def type_command(*words: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["lpi", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            entry()
-        captured = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), captured.out, captured.err)
-
+def project(tmp_path: Path, backbone: Path, type_command: Type) -> Project:
     return Project(tmp_path, backbone, type_command)
 
 

@@ -3,10 +3,10 @@
 import contextlib
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from commands import outcome
 
 import lpi
 from lpi.cli import main
@@ -33,25 +33,6 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
-
-
-def without_durations(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {
-            k: without_durations(v) for k, v in content.items() if k not in ("seconds", "pairs_per_second", "peak_mb")
-        }
-    return [without_durations(item) for item in content] if isinstance(content, list) else content
-
-
-def outcome(folder: Path) -> dict[str, Any]:
-    """Everything that a run ends with but its durations, and the bytes of what was learned."""
-    found: dict[str, Any] = {}
-    for file in sorted(folder.rglob("*")):
-        if file.suffix == ".json" and file.name != "run.json":
-            found[str(file.relative_to(folder))] = without_durations(json.loads(file.read_text()))
-        elif file.suffix == ".safetensors":
-            found[str(file.relative_to(folder))] = file.read_bytes()
-    return found
 
 
 def test_a_run_writes_figures_report_and_a_model_that_searches(

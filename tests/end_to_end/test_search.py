@@ -4,40 +4,16 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from commands import Ended, Type
 from search_world import World, vectors_of
 
 import lpi
-from lpi.cli import main as entry
 from lpi.search import SearchIndex
 from lpi.search.writer import change, create
 from lpi.tasks.stream import TaskStream
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Type = Callable[..., Ended]
-
-
-@pytest.fixture
-def type_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Type:
-    def typed(*words: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["lpi", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            entry()
-        captured = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), captured.out, captured.err)
-
-    return typed
 
 
 @pytest.fixture(scope="module")

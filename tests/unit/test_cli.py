@@ -5,15 +5,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import tiny
 import typer
+from commands import Ended, Type
 from PIL import Image
 
 from lpi import __version__
-from lpi.cli import main as entry
 from lpi.cli.main import app, numbers
 
 COMMANDS = (
@@ -32,25 +31,9 @@ COMMANDS = (
 )
 
 
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def lpi(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """Types a command, in this process."""
-
-    def command(*words: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["lpi", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            entry()
-        captured = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), captured.out, captured.err)
-
-    return command
+def lpi(type_command: Type) -> Type:
+    return type_command
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods.base": BELOW_METHODS,
     "methods.checkpoint": {"methods", *BELOW_METHODS},
     "methods.adapters": {"methods.base", *BELOW_METHODS},
+    "methods.experts": {"methods.base", *BELOW_METHODS},
     "methods.tuned": {"methods.base", "methods.adapters", *BELOW_METHODS},
     "methods.prompted": {"methods.base", *BELOW_METHODS},
     "trainer": {"methods.base", "methods.checkpoint", *BELOW_METHODS},
@@ -49,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 #: A method's own file: what two of them share has moved down, or lies in ``SHARED``.
-SHARED = {"methods.adapters", "methods.prompted", "methods.tuned"}
+SHARED = {"methods.adapters", "methods.experts", "methods.prompted", "methods.tuned"}
 METHOD = {"methods.base", *SHARED, *BELOW_METHODS}
 NOT_METHODS = {"methods.base", "methods.checkpoint", *SHARED}
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lpi.errors import ConfigError
-from lpi.prompts.low_rank import LowRankPrompts, Sharing, check_choice, low_rank_parameters
+from lpi.errors import ConfigError, check_choice
+from lpi.prompts.low_rank import LowRankPrompts, Sharing, low_rank_parameters
 
 WIDTHS = {"vision": 7, "text": 5}
 SHARINGS = ("none", "layer", "layer+position")

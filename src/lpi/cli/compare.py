@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from lpi.cli.options import JsonOption, SetOption, command_line, make_folder, names_of, numbers
+from lpi.cli.options import (
+    ComparedArgument,
+    JsonOption,
+    MethodsOption,
+    SetOption,
+    command_line,
+    make_folder,
+    names_of,
+    numbers,
+)
 from lpi.errors import LpiError, UnknownNameError, did_you_mean
 
 LEGEND = (
@@ -18,12 +27,9 @@ LEGEND = (
 
 
 def compare(
-    experiment: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped one: 'compare_scenes'.")],
+    experiment: ComparedArgument,
     changes: SetOption = None,
-    methods: Annotated[
-        str | None,
-        typer.Option(help="Rows of the experiment, methods or .py files, with commas between. Default: all."),
-    ] = None,
+    methods: MethodsOption = None,
     method_file: Annotated[
         list[Path] | None, typer.Option(help="A Python file with a method in it: one more row. May be repeated.")
     ] = None,

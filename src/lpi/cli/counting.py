@@ -8,12 +8,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
+
+from lpi.cli.progress import LINE_SECONDS, counting_bar
 
 if TYPE_CHECKING:
     from lpi.trainer import Step
-
-LINE_SECONDS = 15.0
 
 
 class Counter:
@@ -28,15 +28,7 @@ class Counter:
 
     def __enter__(self) -> Counter:
         if self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeRemainingColumn(),
-                console=self._console,
-                transient=True,
-            )
+            self._bar = counting_bar(self._console)
             self._bar.start()
         return self
 

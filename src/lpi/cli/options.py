@@ -15,6 +15,10 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set method.rank=8. May be repeated."),
 ]
+ComparedArgument = Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped one: 'compare_scenes'.")]
+MethodsOption = Annotated[
+    str | None, typer.Option(help="Rows of the experiment, methods or .py files, with commas between. Default: all.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
 
 

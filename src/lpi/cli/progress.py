@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 LINE_SECONDS = 15.0
 
 
+def counting_bar(console: RichConsole) -> Progress:
+    """One bar: what is counted, how many of how many, a note, the time left; gone when it is done."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
 class Console:
     """Progress of a command.
 
@@ -43,15 +56,7 @@ class Console:
 
     def __enter__(self) -> Console:
         if self._rich.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeRemainingColumn(),
-                console=self._rich,
-                transient=True,
-            )
+            self._bar = counting_bar(self._rich)
             self._bar.start()
         return self
 

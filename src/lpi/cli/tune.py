@@ -8,16 +8,22 @@ from typing import Annotated
 
 import typer
 
-from lpi.cli.options import JsonOption, SetOption, command_line, make_folder, names_of, numbers
+from lpi.cli.options import (
+    ComparedArgument,
+    JsonOption,
+    MethodsOption,
+    SetOption,
+    command_line,
+    make_folder,
+    names_of,
+    numbers,
+)
 
 
 def tune(
-    experiment: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped one: 'compare_scenes'.")],
+    experiment: ComparedArgument,
     changes: SetOption = None,
-    methods: Annotated[
-        str | None,
-        typer.Option(help="Rows of the experiment, methods or .py files, with commas between. Default: all."),
-    ] = None,
+    methods: MethodsOption = None,
     trials: Annotated[int, typer.Option(min=1, help="Settings that each row may try, its own among them.")] = 4,
     seeds: Annotated[str, typer.Option(help="Seeds that a trial's figure is the mean over.")] = "0",
     out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),

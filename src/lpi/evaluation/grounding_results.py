@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from statistics import mean, pstdev
 from typing import Any
 
 from lpi.evaluation.boxes import KS
+from lpi.evaluation.statistics import costs, over_seeds, percent
 
 FIGURES: dict[str, Callable[[dict[str, Any]], float | None]] = {
     **{f"final_p{k}": lambda r, k=k: r["final"][f"p{k}"] for k in KS},  # type: ignore[misc]
@@ -25,25 +25,16 @@ WITHOUT = "no_"
 
 def grounding_zero_row(figures: Mapping[str, Any]) -> dict[str, Any]:
     """The frozen detector after the last task, in per cent."""
-    row = {f"p{k}": _percent(figures[f"p{k}"]) for k in KS}
+    row = {f"p{k}": percent(figures[f"p{k}"]) for k in KS}
     if figures["held_out_p1"] is not None:
-        row["held_out_p1"] = _percent(figures["held_out_p1"])
+        row["held_out_p1"] = percent(figures["held_out_p1"])
     return row
 
 
 def grounding_row(results: list[dict[str, Any]]) -> dict[str, Any]:
     """One method over its seeds, in per cent; ``*_std`` is the population deviation over seeds."""
-    row: dict[str, Any] = {}
-    for name, figure in FIGURES.items():
-        values = [value for value in map(figure, results) if value is not None]
-        if len(values) == len(results):
-            row[name] = _percent(mean(values))
-            row[f"{name}_std"] = _percent(pstdev(values))
-    row["trainable_per_task"] = results[0]["trainable_per_task"]
-    row["stored_parameters"] = results[0]["stored_parameters"]
-    row["train_seconds"] = round(mean(result["seconds"]["train"] for result in results), 1)
-    row["final_p1_per_seed"] = [_percent(result["final"]["p1"]) for result in results]
-    return row
+    per_seed = [percent(result["final"]["p1"]) for result in results]
+    return over_seeds(results, FIGURES) | costs(results) | {"final_p1_per_seed": per_seed}
 
 
 def ablation(record: Mapping[str, Any], rows: list[str]) -> dict[str, Any]:
@@ -78,7 +69,3 @@ def grounding_table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str
             ]
         )
     return head, body
-
-
-def _percent(fraction: float) -> float:
-    return round(100 * fraction, 3)

@@ -65,10 +65,8 @@ class GroundingWorkbench(Workbench):
         """See :class:`Workbench`."""
         return GroundingEvaluator(self.backbone, self.stream, experiment.evaluation)
 
-    def method(self, experiment: Experiment) -> GroundingMethod:
+    def build(self, name: str, *, preset: str | None, **options: Any) -> GroundingMethod:
         """See :class:`Workbench`."""
-        options = {key: value for key, value in experiment.method.items() if key not in ("name", "preset")}
-        name, preset = experiment.method.get("name", "lpi"), experiment.method.get("preset")
         return grounding_method(name, self.backbone, preset=preset, **options)
 
     def load(self, folder: Path) -> GroundingMethod:

@@ -7,12 +7,12 @@ five captions of one picture, or one caption that fits two pictures, need no spe
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lpi.errors import ConfigError, DataError, ShapeError, did_you_mean
+from lpi.errors import ConfigError, DataError, ShapeError, check_choice
 
 ScoreBlock = Callable[[int, int], Tensor]
 Ties = Literal["half", "pessimistic"]
@@ -327,13 +327,6 @@ def check_scores(scores: Tensor, start: int, stop: int, own: Tensor) -> None:
     if bool(broken.any()):
         query = start + int(broken.nonzero()[0, 0])
         raise DataError(f"query {query} has a score that is not a number (NaN). Check the features for NaN.")
-
-
-def check_choice(name: str, value: str, choices: object) -> None:
-    """Refuse a value that is none of a Literal's."""
-    known = get_args(choices)
-    if value not in known:
-        raise ConfigError(f"{name} must be one of {', '.join(known)}; got {value!r}. {did_you_mean(value, known)}")
 
 
 def mean_of(values: Tensor) -> float:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from statistics import mean, pstdev
+from statistics import mean
 from typing import Any
 
 from lpi.config import GROUNDING_KINDS
 from lpi.evaluation.continual import authors_forgetting, matrix_of
 from lpi.evaluation.grounding_results import ablation, grounding_row, grounding_table, grounding_zero_row
+from lpi.evaluation.statistics import costs, over_seeds, percent
 from lpi.storage import read_json
 
 Folders = Mapping[str, Mapping[int, Path]]
@@ -38,7 +39,7 @@ def collect(folders: Folders, *, command: str) -> dict[str, Any]:
     else:
         record["zero_shot"] = zero_shot_row(first["result"]["zero_shot"])
         # what the growing gallery alone costs: the frozen model learns nothing, and "forgets" this much all the same
-        record["zero_shot"]["forgetting_r1"] = _percent(authors_forgetting(matrix_of(first["zero_shot"]["stages"])))
+        record["zero_shot"]["forgetting_r1"] = percent(authors_forgetting(matrix_of(first["zero_shot"]["stages"])))
     for row, by_seed in runs.items():
         record[row] = row_of([run["result"] for run in by_seed.values()])
     main = next(iter(runs))
@@ -65,10 +66,10 @@ def _run(folder: Path) -> dict[str, Any]:
 
 def zero_shot_row(figures: Mapping[str, Any]) -> dict[str, Any]:
     """The frozen backbone after the last task, in per cent."""
-    row: dict[str, Any] = {f"r{k}": _percent(figures[f"r{k}"]) for k in (1, 5, 10)}
+    row: dict[str, Any] = {f"r{k}": percent(figures[f"r{k}"]) for k in (1, 5, 10)}
     row |= _directions(figures)
     if figures.get("held_out_r1") is not None:
-        row["held_out_r1"] = _percent(figures["held_out_r1"])
+        row["held_out_r1"] = percent(figures["held_out_r1"])
     return row
 
 
@@ -89,21 +90,14 @@ FIGURES: dict[str, Callable[[dict[str, Any]], float | None]] = {
 
 def method_row(results: list[dict[str, Any]]) -> dict[str, Any]:
     """One method over its seeds, in per cent; ``*_std`` is the population deviation over seeds."""
-    row: dict[str, Any] = {}
-    for name, figure in FIGURES.items():
-        values = [value for value in map(figure, results) if value is not None]
-        if len(values) == len(results):
-            row[name] = _percent(mean(values))
-            row[f"{name}_std"] = _percent(pstdev(values))
+    row = over_seeds(results, FIGURES)
     row |= _directions(results[0]["final"]) if len(results) == 1 else _directions(_mean_final(results))
     if all(result["routing_accuracy"] for result in results):
         for tower in ("vision", "text", "both"):
             name = "routing_accuracy" if tower == "both" else f"routing_accuracy_{tower}"
-            row[name] = _percent(mean(result["routing_accuracy"][tower] for result in results))
-    row["trainable_per_task"] = results[0]["trainable_per_task"]
-    row["stored_parameters"] = results[0]["stored_parameters"]
-    row["train_seconds"] = round(mean(result["seconds"]["train"] for result in results), 1)
-    row["final_r1_per_seed"] = [_percent(result["final"]["r1"]) for result in results]
+            row[name] = percent(mean(result["routing_accuracy"][tower] for result in results))
+    row |= costs(results)
+    row["final_r1_per_seed"] = [percent(result["final"]["r1"]) for result in results]
     return row
 
 
@@ -116,13 +110,9 @@ def _mean_final(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _directions(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        direction: {f"r{k}": _percent(figures[direction][k]) for k in ("1", "5", "10")}
+        direction: {f"r{k}": percent(figures[direction][k]) for k in ("1", "5", "10")}
         for direction in ("text_to_image", "image_to_text")
     }
-
-
-def _percent(fraction: float) -> float:
-    return round(100 * fraction, 3)
 
 
 def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -1,20 +1,48 @@
-"""Is a difference between two methods larger than what seeds and task orders make of it?
+"""Figures over seeds; and is a difference of two methods larger than what seeds and task orders make of it?
 
 Both methods ran with the same seeds and orders, so their figures come in pairs and only the differences count: what a
 hard order costs both of them cancels. With a handful of pairs there is no assuming a distribution; the test asks how
 often differences of these sizes would have a mean this far from nothing if each could as well have had the other sign.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from random import Random
-from statistics import mean, stdev
+from statistics import mean, pstdev, stdev
+from typing import Any
 
 from lpi.errors import DataError
 
 EXACT_PAIRS = 14  # up to here all 2^n signs are tried
 DRAWS = 20_000
+
+
+def percent(fraction: float) -> float:
+    """A fraction in per cent, to three digits behind the point."""
+    return round(100 * fraction, 3)
+
+
+def over_seeds(
+    results: Sequence[Mapping[str, Any]], figures: Mapping[str, Callable[[Any], float | None]]
+) -> dict[str, Any]:
+    """Mean and population deviation (``*_std``) of the figures that every result has, in per cent."""
+    row: dict[str, Any] = {}
+    for name, figure in figures.items():
+        values = [value for value in map(figure, results) if value is not None]
+        if len(values) == len(results):
+            row[name] = percent(mean(values))
+            row[f"{name}_std"] = percent(pstdev(values))
+    return row
+
+
+def costs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a method learns and stores, and how long it trains."""
+    return {
+        "trainable_per_task": results[0]["trainable_per_task"],
+        "stored_parameters": results[0]["stored_parameters"],
+        "train_seconds": round(mean(result["seconds"]["train"] for result in results), 1),
+    }
 
 
 @dataclass(frozen=True)

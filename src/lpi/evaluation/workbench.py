@@ -125,6 +125,10 @@ class Workbench:
         """The method that the experiment names, untaught."""
         options = {key: value for key, value in experiment.method.items() if key not in ("name", "preset")}
         name, preset = experiment.method.get("name", "lpi"), experiment.method.get("preset")
+        return self.build(name, preset=preset, **options)
+
+    def build(self, name: str, *, preset: str | None, **options: Any) -> Method:
+        """A method by its name, over the backbone."""
         return build_method(name, self.backbone, preset=preset, **options)
 
     def load(self, folder: Path) -> Method:

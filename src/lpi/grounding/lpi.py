@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lpi.backbones.base import TextInputs, TowerPrompts
-from lpi.errors import ConfigError
+from lpi.errors import ConfigError, check_choice
 from lpi.grounding.backbones.base import Detections, GroundingBackbone, GroundingPrompts
 from lpi.grounding.backbones.inputs import PictureInputs
 from lpi.grounding.base import GroundingBatch, GroundingMethod
@@ -25,7 +25,7 @@ from lpi.losses import layer_loss
 from lpi.methods.base import FALLBACK
 from lpi.methods.lpi import LPI, TaskPrompts
 from lpi.prompts.interaction import OTHER, Interaction
-from lpi.prompts.low_rank import TOWERS, check_choice
+from lpi.prompts.low_rank import TOWERS
 
 Built = TypeVar("Built", bound=Callable[..., None])
 RouteBy = Literal["vision", "text", "both"]

@@ -20,7 +20,7 @@ from lpi.backbones.base import DualEncoder
 from lpi.errors import ConfigError, MissingFileError, UnknownNameError, did_you_mean
 from lpi.methods.base import Method, check_options
 
-NOT_METHODS = {"adapters", "base", "checkpoint", "prompted", "tuned"}
+NOT_METHODS = {"adapters", "base", "checkpoint", "experts", "prompted", "tuned"}
 
 
 def method_names() -> list[str]:

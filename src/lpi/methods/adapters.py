@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder
-from lpi.errors import BackboneError, ConfigError
+from lpi.errors import BackboneError, ConfigError, check_choice
 from lpi.losses import item_loss
 from lpi.methods.base import Method, TaskData, TrainingBatch
-from lpi.prompts.low_rank import TOWERS, check_choice
+from lpi.prompts.low_rank import TOWERS
 
 Targets = Literal["query_value", "attention", "mlp", "all"]
 

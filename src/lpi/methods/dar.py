@@ -6,7 +6,6 @@ second-nearest prototype is almost as near, the weights of both experts are merg
 
 from __future__ import annotations
 
-from copy import copy
 from typing import Any, ClassVar, cast
 
 import torch
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 from lpi.backbones.base import DualEncoder, TextInputs, TowerState
 from lpi.errors import ConfigError
 from lpi.methods.adapters import Adapted, LowRank, Targets, check_range, grouped, item_level, within
-from lpi.methods.base import FALLBACK, Method, TaskData, TrainingBatch, recorded
+from lpi.methods.base import FALLBACK, TaskData, TrainingBatch, recorded
+from lpi.methods.experts import Experts
 from lpi.prompts.low_rank import TOWERS
 from lpi.prompts.task_keys import TaskKeys, task_distances, task_posteriors
 
@@ -55,7 +55,7 @@ class Expert(nn.Module):
         return TaskKeys(centroids, scale, scale, centroids[:0], torch.zeros(()))
 
 
-class DAR(Method):
+class DAR(Experts):
     """Dynamic adapter routing: LoRA experts chosen and merged by prototypes.
 
     A route that is a task, and a route that is two tasks merged, both stand for experts that never change again: what
@@ -200,28 +200,6 @@ class DAR(Method):
     def tasks_of(self, routes: Tensor) -> Tensor:
         """The nearer of two merged tasks."""
         return torch.where(routes >= PAIR, routes // PAIR - 1, routes)
-
-    # ---- tasks come and go -------------------------------------------------------------------------------------------
-
-    def forget(self, task: str) -> None:
-        """Take a task's expert and prototypes away; every other task stays bit-identical."""
-        index = self.task_index(task)
-        del self.experts[index]
-        del self.tasks[index]
-
-    def stage(self, k: int) -> DAR:
-        """The method as it was after stage ``k`` (0-based); shares backbone and experts with this one.
-
-        Raises:
-            ConfigError: there was no such stage.
-        """
-        if not 0 <= k < len(self.experts):
-            raise ConfigError(f"stage must be between 0 and {len(self.experts) - 1}; got {k}.")
-        earlier = copy(self)
-        earlier._modules = dict(self._modules)
-        earlier.experts = nn.ModuleList(list(self.experts)[: k + 1])
-        earlier.tasks = self.tasks[: k + 1]
-        return earlier
 
     def task_state(self, index: int) -> dict[str, Tensor]:
         """One expert and its prototypes."""

@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, TowerPrompts
-from lpi.errors import ConfigError
+from lpi.errors import ConfigError, check_choice
 from lpi.methods.base import FALLBACK, TaskData, TrainingBatch, recorded
 from lpi.methods.prompted import PROMPT_STD, Prompted, Start, at_least, even, normal
-from lpi.prompts.low_rank import TOWERS, check_choice
+from lpi.prompts.low_rank import TOWERS
 
 Form = Literal["prefix", "prompt"]
 KeyStart = Literal["random", "mean"]

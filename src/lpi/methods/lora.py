@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lpi.backbones.base import DualEncoder, TextInputs, TowerState
+from lpi.backbones.base import DualEncoder
 from lpi.errors import MissingExtraError
-from lpi.methods.adapters import Targets, check_range, item_level, private_copy, target_layers
-from lpi.methods.base import Method, TaskData, TrainingBatch, recorded
+from lpi.methods.adapters import Targets, check_range, private_copy, target_layers
+from lpi.methods.base import TaskData, recorded
+from lpi.methods.tuned import Copied
 
 
 def inject(backbone: DualEncoder, *, rank: int, alpha: int, targets: Targets) -> dict[str, nn.Parameter]:
@@ -34,7 +34,7 @@ def inject(backbone: DualEncoder, *, rank: int, alpha: int, targets: Targets) ->
     return {name: weight for name, weight in backbone.model.named_parameters() if ".lora_" in name}
 
 
-class LoRA(Method):
+class LoRA(Copied):
     """One set of low-rank changes for all tasks.
 
     Args:
@@ -84,21 +84,6 @@ class LoRA(Method):
     def trainable(self) -> list[nn.Parameter]:
         """The factors."""
         return list(self._factors.values())
-
-    def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """The item-level loss."""
-        images, texts = self.image_features(batch.images, 0), self.text_features(batch.texts, 0)
-        scale, multi = self.backbone.logit_scale.exp(), self.options["multi_positive"]
-        return {"item": item_level(batch, images, texts, logit_scale=scale, multi_positive=multi)}
-
-    def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
-        """See :class:`Method`."""
-        assert isinstance(images, Tensor)  # there is no trunk
-        return F.normalize(self.tuned.encode_images(images), dim=-1)
-
-    def text_features(self, texts: TextInputs, route: int) -> Tensor:
-        """See :class:`Method`."""
-        return F.normalize(self.tuned.encode_texts(texts), dim=-1)
 
     def shared_state(self) -> dict[str, Tensor]:
         """The factors."""

@@ -14,8 +14,7 @@ published readings.
 from __future__ import annotations
 
 import math
-from copy import copy
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -23,11 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, Injection, TextInputs, TowerPrompts, TowerState
-from lpi.errors import ConfigError
+from lpi.errors import ConfigError, check_choice
 from lpi.losses import LayerScaling, TaskLoss, distillation_loss, item_loss, layer_loss, task_loss
-from lpi.methods.base import FALLBACK, Method, TaskData, TrainingBatch, recorded
+from lpi.methods.base import FALLBACK, TaskData, TrainingBatch, recorded
+from lpi.methods.experts import Keyed, KeyedExperts
 from lpi.prompts.interaction import Interaction, Norm
-from lpi.prompts.low_rank import TOWERS, Decomposition, LowRankPrompts, Sharing, check_choice
+from lpi.prompts.low_rank import TOWERS, Decomposition, LowRankPrompts, Sharing
 from lpi.prompts.task_keys import (
     Metric,
     TaskKeys,
@@ -35,7 +35,6 @@ from lpi.prompts.task_keys import (
     route,
     semantic_similarity,
     task_distances,
-    task_posteriors,
 )
 
 Start = Literal["paper", "neutral"]
@@ -61,7 +60,6 @@ PUBLISHED: dict[str, Any] = {
     "routing": "features",
     "ood": "nearest",
 }
-KEY_PARTS = tuple(part.name for part in fields(TaskKeys))
 
 
 def paired_blocks(depths: dict[str, int], depth: int, placement: Placement) -> dict[str, tuple[int, ...]]:
@@ -81,7 +79,7 @@ def between(low: float, high: float) -> str:
     return f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
 
 
-class TaskPrompts(nn.Module):
+class TaskPrompts(Keyed):
     """Everything that is learned and kept for one task."""
 
     semantics: Tensor
@@ -94,11 +92,6 @@ class TaskPrompts(nn.Module):
         if gated:
             self.gates = nn.ParameterDict({tower: nn.Parameter(torch.zeros(prompts.layers)) for tower in TOWERS})
         for tower in TOWERS:  # filled when the task ends
-            self.register_buffer(f"centroids_{tower}", torch.empty(0, features))
-            self.register_buffer(f"radius_{tower}", torch.zeros(()))
-            self.register_buffer(f"scale_{tower}", torch.zeros(()))
-            self.register_buffer(f"spread_{tower}", torch.empty(0, features))
-            self.register_buffer(f"rest_{tower}", torch.zeros(()))
             self.register_buffer(f"memory_{tower}", torch.empty(0, features, dtype=torch.float16))
         self.register_buffer("semantics", torch.empty(0))
         if interaction is not None:
@@ -113,17 +106,8 @@ class TaskPrompts(nn.Module):
         raw = self.raw() if raw is None else raw
         return raw if self.interaction is None else self.interaction(raw)
 
-    def keys(self, tower: str) -> TaskKeys:
-        """The routing keys of one tower."""
-        return TaskKeys(*(getattr(self, f"{part}_{tower}").cpu() for part in KEY_PARTS))
 
-    def set_keys(self, tower: str, keys: TaskKeys) -> None:
-        """Keep the routing keys of one tower."""
-        for part in KEY_PARTS:
-            setattr(self, f"{part}_{tower}", getattr(keys, part))
-
-
-class LPI(Method):
+class LPI(KeyedExperts):
     """Low-rank prompts with cross-modal interaction, one set a task, routed by k-means keys.
 
     Args:
@@ -431,7 +415,7 @@ class LPI(Method):
             keys = self._fit(points, generator)
             if self.options["metric"] == "whitened":
                 keys = replace(keys, radius=self._whitened_radius(tower, points, generator))
-            expert.set_keys(tower, TaskKeys(*(part.to(self.device) for part in vars(keys).values())))
+            expert.set_keys(tower, keys)
             drawn = torch.randperm(len(features), generator=generator)[: self.options["memory"]]
             setattr(expert, f"memory_{tower}", features[drawn.to(features.device)].half())
 
@@ -520,31 +504,23 @@ class LPI(Method):
         """LPI sends every query to a task."""
         return True
 
-    def _keys(self, tower: str) -> list[TaskKeys]:
-        return [expert.keys(tower) for expert in self._all()]
-
-    def distances(self, tower: str, plain: Tensor) -> Tensor:
-        """See :class:`Method`."""
-        return task_distances(plain.cpu(), self._keys(tower), self.options["metric"])
-
-    def posteriors(self, distances: Tensor, tower: str) -> Tensor:
-        """See :class:`Method`."""
-        temperature = self.options["posterior_temperature"]
-        return task_posteriors(distances, self._keys(tower), metric=self.options["metric"], temperature=temperature)
-
     def route(self, tower: str, plain: Tensor) -> Tensor:
         """The nearest task; FALLBACK for queries far from all of them, if ``ood="fallback"``."""
         if not len(self.experts):
             return torch.full((len(plain),), FALLBACK)
-        return route(self.distances(tower, plain), self._keys(tower), fall_back=self.options["ood"] == "fallback")
+        return self._nearest(tower, self.distances(tower, plain))
+
+    def _nearest(self, tower: str, distances: Tensor) -> Tensor:
+        return route(distances, self._keys(tower), fall_back=self.options["ood"] == "fallback")
 
     def mixture(self, tower: str, plain: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Method`: the ``soft_tasks`` likeliest tasks; one alone for a query that falls back."""
-        routes = self.route(tower, plain).cpu()[:, None]
         count = min(self.options["soft_tasks"], len(self.experts))
         if count <= 1:
-            return routes, torch.ones(routes.shape)
-        shares, likeliest = self.posteriors(self.distances(tower, plain), tower).topk(count, dim=1)
+            return super().mixture(tower, plain)
+        distances = self.distances(tower, plain)
+        routes = self._nearest(tower, distances)[:, None]
+        shares, likeliest = self.posteriors(distances, tower).topk(count, dim=1)
         lost = routes == FALLBACK
         alone = torch.zeros(count)
         alone[0] = 1.0
@@ -554,28 +530,6 @@ class LPI(Method):
     def text_for_routing(self, text: str) -> str:
         """The caption, behind as many placeholder words as there are prompts if asked for (the authors' way)."""
         return text if self.options["routing_words"] == "plain" else "X " * self.options["length"] + text
-
-    # ---- tasks come and go -------------------------------------------------------------------------------------------
-
-    def forget(self, task: str) -> None:
-        """Take a task's prompts and keys away; every other task stays bit-identical."""
-        index = self.task_index(task)
-        del self.experts[index]
-        del self.tasks[index]
-
-    def stage(self, k: int) -> LPI:
-        """The method as it was after stage ``k`` (0-based); shares backbone and prompts with this one.
-
-        Raises:
-            ConfigError: there was no such stage.
-        """
-        if not 0 <= k < len(self.experts):
-            raise ConfigError(f"stage must be between 0 and {len(self.experts) - 1}; got {k}.")
-        earlier = copy(self)
-        earlier._modules = dict(self._modules)
-        earlier.experts = nn.ModuleList(list(self.experts)[: k + 1])
-        earlier.tasks = self.tasks[: k + 1]
-        return earlier
 
     # ---- saving ------------------------------------------------------------------------------------------------------
 

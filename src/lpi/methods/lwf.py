@@ -6,17 +6,16 @@ drawn towards them: what it knew is asked for through the new task's data, since
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from lpi.backbones.base import DualEncoder
 from lpi.losses import distillation_loss
-from lpi.methods.adapters import check_range, features_before
-from lpi.methods.base import TaskData, TrainingBatch, recorded
-from lpi.methods.tuned import Tuned
+from lpi.methods.adapters import check_range
+from lpi.methods.base import TrainingBatch, recorded
+from lpi.methods.tuned import Compared
 
 
-class LwF(Tuned):
+class LwF(Compared):
     """Full fine-tuning with distillation from the model as it was when the task began.
 
     Args:
@@ -43,26 +42,15 @@ class LwF(Tuned):
         self.options = options
         check_range("weight", weight, 0.0)
         check_range("temperature", temperature, 1e-3)
-        self.before: tuple[Tensor, Tensor] | None = None
-
-    def begin_task(self, data: TaskData, generator: torch.Generator) -> None:
-        """Record the model's answers to the task that it is about to learn."""
-        super().begin_task(data, generator)
-        self.before = features_before(self, data)
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """The item-level loss, and the distance to the answers before the task."""
-        assert self.before is not None  # begin_task comes first
         images, texts = self.both(batch)
         parts = {"item": self.item(batch, images, texts)}
         if self.options["weight"]:
             temperature = self.options["temperature"]
             sharpness = self.tuned.logit_scale.exp() / temperature
-            old_images, old_texts = self.before[0][batch.picture_rows], self.before[1][batch.caption_rows]
+            old_images, old_texts = self.old(batch)
             distance = distillation_loss(sharpness * images @ texts.T, sharpness * old_images @ old_texts.T)
             parts["distill"] = self.options["weight"] * temperature**2 * distance
         return parts
-
-    def end_task(self, data: TaskData, generator: torch.Generator) -> None:
-        """The recorded answers have served."""
-        self.before = None

@@ -7,14 +7,13 @@ matched wrongly then.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lpi.backbones.base import DualEncoder
-from lpi.methods.adapters import check_range, features_before
-from lpi.methods.base import TaskData, TrainingBatch, recorded
-from lpi.methods.tuned import Tuned
+from lpi.methods.adapters import check_range
+from lpi.methods.base import TrainingBatch, recorded
+from lpi.methods.tuned import Compared
 
 
 def off_diagonal_loss(new: Tensor, old: Tensor, positives: Tensor) -> Tensor:
@@ -34,7 +33,7 @@ def off_diagonal_loss(new: Tensor, old: Tensor, positives: Tensor) -> Tensor:
     return (divergence * right).sum()
 
 
-class ModX(Tuned):
+class ModX(Compared):
     """Full fine-tuning that maintains off-diagonal information.
 
     Args:
@@ -56,23 +55,13 @@ class ModX(Tuned):
         super().__init__(backbone, multi_positive=multi_positive)
         self.options = options
         check_range("weight", weight, 0.0)
-        self.before: tuple[Tensor, Tensor] | None = None
-
-    def begin_task(self, data: TaskData, generator: torch.Generator) -> None:
-        """Keep the features that the task's pairs have before it is learned."""
-        super().begin_task(data, generator)
-        self.before = features_before(self, data)
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """The item-level loss and the alignment of the similarities, both directions averaged."""
-        assert self.before is not None  # begin_task comes first
         images, texts = self.both(batch)
         new = images @ texts.T
-        old = self.before[0][batch.picture_rows] @ self.before[1][batch.caption_rows].T
+        old_images, old_texts = self.old(batch)
+        old = old_images @ old_texts.T
         positives = batch.positives
         kept = (off_diagonal_loss(new, old, positives) + off_diagonal_loss(new.T, old.T, positives.T)) / 2
         return {"item": self.item(batch, images, texts), "align": self.options["weight"] * kept}
-
-    def end_task(self, data: TaskData, generator: torch.Generator) -> None:
-        """The features have served."""
-        self.before = None

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, TextInputs, TowerState
+from lpi.errors import check_choice
 from lpi.methods.adapters import check_range, grouped, item_level, private_copy, target_layers, within
 from lpi.methods.base import FALLBACK, Method, TaskData, TrainingBatch, recorded
-from lpi.prompts.low_rank import TOWERS, check_choice
+from lpi.prompts.low_rank import TOWERS
 
 SCALE = 0.1  # of an expert's output, as the authors have it
 ROUTER_SPREAD = 0.02

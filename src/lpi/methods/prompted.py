@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, TextInputs, Tower, TowerPrompts, TowerState
-from lpi.errors import ConfigError
+from lpi.errors import ConfigError, check_choice
 from lpi.losses import item_loss
 from lpi.methods.base import FALLBACK, Method, TaskData, TrainingBatch
-from lpi.prompts.low_rank import check_choice, normal
+from lpi.prompts.low_rank import normal
 
 Start = Literal["paper", "neutral"]
 PROMPT_STD = 0.02

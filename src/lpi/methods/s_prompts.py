@@ -13,45 +13,29 @@ positions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import copy
-from dataclasses import fields
 from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, TowerPrompts
-from lpi.errors import ConfigError
+from lpi.errors import ConfigError, check_choice
 from lpi.methods.base import FALLBACK, TaskData, recorded
+from lpi.methods.experts import Keyed, KeyedExperts
 from lpi.methods.prompted import PROMPT_STD, Prompted, Start, at_least, normal
-from lpi.prompts.low_rank import TOWERS, check_choice
-from lpi.prompts.task_keys import Metric, TaskKeys, route, task_distances, task_posteriors
-
-KEY_PARTS = tuple(part.name for part in fields(TaskKeys))
+from lpi.prompts.low_rank import TOWERS
+from lpi.prompts.task_keys import Metric, TaskKeys, route
 
 
-class TaskPrompts(nn.Module):
+class TaskPrompts(Keyed):
     """A task's prompts, [1, length, width] a tower, and its routing keys."""
 
     def __init__(self, prompts: dict[str, nn.Parameter]) -> None:
         super().__init__()
         self.held = nn.ParameterDict(prompts)
-        for tower in TOWERS:  # filled when the task ends
-            for part in KEY_PARTS:
-                self.register_buffer(f"{part}_{tower}", torch.empty(0))
-
-    def keys(self, tower: str) -> TaskKeys:
-        """The routing keys of one tower."""
-        return TaskKeys(*(self.get_buffer(f"{part}_{tower}").cpu() for part in KEY_PARTS))
-
-    def set_keys(self, tower: str, keys: TaskKeys) -> None:
-        """Keep the routing keys of one tower."""
-        for part in KEY_PARTS:
-            place = self.get_buffer(f"{part}_{tower}").device
-            setattr(self, f"{part}_{tower}", getattr(keys, part).to(place))
 
 
-class SPrompts(Prompted):
+class SPrompts(KeyedExperts, Prompted):
     """Independent prompts a task.
 
     Args:
@@ -62,6 +46,8 @@ class SPrompts(Prompted):
         metric: distance between a query and the centroids: ``l1`` (the authors' code), ``l2``, ``cosine``, or
             ``whitened`` (ours).
         posterior_temperature: of the soft assignment to tasks, in units of the average training distance.
+        multi_positive: captions that equal another picture's count as positives of it.
+        start: see :class:`lpi.methods.prompted.Prompted`.
     """
 
     stable: ClassVar[bool] = True
@@ -124,42 +110,8 @@ class SPrompts(Prompted):
         """Every query goes to the task of its nearest centroid."""
         return True
 
-    def _keys(self, tower: str) -> list[TaskKeys]:
-        return [self._expert(index).keys(tower) for index in range(len(self.experts))]
-
-    def distances(self, tower: str, plain: Tensor) -> Tensor:
-        """See :class:`Method`."""
-        return task_distances(plain.cpu(), self._keys(tower), self.options["metric"])
-
-    def posteriors(self, distances: Tensor, tower: str) -> Tensor:
-        """See :class:`Method`."""
-        temperature = self.options["posterior_temperature"]
-        return task_posteriors(distances, self._keys(tower), metric=self.options["metric"], temperature=temperature)
-
     def route(self, tower: str, plain: Tensor) -> Tensor:
         """The task of the nearest centroid."""
         if not len(self.experts):
             return torch.full((len(plain),), FALLBACK)
         return route(self.distances(tower, plain), self._keys(tower))
-
-    # ---- tasks come and go -------------------------------------------------------------------------------------------
-
-    def forget(self, task: str) -> None:
-        """Take a task's prompts and keys away; every other task stays bit-identical."""
-        index = self.task_index(task)
-        del self.experts[index]
-        del self.tasks[index]
-
-    def stage(self, k: int) -> SPrompts:
-        """The method as it was after stage ``k`` (0-based); shares backbone and prompts with this one.
-
-        Raises:
-            ConfigError: there was no such stage.
-        """
-        if not 0 <= k < len(self.experts):
-            raise ConfigError(f"stage must be between 0 and {len(self.experts) - 1}; got {k}.")
-        earlier = copy(self)
-        earlier._modules = dict(self._modules)
-        earlier.experts = nn.ModuleList(list(self.experts)[: k + 1])
-        earlier.tasks = self.tasks[: k + 1]
-        return earlier

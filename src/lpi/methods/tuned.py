@@ -4,35 +4,23 @@ from __future__ import annotations
 
 from copy import deepcopy
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, TextInputs, TowerState
-from lpi.methods.adapters import item_level
-from lpi.methods.base import Method, TrainingBatch, recorded
+from lpi.methods.adapters import features_before, item_level
+from lpi.methods.base import Method, TaskData, TrainingBatch, recorded
 
 
-class Tuned(Method):
-    """A copy of the backbone, all of whose weights go on learning.
+class Copied(Method):
+    """What learns is a copy of the backbone, or a part of one, and encodes for every task alike.
 
-    Args:
-        backbone: where it starts; itself left as it is.
-        multi_positive: captions that equal another picture's count as positives of it.
-        learn_temperature: also train CLIP's logit scale; off where methods are compared, since a temperature that
-            runs away is not what is compared.
+    Attributes:
+        tuned: the copy.
     """
 
-    def __init__(self, backbone: DualEncoder, *, multi_positive: bool = True, learn_temperature: bool = False) -> None:
-        super().__init__(backbone, **recorded(locals()))
-        self.tuned = deepcopy(backbone)
-        self.tuned.requires_grad_(True)
-        self.tuned.model.logit_scale.requires_grad_(learn_temperature)
-        if self.tuned.logit_bias is not None:  # SigLIP's; the softmax loss has no use for it
-            self.tuned.model.logit_bias.requires_grad_(False)
-
-    def trainable(self) -> list[nn.Parameter]:
-        """Every weight of the copy but its temperature."""
-        return [parameter for parameter in self.tuned.parameters() if parameter.requires_grad]
+    tuned: DualEncoder
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """The item-level loss alone."""
@@ -56,6 +44,29 @@ class Tuned(Method):
         """See :class:`Method`."""
         return F.normalize(self.tuned.encode_texts(texts), dim=-1)
 
+
+class Tuned(Copied):
+    """A copy of the backbone, all of whose weights go on learning.
+
+    Args:
+        backbone: where it starts; itself left as it is.
+        multi_positive: captions that equal another picture's count as positives of it.
+        learn_temperature: also train CLIP's logit scale; off where methods are compared, since a temperature that
+            runs away is not what is compared.
+    """
+
+    def __init__(self, backbone: DualEncoder, *, multi_positive: bool = True, learn_temperature: bool = False) -> None:
+        super().__init__(backbone, **recorded(locals()))
+        self.tuned = deepcopy(backbone)
+        self.tuned.requires_grad_(True)
+        self.tuned.model.logit_scale.requires_grad_(learn_temperature)
+        if self.tuned.logit_bias is not None:  # SigLIP's; the softmax loss has no use for it
+            self.tuned.model.logit_bias.requires_grad_(False)
+
+    def trainable(self) -> list[nn.Parameter]:
+        """Every weight of the copy but its temperature."""
+        return [parameter for parameter in self.tuned.parameters() if parameter.requires_grad]
+
     def shared_state(self) -> dict[str, Tensor]:
         """All weights of the copy."""
         return {name: tensor.contiguous() for name, tensor in self.tuned.model.state_dict().items()}
@@ -64,3 +75,27 @@ class Tuned(Method):
         """See :class:`Method`."""
         super().restore(tasks, shared)
         self.tuned.model.load_state_dict(shared)
+
+
+class Compared(Tuned):
+    """A copy that is held to what it gave before the task.
+
+    Attributes:
+        before: features of the task's pictures and captions before it is learned; ``None`` between tasks.
+    """
+
+    before: tuple[Tensor, Tensor] | None = None
+
+    def begin_task(self, data: TaskData, generator: torch.Generator) -> None:
+        """Record what the model gives for the task that it is about to learn."""
+        super().begin_task(data, generator)
+        self.before = features_before(self, data)
+
+    def old(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
+        """Features of a batch before the task, [images, features] and [texts, features]."""
+        assert self.before is not None  # begin_task comes first
+        return self.before[0][batch.picture_rows], self.before[1][batch.caption_rows]
+
+    def end_task(self, data: TaskData, generator: torch.Generator) -> None:
+        """What was recorded has served."""
+        self.before = None

@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lpi.errors import ConfigError
-from lpi.prompts.low_rank import TOWERS, check_choice
+from lpi.errors import ConfigError, check_choice
+from lpi.prompts.low_rank import TOWERS
 
 Norm = Literal["matched", "unit", "none"]
 OTHER = {"vision": "text", "text": "vision"}

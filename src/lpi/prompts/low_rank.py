@@ -6,26 +6,17 @@ what is their own is *where* and *with what*.
 """
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from lpi.errors import ConfigError, did_you_mean
+from lpi.errors import ConfigError, check_choice
 
 TOWERS = ("vision", "text")
 Sharing = Literal["none", "layer", "layer+position"]
 Decomposition = Literal["cp", "free"]
 FACTOR_STD = 0.5
-
-
-def check_choice(name: str, value: str, choices: object) -> None:
-    """Refuse a value that is none of a Literal's."""
-    known = get_args(choices)
-    if value not in known:
-        near = did_you_mean(str(value), known)
-        hint = f" {near}" if near.startswith("Did") else ""
-        raise ConfigError(f"{name} must be one of {', '.join(known)}; got {value!r}.{hint}")
 
 
 def normal(shape: tuple[int, ...], std: float, generator: torch.Generator) -> nn.Parameter:

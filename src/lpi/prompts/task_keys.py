@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lpi.errors import ConfigError, DataError
-from lpi.prompts.low_rank import check_choice
+from lpi.errors import ConfigError, DataError, check_choice
 
 Metric = Literal["cosine", "l1", "l2", "whitened"]
 DIRECTIONS = 16  # of a task's spread that are kept for the whitened distance

@@ -1,39 +1,25 @@
 """A stream of grounding tasks: which expressions are learned, in which order, and on which the boxes are tested."""
 
-import hashlib
-import inspect
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lpi.data.coco import COCO_TASKS
 from lpi.data.expressions.jsonl import load_expressions
 from lpi.data.expressions.record import ReferringExpression
 from lpi.data.expressions.refcoco import load_mdetr, load_refs
-from lpi.errors import ConfigError, DataError
-from lpi.tasks.grouping import by_task, check_limits, draw, in_order
-
-Records = tuple[ReferringExpression, ...]
+from lpi.errors import DataError
+from lpi.tasks.grouping import StreamOf, TaskOf, by_task, check_limits, draw, option_names
 
 
 @dataclass(frozen=True)
-class GroundingTask:
+class GroundingTask(TaskOf[ReferringExpression]):
     """One task: its name, and its expressions to learn from, to choose on and to be tested on."""
 
-    name: str
-    train: Records
-    validation: Records
-    test: Records
-
-    def splits(self) -> tuple[tuple[str, Records], ...]:
-        """Its expressions by the name of their split."""
-        return (("train", self.train), ("val", self.validation), ("test", self.test))
-
 
 @dataclass(frozen=True)
-class GroundingStream:
+class GroundingStream(StreamOf[GroundingTask, ReferringExpression]):
     """Tasks in the order in which they arrive, and expressions that none of them may learn from.
 
     A picture may be in several tasks, and show several objects that are asked for; the same question about the same
@@ -50,29 +36,20 @@ class GroundingStream:
         DataError: a task without training or test expressions, or an expression that is in two splits.
     """
 
-    name: str
-    tasks: tuple[GroundingTask, ...]
-    held_out: Records = ()
-    notes: tuple[str, ...] = ()
+    items: ClassVar[str] = "expressions"
 
     def __post_init__(self) -> None:
-        if not self.tasks:
-            raise ConfigError(f"Stream {self.name!r} has no task. Check its source and filters.")
+        super().__post_init__()
         places: dict[str, str] = {}
-        names: set[str] = set()
         for task in self.tasks:
-            if task.name in names:
-                raise ConfigError(f"Stream {self.name!r} has two tasks called {task.name!r}. Name them apart.")
-            names.add(task.name)
-            for what, records in (("training", task.train), ("test", task.test)):
-                if not records:
-                    raise DataError(
-                        f"Task {task.name!r} of stream {self.name!r} has no {what} expressions. "
-                        "Add some, loosen its filters, or leave the task out."
-                    )
             for split, records in task.splits():
                 _claim(places, records, split)
         _claim(places, self.held_out, "held_out")
+
+    @staticmethod
+    def facts(record: ReferringExpression) -> list[Any]:
+        """See :class:`StreamOf`."""
+        return [record.picture.name, record.expression, list(record.box)]
 
     @classmethod
     def from_records(
@@ -191,15 +168,6 @@ class GroundingStream:
             order = list(dict.fromkeys(record.task for record in records if record.split != "held_out"))
         return cls.from_records(records, name=name, order=order)
 
-    def ordered(self, names: Sequence[str]) -> "GroundingStream":
-        """The same tasks in another order, or only some of them: exactly those named.
-
-        Raises:
-            UnknownNameError: no task has that name.
-            ConfigError: a name comes twice.
-        """
-        return replace(self, tasks=tuple(in_order({task.name: task for task in self.tasks}, names)))
-
     def limited(
         self, *, train: int | None = None, validation: int | None = None, test: int | None = None, seed: int = 0
     ) -> "GroundingStream":
@@ -222,39 +190,6 @@ class GroundingStream:
             }
             tasks.append(GroundingTask(task.name, drawn["train"], drawn["val"], drawn["test"]))
         return replace(self, tasks=tuple(tasks))
-
-    def on_validation(self) -> "GroundingStream":
-        """The same tasks with their validation expressions to be tested on; test and held-out ones are left out.
-
-        Raises:
-            DataError: a task has no validation expressions.
-        """
-        for task in self.tasks:
-            if not task.validation:
-                raise DataError(
-                    f"Task {task.name!r} of stream {self.name!r} has no validation expressions to choose settings on. "
-                    "Give it some, for instance with stream.validation."
-                )
-        tasks = tuple(GroundingTask(task.name, task.train, (), task.validation) for task in self.tasks)
-        return replace(self, tasks=tasks, held_out=())
-
-    def merged(self) -> GroundingTask:
-        """All tasks as one, in stream order: joint training, the upper bound."""
-        return GroundingTask(
-            "all",
-            tuple(record for task in self.tasks for record in task.train),
-            tuple(record for task in self.tasks for record in task.validation),
-            tuple(record for task in self.tasks for record in task.test),
-        )
-
-    def checksum(self) -> str:
-        """16 hex digits of tasks, splits, picture names, expressions and boxes, in their order (not of pixels)."""
-        digest = hashlib.sha256()
-        parts = [([task.name, split], records) for task in self.tasks for split, records in task.splits()]
-        for head, records in (*parts, (["held_out"], self.held_out)):
-            rows = [[record.picture.name, record.expression, list(record.box)] for record in records]
-            digest.update(json.dumps([head, rows], ensure_ascii=True).encode())
-        return digest.hexdigest()[:16]
 
     def summary(self) -> list[dict[str, Any]]:
         """One row a task: name, how many expressions to train, validation and test, and how many pictures in all."""
@@ -290,14 +225,9 @@ def grounding_options(kind: str) -> list[str]:
         from lpi.data.expressions.scenes import load_scene_expressions
 
         readers[kind] = load_scene_expressions
-    names = [name for call in (MAKERS[kind], readers[kind]) for name in inspect.signature(call).parameters]
-    passed = ("name", "options", "on_error", "notes")
+    names = option_names(MAKERS[kind], readers[kind])
     # MDETR's reader takes one file and its split; a stream has several, each with its own
-    return [
-        name
-        for name in dict.fromkeys(names)
-        if name not in passed and (kind != "mdetr" or name not in ("path", "split"))
-    ]
+    return [name for name in names if kind != "mdetr" or name not in ("path", "split")]
 
 
 def _question(record: ReferringExpression) -> str:

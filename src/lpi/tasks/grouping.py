@@ -1,13 +1,16 @@
 """What all streams share: records gathered by task and split, tasks put in order, some of many drawn by hash."""
 
 import hashlib
+import inspect
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from lpi.data.records import SPLITS, Picture
 from lpi.data.rows import split_name
-from lpi.errors import ConfigError, UnknownNameError, did_you_mean
+from lpi.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 
 
 class Record(Protocol):
@@ -29,6 +32,111 @@ class Record(Protocol):
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 Splits = Mapping[str, Sequence[R]]
+
+
+@dataclass(frozen=True)
+class TaskOf(Generic[R]):
+    """One task: its name, and its records to learn from, to choose on and to be tested on."""
+
+    name: str
+    train: tuple[R, ...]
+    validation: tuple[R, ...]
+    test: tuple[R, ...]
+
+    def splits(self) -> tuple[tuple[str, tuple[R, ...]], ...]:
+        """Its records by the name of their split."""
+        return (("train", self.train), ("val", self.validation), ("test", self.test))
+
+
+K = TypeVar("K", bound=TaskOf[Any])
+
+
+@dataclass(frozen=True)
+class StreamOf(Generic[K, R]):
+    """Tasks in the order in which they arrive, and records that none of them may learn from.
+
+    A kind of stream says in :attr:`items` what its records are called, and in :meth:`facts` what they are known by.
+    """
+
+    items: ClassVar[str]
+
+    name: str
+    tasks: tuple[K, ...]
+    held_out: tuple[R, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a stream without tasks, tasks of one name, and tasks with nothing to learn from or be tested on."""
+        if not self.tasks:
+            raise ConfigError(f"Stream {self.name!r} has no task. Check its source and filters.")
+        names: set[str] = set()
+        for task in self.tasks:
+            if task.name in names:
+                raise ConfigError(f"Stream {self.name!r} has two tasks called {task.name!r}. Name them apart.")
+            names.add(task.name)
+            for what, records in (("training", task.train), ("test", task.test)):
+                if not records:
+                    raise DataError(
+                        f"Task {task.name!r} of stream {self.name!r} has no {what} {self.items}. "
+                        "Add some, loosen its filters, or leave the task out."
+                    )
+
+    @staticmethod
+    def facts(record: Any) -> list[Any]:
+        """What a record is known by in the stream's checksum."""
+        raise NotImplementedError
+
+    def ordered(self: "Kind", names: Sequence[str]) -> "Kind":
+        """The same tasks in another order, or only some of them: exactly those named.
+
+        Raises:
+            UnknownNameError: no task has that name.
+            ConfigError: a name comes twice.
+        """
+        return replace(self, tasks=tuple(in_order({task.name: task for task in self.tasks}, names)))
+
+    def on_validation(self: "Kind") -> "Kind":
+        """The same tasks with their validation records to be tested on; test and held-out ones are left out.
+
+        Raises:
+            DataError: a task has no validation records.
+        """
+        for task in self.tasks:
+            if not task.validation:
+                raise DataError(
+                    f"Task {task.name!r} of stream {self.name!r} has no validation {self.items} to choose settings "
+                    "on. Give it some, for instance with stream.validation."
+                )
+        tasks = tuple(replace(task, validation=(), test=task.validation) for task in self.tasks)
+        return replace(self, tasks=tasks, held_out=())
+
+    def merged(self) -> K:
+        """All tasks as one, in stream order: joint training, the upper bound."""
+        return replace(
+            self.tasks[0],
+            name="all",
+            train=tuple(record for task in self.tasks for record in task.train),
+            validation=tuple(record for task in self.tasks for record in task.validation),
+            test=tuple(record for task in self.tasks for record in task.test),
+        )
+
+    def checksum(self) -> str:
+        """16 hex digits of tasks, splits and what the records are known by, in their order (not of pixels)."""
+        digest = hashlib.sha256()
+        parts = [([task.name, split], records) for task in self.tasks for split, records in task.splits()]
+        for head, records in (*parts, (["held_out"], self.held_out)):
+            rows = [self.facts(record) for record in records]
+            digest.update(json.dumps([head, rows], ensure_ascii=True).encode())
+        return digest.hexdigest()[:16]
+
+
+Kind = TypeVar("Kind", bound=StreamOf[Any, Any])
+
+
+def option_names(*calls: Callable[..., object]) -> list[str]:
+    """The options of a stream's maker and its reader that a person may set."""
+    names = [name for call in calls for name in inspect.signature(call).parameters]
+    return [name for name in dict.fromkeys(names) if name not in ("name", "options", "on_error", "notes")]
 
 
 def by_task(

@@ -1,35 +1,27 @@
 """A stream of tasks: what is learned, in which order, and on what it is tested."""
 
-import hashlib
-import inspect
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lpi.data.coco import COCO_TASKS, OTHER, load_coco
 from lpi.data.folder import load_folder, load_jsonl
 from lpi.data.karpathy import load_karpathy
 from lpi.data.records import CaptionedImage
 from lpi.errors import ConfigError, DataError, did_you_mean
-from lpi.tasks.grouping import by_task, check_limits, draw, in_order
+from lpi.tasks.grouping import StreamOf, TaskOf, by_task, check_limits, draw, option_names
 
 _PART_KEYS = ("name", "file", "where", "train_where", "task_field", "tasks", "split", "split_shares")
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(TaskOf[CaptionedImage]):
     """One task: its name, and its pictures to learn from, to choose on and to be tested on."""
-
-    name: str
-    train: tuple[CaptionedImage, ...]
-    validation: tuple[CaptionedImage, ...]
-    test: tuple[CaptionedImage, ...]
 
 
 @dataclass(frozen=True)
-class TaskStream:
+class TaskStream(StreamOf[Task, CaptionedImage]):
     """Tasks in the order in which they arrive, and pictures that none of them may learn from.
 
     Attributes:
@@ -43,29 +35,20 @@ class TaskStream:
         DataError: a task without training or test pictures, or a picture that is in the stream twice.
     """
 
-    name: str
-    tasks: tuple[Task, ...]
-    held_out: tuple[CaptionedImage, ...] = ()
-    notes: tuple[str, ...] = ()
+    items: ClassVar[str] = "pictures"
 
     def __post_init__(self) -> None:
-        if not self.tasks:
-            raise ConfigError(f"Stream {self.name!r} has no task. Check its source and filters.")
+        super().__post_init__()
         places: dict[str, str] = {}
-        names: set[str] = set()
         for task in self.tasks:
-            if task.name in names:
-                raise ConfigError(f"Stream {self.name!r} has two tasks called {task.name!r}. Name them apart.")
-            names.add(task.name)
-            for split, records in (("training", task.train), ("test", task.test)):
-                if not records:
-                    raise DataError(
-                        f"Task {task.name!r} of stream {self.name!r} has no {split} pictures. "
-                        "Add some, loosen its filters, or leave the task out."
-                    )
-            for records in (task.train, task.validation, task.test):
+            for _, records in task.splits():
                 _claim(places, records, f"task {task.name!r}")
         _claim(places, self.held_out, "the held-out pictures")
+
+    @staticmethod
+    def facts(record: CaptionedImage) -> list[Any]:
+        """See :class:`StreamOf`."""
+        return [record.picture.name, list(record.captions)]
 
     @classmethod
     def from_records(
@@ -261,15 +244,6 @@ class TaskStream:
                 raise DataError(f"Task {task!r} of stream {name!r} has no pictures. Check its filters.")
         return cls.from_records([*records, *outside], name=name, order=list(order))
 
-    def ordered(self, names: Sequence[str]) -> "TaskStream":
-        """The same tasks in another order, or only some of them: exactly those named.
-
-        Raises:
-            UnknownNameError: no task has that name.
-            ConfigError: a name comes twice.
-        """
-        return replace(self, tasks=tuple(in_order({task.name: task for task in self.tasks}, names)))
-
     def limited(self, *, train: int | None = None, test: int | None = None, seed: int = 0) -> "TaskStream":
         """At most so many training and test pictures a task, drawn by the seed and the task's name.
 
@@ -288,39 +262,6 @@ class TaskStream:
             for task in self.tasks
         ]
         return replace(self, tasks=tuple(tasks))
-
-    def on_validation(self) -> "TaskStream":
-        """The same tasks with their validation pictures to be tested on; test and held-out pictures are left out.
-
-        Raises:
-            DataError: a task has no validation pictures.
-        """
-        for task in self.tasks:
-            if not task.validation:
-                raise DataError(
-                    f"Task {task.name!r} of stream {self.name!r} has no validation pictures to choose settings on. "
-                    "Give it some, for instance with stream.validation."
-                )
-        tasks = tuple(Task(task.name, task.train, (), task.validation) for task in self.tasks)
-        return replace(self, tasks=tasks, held_out=())
-
-    def merged(self) -> Task:
-        """All tasks as one, in stream order: joint training, the upper bound."""
-        return Task(
-            "all",
-            tuple(record for task in self.tasks for record in task.train),
-            tuple(record for task in self.tasks for record in task.validation),
-            tuple(record for task in self.tasks for record in task.test),
-        )
-
-    def checksum(self) -> str:
-        """16 hex digits of tasks, splits, picture names and captions, in their order (not of pixels)."""
-        digest = hashlib.sha256()
-        for task in self.tasks:
-            for split, records in (("train", task.train), ("val", task.validation), ("test", task.test)):
-                _digest(digest, [task.name, split], records)
-        _digest(digest, ["held_out"], self.held_out)
-        return digest.hexdigest()[:16]
 
     def summary(self) -> list[dict[str, Any]]:
         """One row a task: name, and how many pictures to train, validation and test, and captions in all."""
@@ -349,11 +290,6 @@ def _picture_name(record: CaptionedImage) -> str:
     return record.picture.name
 
 
-def _digest(digest: "hashlib._Hash", head: list[str], records: Iterable[CaptionedImage]) -> None:
-    rows = [[record.picture.name, list(record.captions)] for record in records]
-    digest.update(json.dumps([head, rows], ensure_ascii=True).encode())
-
-
 def source_options(kind: str) -> list[str]:
     """The options of ``TaskStream.from_<kind>``, its reader's among them."""
     readers: dict[str, Callable[..., object]] = {
@@ -367,8 +303,7 @@ def source_options(kind: str) -> list[str]:
 
         readers[kind] = load_scenes
     calls = [getattr(TaskStream, f"from_{kind}"), *([readers[kind]] if kind in readers else [])]
-    names = [name for call in calls for name in inspect.signature(call).parameters]
-    return [name for name in dict.fromkeys(names) if name not in ("name", "options", "on_error", "notes")]
+    return option_names(*calls)
 
 
 def _by_split(

@@ -12,8 +12,8 @@ from lpi.data.expressions.record import ReferringExpression
 from lpi.data.scenes.expressions import Meaning, meanings
 from lpi.data.scenes.sampling import sample_scene
 from lpi.data.scenes.supply import DEFAULT_SIDE, ScenePicture
-from lpi.data.scenes.world import FAMILIES, GENERAL, Scene, SceneObject, SceneWorld, seeded, task_world
-from lpi.errors import ConfigError, UnknownNameError, did_you_mean
+from lpi.data.scenes.world import FAMILIES, GENERAL, Scene, SceneObject, SceneWorld, check_request, seeded, task_world
+from lpi.errors import ConfigError
 
 WAYS = {"attribute": 3.0, "size": 3.0, "place": 1.0, "relation": 12.0}
 """How an expression tells its object from the others ("the red cup", "the bigger", "the left", "left of the oven"), and
@@ -50,13 +50,8 @@ def load_scene_expressions(
         UnknownNameError: an unknown family or difficulty.
         ConfigError: a count is out of range.
     """
-    for family in families:
-        if family not in FAMILIES:
-            raise UnknownNameError(f"No family is called {family!r}. {did_you_mean(family, FAMILIES)}")
     counts = {"train": train, "val": validation, "test": test, "held_out": held_out}
-    for name, number in counts.items():
-        if number < 0:
-            raise ConfigError(f"{name} must be 0 or more expressions; got {number}.")
+    check_request(families, counts, "expressions")
     if per_picture < 1:
         raise ConfigError(f"per_picture must be at least 1; got {per_picture}.")
     world = task_world(difficulty)

@@ -130,12 +130,9 @@ def _numbered(m: Mount) -> None:
 def _checked(m: Mount) -> None:
     for row in range(2):
         for place in range(20):
-            if (row + place) % 2 == 0:
-                for top in (row * 0.05, 0.9 + row * 0.05):
-                    m.bar((place * 0.05, top, place * 0.05 + 0.05, top + 0.05), RED)
-            else:
-                for top in (row * 0.05, 0.9 + row * 0.05):
-                    m.bar((place * 0.05, top, place * 0.05 + 0.05, top + 0.05), PAPER)
+            fill = PAPER if (row + place) % 2 else RED
+            for top in (row * 0.05, 0.9 + row * 0.05):
+                m.bar((place * 0.05, top, place * 0.05 + 0.05, top + 0.05), fill)
 
 
 def _taped(m: Mount) -> None:

@@ -12,8 +12,8 @@ from lpi.data.scenes.grammar import captions as captions_of
 from lpi.data.scenes.render import render
 from lpi.data.scenes.sampling import sample_scene
 from lpi.data.scenes.sources import SOURCES, Source
-from lpi.data.scenes.world import FAMILIES, GENERAL, STYLES, Scene, SceneWorld, seeded, task_world
-from lpi.errors import ConfigError, UnknownNameError, did_you_mean
+from lpi.data.scenes.world import FAMILIES, GENERAL, STYLES, Scene, SceneWorld, check_request, seeded, task_world
+from lpi.errors import ConfigError
 
 DEFAULT_SIDE = 224
 
@@ -75,13 +75,8 @@ def load_scenes(
         UnknownNameError: an unknown family or difficulty.
         ConfigError: ``by`` is none of these, a count is negative, more tasks than there are, or no captions.
     """
-    for family in families:
-        if family not in FAMILIES:
-            raise UnknownNameError(f"No family is called {family!r}. {did_you_mean(family, FAMILIES)}")
     counts = {"train": train, "validation": validation, "test": test, "held_out": held_out}
-    for name, number in counts.items():
-        if number < 0:
-            raise ConfigError(f"{name} must be 0 or more pictures; got {number}.")
+    check_request(families, counts, "pictures")
     if captions < 1:
         raise ConfigError(f"captions must be at least 1; got {captions}.")
     world = task_world(difficulty)

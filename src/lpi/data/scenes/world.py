@@ -6,7 +6,7 @@ styles, places, colours and words. ``TASKS`` is everything; its ``novelty`` says
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -196,6 +196,21 @@ def family_kinds(family: str, world: SceneWorld = TASKS) -> tuple[str, ...]:
     if family not in _BY_FAMILY:
         raise UnknownNameError(f"No family is called {family!r}. {did_you_mean(family, FAMILIES)}")
     return tuple(kind.name for kind in _BY_FAMILY[family] if kind.name in world.kinds)
+
+
+def check_request(families: Sequence[str], counts: Mapping[str, int], items: str) -> None:
+    """Refuse families that aren't there and numbers of ``items`` below 0.
+
+    Raises:
+        UnknownNameError: no family has that name.
+        ConfigError: a negative number.
+    """
+    for family in families:
+        if family not in FAMILIES:
+            raise UnknownNameError(f"No family is called {family!r}. {did_you_mean(family, FAMILIES)}")
+    for name, number in counts.items():
+        if number < 0:
+            raise ConfigError(f"{name} must be 0 or more {items}; got {number}.")
 
 
 @dataclass(frozen=True, slots=True)
