@@ -19,6 +19,7 @@ from lpi.methods.base import FALLBACK, TrainingBatch
 from lpi.methods.lpi import LPI, TaskPrompts, paired_blocks
 from lpi.prompts.interaction import Interaction, interaction_parameters
 from lpi.prompts.low_rank import LowRankPrompts, low_rank_parameters
+from lpi.prompts.task_keys import task_distances
 from lpi.tasks.stream import TaskStream
 from lpi.trainer import TrainingSet
 
@@ -696,3 +697,19 @@ def test_states_inside_the_towers_route_queries(
     for row, route in enumerate(model.route("text", together).tolist()):
         same = model.encode_texts(words[row : row + 1], task=model.tasks[route])
         torch.testing.assert_close(chosen[row : row + 1], same, rtol=1e-4, atol=1e-5)
+
+
+def test_distances_follow_the_tasks_that_come_and_go(
+    build: Callable[..., LPI], learn: Learn, stream: TaskStream
+) -> None:
+    model = learn(build(metric="whitened"), stream.tasks)
+    plain = model.routing_texts(["red dot", "blue box"])
+    for forgotten in ([], [stream.tasks[1].name]):
+        for name in forgotten:
+            model.forget(name)
+        keys = [expert.keys("text") for expert in model.experts]
+        for _ in range(2):  # the second time from what was kept
+            torch.testing.assert_close(model.distances("text", plain), task_distances(plain, keys, "whitened"))
+    first = model.stage(0)
+    keys = [first.experts[0].keys("text")]
+    torch.testing.assert_close(first.distances("text", plain), task_distances(plain, keys, "whitened"))

@@ -39,6 +39,7 @@ class EWC(Tuned):
         backbone: where it starts; itself left as it is.
         strength: lambda, of the pull towards what earlier tasks needed.
         multi_positive: captions that equal another picture's count as positives of it.
+        upper: which share of each tower's blocks learns, from the top; 1 is everything.
 
     Raises:
         ConfigError: a negative strength.
@@ -50,9 +51,11 @@ class EWC(Tuned):
         the samples' gradients are independent with mean zero, as they are at an optimum.
     """
 
-    def __init__(self, backbone: DualEncoder, *, strength: float = 1000.0, multi_positive: bool = True) -> None:
+    def __init__(
+        self, backbone: DualEncoder, *, strength: float = 1000.0, multi_positive: bool = True, upper: float = 1.0
+    ) -> None:
         options = recorded(locals())
-        super().__init__(backbone, multi_positive=multi_positive)
+        super().__init__(backbone, multi_positive=multi_positive, upper=upper)
         self.options = options
         check_range("strength", strength, 0.0)
         self.importance: dict[str, Tensor] = {}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import fields
-from typing import TypeVar, cast
+from operator import is_not
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from lpi.backbones.base import DualEncoder
 from lpi.errors import ConfigError
 from lpi.methods.base import Method
 from lpi.prompts.low_rank import TOWERS
-from lpi.prompts.task_keys import TaskKeys, task_distances, task_posteriors
+from lpi.prompts.task_keys import TaskKeys, task_distances, task_posteriors, whitening
 
 KEY_PARTS = tuple(part.name for part in fields(TaskKeys))
 Own = TypeVar("Own", bound="Experts")
@@ -71,12 +74,29 @@ class Experts(Method):
 class KeyedExperts(Experts):
     """Experts that are :class:`Keyed`; the options ``metric`` and ``posterior_temperature`` say how keys are read."""
 
+    def __init__(self, backbone: DualEncoder, **options: Any) -> None:
+        super().__init__(backbone, **options)
+        self._whitenings: dict[str, tuple[list[Tensor], Tensor]] = {}  # by tower: of which spreads, and the map
+
     def _keys(self, tower: str) -> list[TaskKeys]:
         return [cast(Keyed, expert).keys(tower) for expert in self.experts]
 
     def distances(self, tower: str, plain: Tensor) -> Tensor:
         """See :class:`Method`."""
-        return task_distances(plain.cpu(), self._keys(tower), self.options["metric"])
+        keys, metric = self._keys(tower), self.options["metric"]
+        white = self._whitening(tower, keys) if metric == "whitened" else None
+        return task_distances(plain.cpu(), keys, metric, white=white)
+
+    def _whitening(self, tower: str, keys: Sequence[TaskKeys]) -> Tensor:
+        """:func:`whitening`, computed anew only when the tasks' spreads are no longer the same tensors.
+
+        It inverts a matrix as wide as the routing features, which a search would otherwise pay for with every query.
+        """
+        spreads = [expert.get_buffer(f"spread_{tower}") for expert in self.experts]
+        known = self._whitenings.get(tower)
+        if known is None or len(known[0]) != len(spreads) or any(map(is_not, known[0], spreads)):
+            known = self._whitenings[tower] = (spreads, whitening(keys))
+        return known[1]
 
     def posteriors(self, distances: Tensor, tower: str) -> Tensor:
         """See :class:`Method`."""

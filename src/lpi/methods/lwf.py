@@ -23,6 +23,7 @@ class LwF(Compared):
         weight: lambda_o, of the distillation.
         temperature: T, softens both sides' answers.
         multi_positive: captions that equal another picture's count as positives of it.
+        upper: which share of each tower's blocks learns, from the top; 1 is everything.
 
     Raises:
         ConfigError: a negative weight, or a temperature of 0 or less.
@@ -35,10 +36,16 @@ class LwF(Compared):
     """
 
     def __init__(
-        self, backbone: DualEncoder, *, weight: float = 1.0, temperature: float = 2.0, multi_positive: bool = True
+        self,
+        backbone: DualEncoder,
+        *,
+        weight: float = 1.0,
+        temperature: float = 2.0,
+        multi_positive: bool = True,
+        upper: float = 1.0,
     ) -> None:
         options = recorded(locals())
-        super().__init__(backbone, multi_positive=multi_positive)
+        super().__init__(backbone, multi_positive=multi_positive, upper=upper)
         self.options = options
         check_range("weight", weight, 0.0)
         check_range("temperature", temperature, 1e-3)

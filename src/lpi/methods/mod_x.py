@@ -40,6 +40,7 @@ class ModX(Compared):
         backbone: where it starts; itself left as it is.
         weight: alpha, of the alignment of the similarities.
         multi_positive: captions that equal another picture's count as positives of it.
+        upper: which share of each tower's blocks learns, from the top; 1 is everything.
 
     Raises:
         ConfigError: a negative weight.
@@ -50,9 +51,11 @@ class ModX(Compared):
         The first task's teacher is the frozen model. Its similarities are those of pictures as in evaluation.
     """
 
-    def __init__(self, backbone: DualEncoder, *, weight: float = 20.0, multi_positive: bool = True) -> None:
+    def __init__(
+        self, backbone: DualEncoder, *, weight: float = 20.0, multi_positive: bool = True, upper: float = 1.0
+    ) -> None:
         options = recorded(locals())
-        super().__init__(backbone, multi_positive=multi_positive)
+        super().__init__(backbone, multi_positive=multi_positive, upper=upper)
         self.options = options
         check_range("weight", weight, 0.0)
 

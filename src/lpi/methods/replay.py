@@ -43,6 +43,7 @@ class Replay(Tuned):
         size: n, pairs kept altogether.
         replayed: pairs of the memory that join each batch.
         multi_positive: captions that equal another picture's count as positives of it.
+        upper: which share of each tower's blocks learns, from the top; 1 is everything.
 
     Raises:
         ConfigError: a negative number.
@@ -54,10 +55,16 @@ class Replay(Tuned):
     """
 
     def __init__(
-        self, backbone: DualEncoder, *, size: int = 200, replayed: int = 16, multi_positive: bool = True
+        self,
+        backbone: DualEncoder,
+        *,
+        size: int = 200,
+        replayed: int = 16,
+        multi_positive: bool = True,
+        upper: float = 1.0,
     ) -> None:
         options = recorded(locals())
-        super().__init__(backbone, multi_positive=multi_positive)
+        super().__init__(backbone, multi_positive=multi_positive, upper=upper)
         self.options = options
         check_range("size", size, 0)
         check_range("replayed", replayed, 0)
@@ -70,6 +77,10 @@ class Replay(Tuned):
         """See :class:`Method`."""
         super().begin_task(data, generator)
         self._own = list(data.captions)
+
+    def trunk(self) -> int:
+        """None: pictures of the memory join the batch as pixels."""
+        return 0
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """The item-level loss of the batch and of pairs from the memory, together."""

@@ -75,6 +75,7 @@ class ZSCL(Tuned):
         reference_batch: pairs drawn from it a step.
         ensemble_every: steps between two weights that enter the average; 0 doesn't average.
         multi_positive: captions that equal another picture's count as positives of it.
+        upper: which share of each tower's blocks learns, from the top; 1 is everything.
 
     Raises:
         ConfigError: a number out of range, or a reference of fewer than two pictures.
@@ -98,9 +99,10 @@ class ZSCL(Tuned):
         reference_batch: int = 32,
         ensemble_every: int = 10,
         multi_positive: bool = True,
+        upper: float = 1.0,
     ) -> None:
         options = recorded(locals())
-        super().__init__(backbone, multi_positive=multi_positive)
+        super().__init__(backbone, multi_positive=multi_positive, upper=upper)
         self.options = options
         check_range("weight", weight, 0.0)
         check_range("temperature", temperature, 1e-3)

@@ -153,18 +153,21 @@ def whitening(keys: Sequence[TaskKeys], *, ridge: float = 0.05) -> Tensor:
     return white
 
 
-def task_distances(features: Tensor, keys: Sequence[TaskKeys], metric: Metric) -> Tensor:
+def task_distances(
+    features: Tensor, keys: Sequence[TaskKeys], metric: Metric, *, white: Tensor | None = None
+) -> Tensor:
     """Distance of each query to the nearest centroid of each task, [queries, tasks].
 
     Args:
         features: unprompted, [queries, features].
         keys: of each task.
         metric: ``cosine``, ``l1``, ``l2``, or ``whitened``: L2 after :func:`whitening`.
+        white: what :func:`whitening` gives for these keys, where it is known already.
     """
     points = F.normalize(features.float(), dim=-1)
     if metric != "whitened":
         return torch.stack([pairwise_distance(points, key.centroids, metric).amin(dim=1) for key in keys], dim=1)
-    white = whitening(keys)
+    white = whitening(keys) if white is None else white
     moved = points @ white
     return torch.stack([euclidean(moved, key.centroids @ white).amin(dim=1) for key in keys], dim=1)
 

@@ -1,0 +1,51 @@
+"""A copy of the backbone of which only the upper blocks learn."""
+
+import pytest
+import torch
+
+from lpi.config import TrainingSettings
+from lpi.errors import ConfigError
+from lpi.methods import method
+from lpi.tasks.batches import PictureStore
+from lpi.trainer import learn_task, trunk_states
+
+UPPER = 0.5
+FAMILY = ("finetune", "joint", "ewc", "lwf", "mod_x", "replay", "zscl")
+
+
+def changed(model, clip):
+    own = dict(model.tuned.named_parameters())
+    return {name for name, weight in clip.named_parameters() if not torch.equal(weight, own[name])}
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_only_the_upper_blocks_and_what_stands_above_them_learn(name, clip, stream):
+    model = method(name, clip, upper=UPPER)
+    learn_task(model, stream.tasks[0], settings=TrainingSettings(steps=2, batch=8, learning_rate=1e-3, device="cpu"))
+    found = changed(model, clip)
+    frozen = {tower: clip.depths[tower] // 2 for tower in ("vision", "text")}
+    blocks = [(tower, number) for tower in frozen for number in range(clip.depths[tower])]
+    for tower, number in blocks:
+        moved = any(f"{tower}_model.encoder.layers.{number}." in weight for weight in found)
+        assert moved == (number >= frozen[tower]), (tower, number)
+    assert not any("embedding" in weight for weight in found)
+    assert any("projection" in weight for weight in found)
+
+
+def test_pictures_cost_their_lower_blocks_once_and_come_out_the_same(clip, stream):
+    model = method("finetune", clip, upper=UPPER)
+    learn_task(model, stream.tasks[0], settings=TrainingSettings(steps=2, batch=8, learning_rate=1e-3, device="cpu"))
+    inputs = clip.inputs
+    pictures = [record.picture for record in stream.tasks[0].test]
+    store = PictureStore(pictures, inputs.prepare, side=min(inputs.image_size))
+    states = trunk_states(clip, store, model.trunk())
+    pixels = inputs.normalise(store.pixels(range(len(store))))
+    with torch.no_grad():
+        torch.testing.assert_close(model.image_features(states, 0), model.image_features(pixels, 0))
+        assert not torch.allclose(model.image_features(pixels, 0), clip.encode_images(pixels), atol=1e-4)
+
+
+def test_everything_learns_by_default_and_a_share_out_of_range_is_refused(clip):
+    assert method("finetune", clip).trunk() == 0
+    with pytest.raises(ConfigError, match=r"upper must be between 0 and 1; got 1\.5"):
+        method("finetune", clip, upper=1.5)
