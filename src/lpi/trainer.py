@@ -12,15 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from lpi.backbones.base import DualEncoder, TowerState
+from lpi.backbones.base import DualEncoder, TowerState, View
 from lpi.config import TrainingSettings
 from lpi.data.records import CaptionedImage
 from lpi.errors import CheckpointError, ConfigError, LpiError
@@ -29,6 +28,7 @@ from lpi.storage import write_atomically
 from lpi.tasks.batches import Augment, Batch, PictureStore, batch_count, batches
 from lpi.tasks.stream import Task
 
+FEATURES = View()  # what a router looks at by default
 TRUNK_BYTES = 2 * 2**30  # states of the unprompted blocks are kept up to here
 
 
@@ -112,7 +112,7 @@ class TrainingSet:
         self.captions = list(dict.fromkeys(caption for record in self.records for caption in record.captions))
         self.caption_row = {caption: row for row, caption in enumerate(self.captions)}
         self.batch = batch
-        self._early: dict[tuple[str, int], Tensor] = {}
+        self._views: dict[tuple[str, View], Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.records)
@@ -129,16 +129,18 @@ class TrainingSet:
 
     def data(self, steps: int = 0, batches: Batches = no_batches) -> TaskData:
         """What a method may look at."""
-        return TaskData(self.name, self, self.captions, steps, batches, self.early_features)
+        return TaskData(self.name, self, self.captions, steps, batches, self.view)
 
-    def early_features(self, tower: str, depth: int) -> Tensor:
-        """What pictures or different captions look like after ``depth`` blocks, [items, 2 * width], L2-normalised."""
-        if (tower, depth) not in self._early:
+    def view(self, tower: str, view: View) -> Tensor:
+        """Pictures or different captions as a router looks at them, [items, width of the view], L2-normalised."""
+        if view == View():
+            return self.image_features if tower == "vision" else self.text_features
+        if (tower, view) not in self._views:
             if tower == "vision":
-                self._early[tower, depth] = plain_image_features(self.backbone, self.store, self.batch, depth)
+                self._views[tower, view] = plain_image_features(self.backbone, self.store, self.batch, view)
             else:
-                self._early[tower, depth] = plain_text_features(self.backbone, self.captions, self.batch, depth)
-        return self._early[tower, depth]
+                self._views[tower, view] = plain_text_features(self.backbone, self.captions, self.batch, view)
+        return self._views[tower, view]
 
     def once_more(self, method: Method, settings: TrainingSettings) -> Batches:
         """Gives further epochs of the same pairs, outside the training."""
@@ -205,18 +207,14 @@ class TrainingSet:
 
 
 @torch.no_grad()
-def plain_image_features(backbone: DualEncoder, store: PictureStore, batch: int, depth: int | None = None) -> Tensor:
-    """Unprompted, L2-normalised features of all pictures in a store, [pictures, features].
-
-    With a ``depth``: of their states after so many blocks, [pictures, 2 * width].
-    """
+def plain_image_features(backbone: DualEncoder, store: PictureStore, batch: int, view: View = FEATURES) -> Tensor:
+    """Unprompted, L2-normalised features of all pictures in a store, [pictures, features]; or another view of them."""
     device = backbone.logit_scale.device
-    encode = backbone.encode_images if depth is None else partial(backbone.early_images, depth=depth)
     parts = []
     with in_full(device):
         for start in range(0, len(store), batch):
             pixels = store.pixels(range(start, min(start + batch, len(store)))).to(device)
-            parts.append(F.normalize(encode(backbone.inputs.normalise(pixels)), dim=-1))
+            parts.append(backbone.view_images(backbone.inputs.normalise(pixels), view))
     return torch.cat(parts)
 
 
@@ -236,20 +234,18 @@ def trunk_states(backbone: DualEncoder, store: PictureStore, blocks: int, *, bat
 
 
 @torch.no_grad()
-def plain_text_features(backbone: DualEncoder, texts: Sequence[str], batch: int, depth: int | None = None) -> Tensor:
-    """Unprompted, L2-normalised features of captions, [captions, features]; batched by length, so little is padding.
+def plain_text_features(backbone: DualEncoder, texts: Sequence[str], batch: int, view: View = FEATURES) -> Tensor:
+    """Unprompted, L2-normalised features of captions, [captions, features]; or another view of them.
 
-    With a ``depth``: of their states after so many blocks, [captions, 2 * width].
+    Batched by length, so that little is padding.
     """
     device = backbone.logit_scale.device
-    encode = backbone.encode_texts if depth is None else partial(backbone.early_texts, depth=depth)
-    width = backbone.feature_width if depth is None else 2 * backbone.text.width
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-    features = torch.empty(len(texts), width, device=device)
+    features = torch.empty(len(texts), backbone.view_width("text", view), device=device)
     for rows in chunks(order, batch):  # type: ignore[arg-type]
         tokens = backbone.inputs.tokenize([texts[row] for row in rows]).to(device)  # type: ignore[call-overload]
         with in_full(device):
-            features[list(rows)] = F.normalize(encode(tokens), dim=-1)
+            features[list(rows)] = backbone.view_texts(tokens, view)
     return features
 
 

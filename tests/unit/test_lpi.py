@@ -474,7 +474,7 @@ CHOICES: dict[str, list[Any]] = {
     "centre_semantics": [True, False],
     "clusters": [1, 50],
     "metric": ["cosine", "l1", "l2", "whitened"],
-    "routing": ["features", "states"],
+    "routing": ["features", "states", "both"],
     "routing_vision": [0.0, 1.0],
     "routing_text": [0.5],
     "ood": ["nearest", "fallback"],
@@ -675,11 +675,19 @@ def test_the_radius_of_whitened_keys_is_how_far_the_tasks_own_points_lie_from_ke
     assert (narrow.route("vision", training.image_features) == FALLBACK).any()
 
 
-@pytest.mark.parametrize("family", ["clip", "dinov2-bert", "siglip", "siglip2"])
+@pytest.mark.parametrize(
+    ("family", "routing"),
+    [("clip", "states"), ("clip", "both"), ("dinov2-bert", "both"), ("siglip", "states"), ("siglip2", "both")],
+)
 def test_states_inside_the_towers_route_queries(
-    family: str, families: Callable[[str], DualEncoder], small: dict[str, Any], learn: Learn, stream: TaskStream
+    family: str,
+    routing: str,
+    families: Callable[[str], DualEncoder],
+    small: dict[str, Any],
+    learn: Learn,
+    stream: TaskStream,
 ) -> None:
-    options = {**small, "routing": "states", "routing_vision": 0.5, "routing_text": 0.0}
+    options = {**small, "routing": routing, "routing_vision": 0.5, "routing_text": 0.0}
     model = learn(method("lpi", families(family), **options), stream.tasks[:2])
     backbone = model.backbone
     pixels = [torch.tensor(backbone.inputs.prepare(r.picture.open())).permute(2, 0, 1) for r in stream.tasks[1].test]
@@ -687,6 +695,9 @@ def test_states_inside_the_towers_route_queries(
     state = backbone.vision.advance(backbone.vision.begin(images), 0, 2).states
     mean, deviation = state.mean(1), state.std(1, unbiased=False)
     slow = F.normalize(torch.cat([F.normalize(mean, dim=-1), F.normalize(deviation, dim=-1)], dim=1), dim=-1)
+    if routing == "both":  # as much of what it shows as of how it looks
+        features = F.normalize(backbone.encode_images(images), dim=-1)
+        slow = torch.cat([slow, features], dim=1) / 2**0.5
     found = model.routing_images(images)
     torch.testing.assert_close(found, slow, rtol=1e-4, atol=1e-5)
     assert model.distances("vision", found).shape == (len(pixels), 2)

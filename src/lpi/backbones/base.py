@@ -21,6 +21,7 @@ from lpi.backbones.state import (
     TextInputs,
     TowerPrompts,
     TowerState,
+    View,
     VisionInputs,
     append,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "Tower",
     "TowerPrompts",
     "TowerState",
+    "View",
 ]
 
 
@@ -325,14 +327,28 @@ class DualEncoder(nn.Module):
         features: Tensor = self.vision(pixels, prompts)
         return features
 
-    def early_images(self, pixels: VisionInputs, depth: int) -> Tensor:
-        """What pictures look like after ``depth`` blocks, [batch, 2 * width]; see :func:`pooled_states`."""
-        state = self.vision.advance(self.vision.begin(pixels), 0, depth)
-        return pooled_states(state.states, state.real)
+    def view_images(self, pixels: VisionInputs, view: View) -> Tensor:
+        """Pictures as a router looks at them, [batch, :meth:`view_width`], of length 1; one pass, without prompts."""
+        return self._view(self.vision, pixels, view)
 
-    def early_texts(self, texts: TextInputs, depth: int) -> Tensor:
-        """What texts look like after ``depth`` blocks, [batch, 2 * width]; see :func:`pooled_states`."""
-        return pooled_states(self.text.advance(self.text.begin(texts), 0, depth).states, texts.mask)
+    def view_texts(self, texts: TextInputs, view: View) -> Tensor:
+        """Texts as a router looks at them, [batch, :meth:`view_width`], of length 1; one pass, without prompts."""
+        return self._view(self.text, texts, view, texts.mask)
+
+    def view_width(self, tower: str, view: View) -> int:
+        """Width of what :meth:`view_images` or :meth:`view_texts` gives."""
+        states = 0 if view.depth is None else 2 * self.widths[tower]
+        return states + (self.feature_width if view.features else 0)
+
+    def _view(self, tower: Tower, inputs: Any, view: View, real: Tensor | None = None) -> Tensor:
+        state = tower.begin(inputs)
+        parts = []
+        if view.depth is not None:
+            state = tower.advance(state, 0, view.depth)
+            parts.append(pooled_states(state.states, state.real if real is None else real))
+        if view.features:
+            parts.append(tower.finish(tower.advance(state, view.depth or 0, tower.depth)))
+        return F.normalize(torch.cat([F.normalize(part, dim=-1) for part in parts], dim=1), dim=-1)
 
     def encode_texts(self, texts: TextInputs, prompts: TowerPrompts | None = None) -> Tensor:
         """Features of texts, [batch, features], not normalised.

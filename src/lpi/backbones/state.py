@@ -124,6 +124,19 @@ class TowerPrompts:
 
 
 @dataclass(frozen=True)
+class View:
+    """What of an unprompted pass through a tower tells which task a query belongs to.
+
+    Attributes:
+        depth: the pooled token states after so many blocks: how a query looks or is worded; ``None`` without them.
+        features: the final features: what it shows or means.
+    """
+
+    depth: int | None = None
+    features: bool = True
+
+
+@dataclass(frozen=True)
 class TowerState:
     """A tower between two blocks.
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lpi.backbones.base import DualEncoder, TowerState
+from lpi.backbones.base import DualEncoder, TowerState, View
 from lpi.config import EvaluationSettings
 from lpi.data.records import CaptionedImage
 from lpi.evaluation.ranking import Gallery, recall_both_directions
@@ -25,7 +25,7 @@ from lpi.prompts.task_keys import FALLBACK
 from lpi.tasks.batches import PictureStore
 from lpi.tasks.relevance import relevance
 from lpi.tasks.stream import TaskStream
-from lpi.trainer import plain_image_features, plain_text_features, trunk_states
+from lpi.trainer import FEATURES, plain_image_features, plain_text_features, trunk_states
 
 TOWERS = ("vision", "text")
 
@@ -60,7 +60,7 @@ class TestSet:
             "vision": plain_image_features(backbone, self.store, self.batch).cpu(),
             "text": plain_text_features(backbone, self.texts, self.batch).cpu(),
         }
-        self._routing: dict[tuple[str, str, int | None], Tensor] = {}
+        self._routing: dict[tuple[str, str, View], Tensor] = {}
         self._trunks: dict[int, TowerState] = {}
 
     @torch.no_grad()
@@ -89,18 +89,18 @@ class TestSet:
     def routing_features(self, method: Method, tower: str) -> Tensor:
         """What routes each item under a method, [items, routing features].
 
-        Plain features or early states, of captions in the method's own wording; computed once for all methods alike.
+        Plain features, early states or both, of captions in the method's own wording; computed once for all methods.
         """
-        wording, depth = "" if tower == "vision" else method.text_for_routing(""), method.routing_depth(tower)
-        if depth is None and not wording:
+        wording, view = "" if tower == "vision" else method.text_for_routing(""), method.routing_view(tower)
+        if view == FEATURES and not wording:
             return self.plain[tower]
-        key = (tower, wording, depth)
+        key = (tower, wording, view)
         if key not in self._routing:
             if tower == "vision":
-                found = plain_image_features(self.backbone, self.store, self.batch, depth)
+                found = plain_image_features(self.backbone, self.store, self.batch, view)
             else:
                 texts = [method.text_for_routing(text) for text in self.texts]
-                found = plain_text_features(self.backbone, texts, self.batch, depth)
+                found = plain_text_features(self.backbone, texts, self.batch, view)
             self._routing[key] = found.cpu()
         return self._routing[key]
 

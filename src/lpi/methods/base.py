@@ -20,7 +20,7 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from lpi.backbones.base import DualEncoder, TextInputs, TowerState
+from lpi.backbones.base import DualEncoder, TextInputs, TowerState, View
 from lpi.errors import CheckpointError, ConfigError, LpiError, UnknownNameError, did_you_mean
 from lpi.prompts.task_keys import FALLBACK
 
@@ -39,14 +39,14 @@ class PlainFeatures(Protocol):
         """Of every different caption, [captions, features]."""
 
 
-class EarlyFeatures(Protocol):
-    """Gives what a task's training data looks like after some blocks of the frozen towers."""
+class Views(Protocol):
+    """Gives a task's training data as a router looks at it."""
 
-    def __call__(self, tower: str, depth: int) -> Tensor:
-        """Of the pictures or of every different caption, L2-normalised, [items, 2 * width]."""
+    def __call__(self, tower: str, view: View) -> Tensor:
+        """Of the pictures or of every different caption, L2-normalised, [items, width of the view]."""
 
 
-def no_early_features(tower: str, depth: int) -> Tensor:
+def no_views(tower: str, view: View) -> Tensor:
     """For models whose queries are routed by their features alone."""
     raise ConfigError("this model's queries are routed by its features: choose routing = features.")
 
@@ -73,7 +73,7 @@ class TaskData:
         captions: the different captions, in the order of their features.
         steps: how many optimiser steps the task will take.
         batches: the task's pairs once more, for what a method computes before or after its training.
-        early: the training data after some blocks of the frozen towers, for methods with a ``routing_depth``.
+        views: the training data as a router looks at it, for methods with a ``routing_view``.
     """
 
     name: str
@@ -81,7 +81,7 @@ class TaskData:
     captions: Sequence[str]
     steps: int = 0
     batches: Batches = no_batches
-    early: EarlyFeatures = no_early_features
+    views: Views = no_views
 
 
 @dataclass(frozen=True)
@@ -196,9 +196,9 @@ class Method(
         """Whether queries are sent to tasks at all."""
         return False
 
-    def routing_depth(self, tower: str) -> int | None:
-        """After how many blocks of a tower the states of a query tell its task; ``None``: its features do."""
-        return None
+    def routing_view(self, tower: str) -> View:
+        """What of an unprompted pass through a tower tells a query's task; by default its features."""
+        return View()
 
     @torch.no_grad()
     def routing_images(self, images: Tensor) -> Tensor:
@@ -207,18 +207,14 @@ class Method(
         Args:
             images: normalised pixels, [images, 3, height, width].
         """
-        depth = self.routing_depth("vision")
-        found = self.backbone.encode_images(images) if depth is None else self.backbone.early_images(images, depth)
-        return F.normalize(found, dim=-1)
+        return self.backbone.view_images(images, self.routing_view("vision"))
 
     @torch.no_grad()
     def routing_texts(self, texts: Sequence[str]) -> Tensor:
         """What routes captions, worded by :meth:`text_for_routing` here; see :meth:`routing_images`."""
         worded = [self.text_for_routing(text) for text in texts]
         tokens = self.backbone.inputs.tokenize(worded).to(self.device)
-        depth = self.routing_depth("text")
-        found = self.backbone.encode_texts(tokens) if depth is None else self.backbone.early_texts(tokens, depth)
-        return F.normalize(found, dim=-1)
+        return self.backbone.view_texts(tokens, self.routing_view("text"))
 
     def distances(self, tower: str, plain: Tensor) -> Tensor:
         """Distance of routing features [queries, routing features] to each task, [queries, tasks]."""

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lpi.backbones.base import DualEncoder, Injection, TextInputs, TowerPrompts, TowerState
+from lpi.backbones.base import DualEncoder, Injection, TextInputs, TowerPrompts, TowerState, View
 from lpi.errors import ConfigError, check_choice
 from lpi.losses import LayerScaling, TaskLoss, distillation_loss, item_loss, layer_loss, task_loss
 from lpi.methods.base import FALLBACK, TaskData, TrainingBatch, recorded
@@ -40,6 +40,7 @@ from lpi.prompts.task_keys import (
 Start = Literal["paper", "neutral"]
 Placement = Literal["first", "last"]
 Semantics = Literal["captions", "images", "both", "names"]
+Routing = Literal["features", "states", "both"]
 Initial = Literal["fresh", "previous", "nearest"]
 PAPER_DEPTH = 9
 # what this library adds to the published method, at the values that measured best, and switched off
@@ -141,8 +142,8 @@ class LPI(KeyedExperts):
         clusters: k-means keys a task and tower.
         metric: distance between a query and the keys: ``cosine`` (paper), ``l1`` (authors), ``l2``, or
             ``whitened`` by how the tasks spread on average (ours).
-        routing: queries are told apart by their ``features`` (paper), or by the pooled ``states`` of their tokens
-            inside the frozen towers (ours: how they look and are worded, at a fraction of a pass).
+        routing: queries are told apart by their ``features`` (paper), by the pooled ``states`` of their tokens
+            inside the frozen towers (ours: how they look and are worded, at a fraction of a pass), or by ``both``.
         routing_vision, routing_text: after which share of a tower's blocks those states are taken.
         ood: ``fallback`` sends what is far from every task to the unprompted backbone; ``nearest`` does not.
         ood_quantile: how far is far, as a quantile of the training distances.
@@ -207,7 +208,7 @@ class LPI(KeyedExperts):
         centre_semantics: bool = True,
         clusters: int = 5,
         metric: Metric = "whitened",
-        routing: Literal["features", "states"] = "states",
+        routing: Routing = "states",
         routing_vision: float = 2 / 3,
         routing_text: float = 0.0,
         ood: Literal["nearest", "fallback"] = "fallback",
@@ -232,7 +233,7 @@ class LPI(KeyedExperts):
             ("ood", ood, Literal["nearest", "fallback"]),
             ("routing_words", routing_words, Literal["plain", "placeholders"]),
             ("metric", metric, Metric),
-            ("routing", routing, Literal["features", "states"]),
+            ("routing", routing, Routing),
         ):
             check_choice(name, value, choices)
         for name, number, low, high in (  # wrong numbers are refused now, not when a task begins or has been learned
@@ -410,8 +411,8 @@ class LPI(KeyedExperts):
         expert = self._expert(-1)
         expert.requires_grad_(False)
         for tower, features in (("vision", data.plain.image_features), ("text", data.plain.text_features)):
-            depth = self.routing_depth(tower)
-            points = (features if depth is None else data.early(tower, depth)).cpu()
+            view = self.routing_view(tower)
+            points = (features if view == View() else data.views(tower, view)).cpu()
             keys = self._fit(points, generator)
             if self.options["metric"] == "whitened":
                 keys = replace(keys, radius=self._whitened_radius(tower, points, generator))
@@ -492,12 +493,11 @@ class LPI(KeyedExperts):
 
     # ---- routing -----------------------------------------------------------------------------------------------------
 
-    def routing_depth(self, tower: str) -> int | None:
+    def routing_view(self, tower: str) -> View:
         """See :class:`Method`."""
-        if self.options["routing"] == "features":
-            return None
-        share: float = self.options[f"routing_{tower}"]
-        return round(share * self.backbone.depths[tower])
+        kind, share = self.options["routing"], self.options[f"routing_{tower}"]
+        depth = None if kind == "features" else round(share * self.backbone.depths[tower])
+        return View(depth, features=kind != "states")
 
     @property
     def routed(self) -> bool:

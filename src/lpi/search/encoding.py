@@ -106,8 +106,7 @@ class Encoder:
     def routing(self, looks: Half) -> Routing:
         """Where pictures belong, decided from their kept routing features [pictures, routing features] alone."""
         method = self.method
-        backbone = method.backbone
-        width = backbone.feature_width if method.routing_depth("vision") is None else 2 * backbone.vision.width
+        width = method.backbone.view_width("vision", method.routing_view("vision"))
         tasks = len(method.tasks) if method.routed else 0
         parts: list[list[Tensor]] = []
         for start in range(0, max(len(looks), 1), ROUTING_ROWS):  # once for no pictures: the shapes are right then, too
