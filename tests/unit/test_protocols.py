@@ -9,13 +9,14 @@ import torch
 
 import lpi
 from lpi.backbones import DualEncoder
-from lpi.config import EvaluationSettings
+from lpi.config import EvaluationSettings, TrainingSettings
 from lpi.evaluation.protocol import Evaluator
 from lpi.evaluation.protocols import first_captions, protocols
 from lpi.evaluation.stability import Stability, asymmetry, nearest, neighbour_overlap
 from lpi.methods.base import Method
 from lpi.storage import read_json
 from lpi.tasks.stream import TaskStream
+from lpi.trainer import learn_task
 
 TOWERS = ("vision", "text")
 
@@ -169,3 +170,35 @@ def test_neighbours_and_their_overlap() -> None:
 
 def test_asymmetry_is_the_difference_of_the_directions() -> None:
     assert asymmetry({"text_to_image": {"1": 0.25}, "image_to_text": {"1": 0.5}}) == 0.25
+
+
+def test_a_score_with_routing_is_held_against_cosines_and_against_the_frozen_model_with_it(
+    clip: DualEncoder, stream: TaskStream, learner: Method, small: dict[str, Any]
+) -> None:
+    plain, routed = (
+        Evaluator(clip, stream, EvaluationSettings(scoring=scoring, routed_weight=0.5))
+        for scoring in ("plain", "routed")
+    )
+    records = plain.stage(learner, 2), routed.stage(learner, 2)
+    assert records[0]["cosine"] is records[0]["frozen"] is None
+    assert records[1]["cosine"] == records[0]["recall"]
+    untaught = lpi.method("lpi", clip, **{**small, "start": "neutral", "injection": "into"})
+    for task in stream.tasks:
+        learn_task(untaught, task, settings=TrainingSettings(epochs=0, device="cpu"))
+    routed.reset()
+    record = routed.stage(untaught, 2)
+    assert record["frozen"] == record["recall"]  # a neutral start is the frozen model
+
+    test = routed.test
+    scores = {}
+    for tower in TOWERS:
+        looks = test.routing_features(learner, tower)
+        scores[tower] = learner.posteriors(learner.distances(tower, looks), tower)
+    slow = test.plain["text"] @ test.plain["vision"].T + 0.5 * scores["text"] @ scores["vision"].T
+    right = torch.zeros_like(slow, dtype=torch.bool)
+    right[test.pairs[:, 0], test.pairs[:, 1]] = True
+    best = slow.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
+    ranks = (((slow > best) & ~right).sum(1) + 0.5 * ((slow == best) & ~right).sum(1)).float()
+    for task in range(3):
+        own = ranks[test.task["text"] == task]
+        assert records[1]["frozen"]["text_to_image"]["1"][task] == pytest.approx(float((own < 1).float().mean()))

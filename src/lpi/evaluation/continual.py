@@ -145,8 +145,9 @@ def summary(stages: Sequence[Mapping[str, Any]], zero_shot: Mapping[str, Any]) -
     """All figures of a run in one record: the content of ``result.json``, less seconds and parameters.
 
     ``r1``, ``r5`` and ``r10`` are means over both directions; forgetting's maximum is taken of that mean.
-    A figure that can't be computed (no held-out data, no routing, no oracle) is ``None``. Joint training is a single
-    stage with all tasks in it: it has a final figure and nothing to forget.
+    A figure that can't be computed (no held-out data, no routing, no oracle) is ``None``. Where routing enters the
+    score, ``cosine`` is the same model's recall without that, ``frozen_with_routing`` the frozen model's with it.
+    Joint training is a single stage with all tasks in it: it has a final figure and nothing to forget.
 
     Args:
         stages: the records in ``stages/*.json``, in the order of learning; at least one.
@@ -177,7 +178,10 @@ def summary(stages: Sequence[Mapping[str, Any]], zero_shot: Mapping[str, Any]) -
         return tabulate(of)
 
     fixed = not joint and all(stage.get("fixed") for stage in stages)
-    oracle = last.get("oracle")
+
+    def table(recall: Any) -> dict[str, Any] | None:
+        return None if recall is None else tabulate(lambda k, d: mean(pick(recall, k, d)))
+
     return {
         "zero_shot": {**tabulate(lambda k, d: mean(pick(zero_last["recall"], k, d))), "held_out_r1": before},
         "final": {**averaged(final_average), "held_out_r1": after},
@@ -192,7 +196,9 @@ def summary(stages: Sequence[Mapping[str, Any]], zero_shot: Mapping[str, Any]) -
         "fwt": forward_table(stages, zero_stages),
         "retention": retention(after, before) if before and after is not None else None,
         "routing_accuracy": routing_table(last.get("routing")),
-        "oracle": None if oracle is None else tabulate(lambda k, d: mean(pick(oracle, k, d))),
+        "oracle": table(last.get("oracle")),
+        "cosine": table(last.get("cosine")),
+        "frozen_with_routing": table(last.get("frozen")),
     }
 
 

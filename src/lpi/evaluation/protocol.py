@@ -254,6 +254,8 @@ class Evaluator:
             "next": None,
             "held_out": None,
             "routing": None,
+            "cosine": None,
+            "frozen": None,
         }
         if self.settings.fixed_gallery:
             record["fixed"] = first_tasks(self._recall(known.rows, known.features), stage + 1)
@@ -262,6 +264,8 @@ class Evaluator:
             if self.settings.oracle:
                 own = {t: self._cache.features(method, t, rows[t], self.test.task[t][rows[t]]) for t in TOWERS}
                 record["oracle"] = self._recall(rows, own)
+            if self.settings.scoring == "routed":
+                record["cosine"], record["frozen"] = self._beside(method, known, rows)
             record["routing"] = {t: self._routing(rows[t], known.routes[t][rows[t]], t, stage + 1) for t in TOWERS}
         if self.settings.transfer and stage + 1 < tasks:
             recall = self._recall(*known.upto(self.test, stage + 2))
@@ -323,6 +327,18 @@ class Evaluator:
             return features
         posteriors = method.posteriors(method.distances(tower, plain.to(method.device)), tower).cpu()
         return torch.cat([features, self.settings.routed_weight**0.5 * posteriors], dim=1)
+
+    def _beside(self, method: Method, known: Encoded, rows: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a ``routed`` score is to be held against: plain cosines of the same features, and the frozen features
+        with the same routing. Only what is above both comes from the two together.
+        """
+        width = self.backbone.feature_width
+        cosine, frozen = {}, {}
+        for tower in TOWERS:
+            own = known.features[tower][: len(rows[tower])]  # tasks come first to last
+            cosine[tower] = own[:, :width]
+            frozen[tower] = torch.cat([self.test.plain[tower][rows[tower]], own[:, width:]], dim=1)
+        return self._recall(rows, cosine), self._recall(rows, frozen)
 
     def _recall(
         self, rows: dict[str, Tensor], features: dict[str, Tensor], gallery: Gallery | None = None

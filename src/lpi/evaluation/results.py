@@ -83,6 +83,8 @@ FIGURES: dict[str, Callable[[dict[str, Any]], float | None]] = {
     "bwt_r1": lambda r: r["bwt"]["r1"],
     "fwt_r1": lambda r: None if r["fwt"] is None else r["fwt"]["r1"],
     "oracle_r1": lambda r: None if r["oracle"] is None else r["oracle"]["r1"],
+    "cosine_r1": lambda r: (r.get("cosine") or {}).get("r1"),
+    "frozen_with_routing_r1": lambda r: (r.get("frozen_with_routing") or {}).get("r1"),
     "held_out_r1": lambda r: r["final"].get("held_out_r1"),
     "retention": lambda r: r["retention"],
 }
