@@ -140,6 +140,8 @@ class LPI(KeyedExperts):
         near_share: share of pairs that are near.
         centre_semantics: centre the tasks' mean features before comparing them.
         clusters: k-means keys a task and tower.
+        directions: of a task's spread that are kept for the whitened metric, each as wide as what routes: more tell
+            tasks apart better, and make the task's file larger.
         metric: distance between a query and the keys: ``cosine`` (paper), ``l1`` (authors), ``l2``, or
             ``whitened`` by how the tasks spread on average (ours).
         routing: queries are told apart by their ``features`` (paper), by the pooled ``states`` of their tokens
@@ -207,6 +209,7 @@ class LPI(KeyedExperts):
         near_share: float = 0.2,
         centre_semantics: bool = True,
         clusters: int = 5,
+        directions: int = 16,
         metric: Metric = "whitened",
         routing: Routing = "states",
         routing_vision: float = 2 / 3,
@@ -245,6 +248,7 @@ class LPI(KeyedExperts):
             ("routing_vision", routing_vision, 0.0, 1.0),
             ("routing_text", routing_text, 0.0, 1.0),
             ("clusters", clusters, 1, math.inf),
+            ("directions", directions, 1, math.inf),
             ("memory", memory, 0, math.inf),
             ("soft_tasks", soft_tasks, 1, math.inf),
         ):
@@ -423,7 +427,12 @@ class LPI(KeyedExperts):
     def _fit(self, points: Tensor, generator: torch.Generator) -> TaskKeys:
         o = self.options
         return TaskKeys.fit(
-            points, clusters=o["clusters"], metric=o["metric"], quantile=o["ood_quantile"], generator=generator
+            points,
+            clusters=o["clusters"],
+            directions=o["directions"],
+            metric=o["metric"],
+            quantile=o["ood_quantile"],
+            generator=generator,
         )
 
     def _whitened_radius(self, tower: str, points: Tensor, generator: torch.Generator) -> Tensor:

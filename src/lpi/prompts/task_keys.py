@@ -97,9 +97,18 @@ class TaskKeys:
 
     @classmethod
     def fit(
-        cls, features: Tensor, *, clusters: int, metric: Metric, quantile: float, generator: torch.Generator
+        cls,
+        features: Tensor,
+        *,
+        clusters: int,
+        metric: Metric,
+        quantile: float,
+        generator: torch.Generator,
+        directions: int = DIRECTIONS,
     ) -> "TaskKeys":
         """Keys of a task from its training features, [pictures or captions, features].
+
+        For the whitened metric, ``directions`` of the task's spread are kept.
 
         Paper: S-Prompts (arXiv 2207.12819), section 3.4, as LPI uses it; one set a tower.
         """
@@ -110,7 +119,7 @@ class TaskKeys:
         centroids = k_means(points, clusters, generator=generator)
         near = pairwise_distance(points, centroids, plain_metric(metric)).amin(dim=1)
         if metric == "whitened":
-            spread, rest = principal_spread(points)
+            spread, rest = principal_spread(points, directions)
             spread = spread.half()  # half the file, and far finer than a covariance from a few hundred points
         else:
             spread, rest = points.new_empty(0, points.shape[1]), points.new_zeros(())
