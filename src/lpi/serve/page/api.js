@@ -1,0 +1,50 @@
+// The server's HTTP API. A newer request of a kind gives up the one before it.
+
+export class ApiError extends Error {}
+
+const running = new Map();
+
+async function ask(kind, address, options = {}) {
+  running.get(kind)?.abort();
+  const control = new AbortController();
+  running.set(kind, control);
+  let response;
+  try {
+    response = await fetch(address, { ...options, signal: control.signal });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError("The server doesn't answer. Is lpi serve still running?");
+  }
+  const answer = await response.json().catch(() => null);
+  if (!response.ok) throw new ApiError(answer?.error ?? `The server answered ${response.status}.`);
+  if (answer === null) throw new ApiError("The server's answer can't be read.");
+  return answer;
+}
+
+/** Query parameters without the empty ones. */
+export function parameters(values) {
+  const given = Object.entries(values).filter(([, value]) => value !== "" && value !== null && value !== undefined);
+  return new URLSearchParams(given).toString();
+}
+
+export const info = () => ask("info", "/api/info");
+
+export const searchWords = (words, options, kind = "search") =>
+  ask(kind, `/api/search?${parameters({ q: words, ...options })}`);
+
+export const searchPicture = (file, options, kind = "search") =>
+  ask(kind, `/api/search?${parameters(options)}`, {
+    method: "POST",
+    body: file,
+    headers: { "Content-Type": file.type || "application/octet-stream" },
+  });
+
+export const similar = (id, options, kind = "similar") =>
+  ask(kind, `/api/pictures/${encodeURIComponent(id)}/similar?${parameters(options)}`);
+
+export const picture = (id) => ask("picture", `/api/pictures/${encodeURIComponent(id)}`);
+
+export const ground = (id, expression) =>
+  ask("ground", `/api/pictures/${encodeURIComponent(id)}/ground?${parameters({ expression })}`);
+
+export const thumbnail = (hit, side) => `${hit.thumbnail}?side=${side}`;

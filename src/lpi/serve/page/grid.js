@@ -1,0 +1,77 @@
+// Pictures that were found, as rows of thumbnails that one can walk through with the arrow keys.
+
+import { thumbnail } from "./api.js";
+import { el, fileName, percent } from "./dom.js";
+
+const SIDE = 384; // of the thumbnails that are asked for
+
+/**
+ * The hits as a list.
+ * @param hits best first
+ * @param open called with a hit and its place when it is chosen
+ * @param marks by id: a word about the hit, such as "new"
+ */
+export function grid(hits, open, marks = new Map()) {
+  const best = Math.max(...hits.map((hit) => hit.score));
+  const worst = Math.min(...hits.map((hit) => hit.score), best - 1e-6);
+  const items = hits.map((hit, place) => item(hit, place, (hit.score - worst) / (best - worst), open, marks.get(hit.id)));
+  return el("ul", { className: "grid" }, ...items);
+}
+
+function item(hit, place, share, open, mark) {
+  const ratio = Math.min(Math.max(hit.width / hit.height, 0.5), 2.4); // very flat and tall ones are cut
+  const image = el("img", {
+    src: thumbnail(hit, SIDE),
+    alt: fileName(hit.path),
+    loading: "lazy",
+    decoding: "async",
+    onerror: () => figure.classList.add("missing"),
+  });
+  const said = [hit.task && `task ${hit.task}`, mark].filter(Boolean).join(", ");
+  const figure = el(
+    "button",
+    {
+      type: "button",
+      className: "hit",
+      "aria-label": `${place + 1}: ${fileName(hit.path)}${said ? `, ${said}` : ""}`,
+      title: `${hit.path}\nscore ${hit.score.toFixed(3)}${hit.task ? `\n${hit.task}, sure to ${percent(hit.confidence ?? 0)}` : ""}`,
+      data: { id: hit.id },
+      onclick: () => open(hit, place),
+    },
+    image,
+    el("span", { className: "score", style: { "--share": 0.08 + 0.92 * share } }),
+    hit.task ? el("span", { className: "chip" }, hit.task) : null,
+    mark ? el("span", { className: "mark" }, mark) : null,
+  );
+  return el("li", { style: { "--ratio": ratio } }, figure);
+}
+
+/** Move the focus among the hits by an arrow key; says whether it did. */
+export function walk(key) {
+  const all = [...document.querySelectorAll("main .hit")];
+  const from = all.indexOf(document.activeElement);
+  if (!all.length || (from < 0 && key !== "ArrowDown")) return false;
+  const to = from < 0 ? 0 : next(all, from, key);
+  if (to === undefined) return false;
+  all[to].focus();
+  all[to].scrollIntoView({ block: "nearest" });
+  return true;
+}
+
+function next(all, from, key) {
+  if (key === "ArrowRight") return Math.min(from + 1, all.length - 1);
+  if (key === "ArrowLeft") return Math.max(from - 1, 0);
+  const here = all[from].getBoundingClientRect();
+  const middle = here.left + here.width / 2;
+  const down = key === "ArrowDown";
+  let found;
+  let least = Infinity;
+  for (const [place, other] of all.entries()) {
+    const box = other.getBoundingClientRect();
+    const rows = down ? box.top - here.top : here.top - box.top;
+    if (rows < 4) continue; // the same row, or the other way
+    const far = 10 * rows + Math.abs(box.left + box.width / 2 - middle);
+    if (far < least) [least, found] = [far, place];
+  }
+  return found ?? (down ? from : undefined);
+}
