@@ -35,8 +35,8 @@ function toFields() {
   byId("clear").hidden = ![...address.FILTERS, "stage"].some((key) => state[key]);
   if (!about || about.stages.length < 2) return;
   const place = about.stages.findIndex((stage) => String(stage.number) === (state.stage || String(about.current)));
-  byId("stage").value = place;
-  byId("stage-label").textContent = state.stage ? about.stages[place].label : "now";
+  if (place >= 0) byId("stage").value = place; // an address may name a stage that is gone: the server says so
+  byId("stage-label").textContent = state.stage ? (about.stages[place]?.label ?? state.stage) : "now";
   byId("compare").checked = Boolean(state.compare);
   byId("compare").disabled = !state.stage;
 }
