@@ -473,6 +473,7 @@ CHOICES: dict[str, list[Any]] = {
     "near_share": [0.0, 1.0],
     "centre_semantics": [True, False],
     "clusters": [1, 50],
+    "frozen_share": [0.0, 0.5, 1.0],
     "directions": [1, 16, 500],
     "metric": ["cosine", "l1", "l2", "whitened"],
     "routing": ["features", "states", "both"],
@@ -554,6 +555,7 @@ def test_an_unknown_preset_names_the_nearest(clip: DualEncoder) -> None:
         ("depth", 0, "depth must be between 1 and 3, .*; got 0."),
         ("depth", 4, "depth must be between 1 and 3, .*; got 4."),
         ("clusters", 0, "clusters must be at least 1; got 0."),
+        ("frozen_share", 2, "frozen_share must be between 0 and 1; got 2."),
         ("directions", 0, "directions must be at least 1; got 0."),
         ("ood_quantile", 0.0, "ood_quantile must be above 0 and at most 1; got 0.0."),
         ("ood_quantile", 99.0, "ood_quantile must be above 0 and at most 1; got 99.0."),
@@ -726,3 +728,20 @@ def test_distances_follow_the_tasks_that_come_and_go(
     first = model.stage(0)
     keys = [first.experts[0].keys("text")]
     torch.testing.assert_close(first.distances("text", plain), task_distances(plain, keys, "whitened"))
+
+
+def test_the_frozen_model_keeps_its_share_of_every_vector(
+    build: Callable[..., LPI], learn: Learn, stream: TaskStream, clip: DualEncoder
+) -> None:
+    words = ["red dot", "a blue box", "gray bar"]
+    vectors = {}
+    for share in (0.0, 0.25, 1.0):
+        for tasks in (1, 2):
+            model = learn(build(frozen_share=share, soft_tasks=tasks, injection="into"), stream.tasks[:2])
+            vectors[share, tasks] = model.encode_texts(words)
+    plain = F.normalize(clip.encode_texts(clip.inputs.tokenize(words)), dim=-1)
+    for tasks in (1, 2):
+        torch.testing.assert_close(vectors[1.0, tasks], plain, rtol=1e-4, atol=1e-5)
+    slow = F.normalize(0.75 * vectors[0.0, 1] + 0.25 * plain, dim=-1)
+    torch.testing.assert_close(vectors[0.25, 1], slow, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(vectors[0.25, 2], vectors[0.0, 2], atol=1e-3)

@@ -327,6 +327,8 @@ class Method(
         features = torch.zeros(len(routes), self.backbone.feature_width, device=self.device)
         for index in sorted(set(routes.flatten().tolist())):
             own, place = ((routes == index) & (weights > 0)).nonzero(as_tuple=True)
+            if not len(own):  # nobody gives this route any weight
+                continue
             for rows, share in zip(
                 torch.split(own, ENCODE_BATCH), torch.split(weights[own, place], ENCODE_BATCH), strict=True
             ):

@@ -152,6 +152,8 @@ class LPI(KeyedExperts):
         routing_words: route captions as they are (``plain``), or behind placeholder words as the authors do.
         soft_tasks: a query's vector is mixed from so many of its likeliest tasks', weighted by their posteriors; 1
             is the paper's hard choice.
+        frozen_share: how much of every query's vector stays the frozen model's (ours): where a third of the queries
+            goes to a wrong task, what prompts win under the right one is lost again under the others.
         posterior_temperature: of the soft assignment to tasks, in units of the average training distance.
 
     Raises:
@@ -218,6 +220,7 @@ class LPI(KeyedExperts):
         ood_quantile: float = 0.97,
         routing_words: Literal["plain", "placeholders"] = "plain",
         soft_tasks: int = 3,
+        frozen_share: float = 0.0,
         posterior_temperature: float = 0.2,
     ) -> None:
         super().__init__(backbone, **recorded(locals()))
@@ -250,6 +253,7 @@ class LPI(KeyedExperts):
             ("clusters", clusters, 1, math.inf),
             ("directions", directions, 1, math.inf),
             ("memory", memory, 0, math.inf),
+            ("frozen_share", frozen_share, 0.0, 1.0),
             ("soft_tasks", soft_tasks, 1, math.inf),
         ):
             if not low <= number <= high:
@@ -523,7 +527,20 @@ class LPI(KeyedExperts):
         return route(distances, self._keys(tower), fall_back=self.options["ood"] == "fallback")
 
     def mixture(self, tower: str, plain: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`Method`: the ``soft_tasks`` likeliest tasks; one alone for a query that falls back."""
+        """See :class:`Method`: the ``soft_tasks`` likeliest tasks; one alone for a query that falls back.
+
+        Behind them stands the frozen model, if it has a share.
+        """
+        routes, shares = self._likeliest(tower, plain)
+        frozen: float = self.options["frozen_share"]
+        if not frozen:
+            return routes, shares
+        last = torch.full_like(routes[:, :1], FALLBACK)
+        return torch.cat([routes, last], dim=1), torch.cat(
+            [(1 - frozen) * shares, torch.full_like(shares[:, :1], frozen)], dim=1
+        )
+
+    def _likeliest(self, tower: str, plain: Tensor) -> tuple[Tensor, Tensor]:
         count = min(self.options["soft_tasks"], len(self.experts))
         if count <= 1:
             return super().mixture(tower, plain)

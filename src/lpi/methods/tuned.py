@@ -93,8 +93,8 @@ class Tuned(Copied):
 
     def _frozen(self, tower: str) -> int:
         """How many of a tower's lowest blocks stay as they are."""
-        depth: int = self.backbone.depths[tower]
-        return depth - round(self.options.get("upper", 1.0) * depth)
+        depth, learning = self.backbone.depths[tower], float(self.options.get("upper", 1.0))
+        return depth - round(learning * depth)
 
     def trunk(self) -> int:
         """The vision blocks that stay as they are."""
