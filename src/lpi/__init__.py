@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from lpi.methods import method
     from lpi.methods.base import Method
     from lpi.methods.checkpoint import load_method
+    from lpi.search.index import SearchIndex
     from lpi.tasks.stream import Task, TaskStream
 
 __version__ = "0.1.0"
@@ -19,11 +20,12 @@ _WHERE = {
     "method": ("lpi.methods", "method"),
     "Method": ("lpi.methods.base", "Method"),
     "load_method": ("lpi.methods.checkpoint", "load_method"),
+    "SearchIndex": ("lpi.search.index", "SearchIndex"),
     "Task": ("lpi.tasks.stream", "Task"),
     "TaskStream": ("lpi.tasks.stream", "TaskStream"),
 }
 
-__all__ = ["Method", "Task", "TaskStream", "backbone", "load_method", "method"]
+__all__ = ["Method", "SearchIndex", "Task", "TaskStream", "backbone", "load_method", "method"]
 
 
 def __getattr__(name: str) -> Any:

@@ -43,7 +43,12 @@ def test_the_whole_way(world: World, tmp_path: Path, type_command: Type, monkeyp
     ended = type_command("search", "a gray dot", "--count", 3)
     assert len(ended.out.splitlines()) == 3
     assert "% sure)" in ended.out
-    hits = json.loads(type_command("search", "a gray dot", "--json", "--folder", "dull", "--exact").out)
+    assert ended.err.startswith("answered by: ")
+    found = json.loads(type_command("search", "a gray dot", "--json", "--folder", "dull", "--exact").out)
+    assert (found["stage"], found["query"]) == (0, "a gray dot")
+    assert {route["task"] for route in found["routes"]} <= {"warm", "cold"}
+    assert sum(route["weight"] for route in found["routes"]) == pytest.approx(1.0)
+    hits = found["hits"]
     assert len(hits) == 8
     assert set(hits[0]) == {
         *("id", "path", "copies", "score", "task", "confidence", "margin", "date", "width", "height")
@@ -68,7 +73,7 @@ def test_the_whole_way(world: World, tmp_path: Path, type_command: Type, monkeyp
     assert record["stage"]["number"] == 1
     assert record["stage"]["embedded"] == record["reembed"]
     assert set(record["recall"]["old"]) == {"warm", "cold"}
-    assert len(json.loads(type_command("search", "a dot", "--json", "--stage", 0, "-k", 30).out)) == 24
+    assert len(json.loads(type_command("search", "a dot", "--json", "--stage", 0, "-k", 30).out)["hits"]) == 24
     assert type_command("forget", "dull").out.startswith("Stage 2: 24 pictures, 0 embedded")
     assert type_command("rollback").out.startswith("Stage 3: 24 pictures, 0 embedded")
     ended = type_command("stages")

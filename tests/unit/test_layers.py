@@ -16,7 +16,7 @@ BELOW_METHODS = {"tasks", "backbones", "prompts", "losses", "data.records", *LEA
 
 #: A module may import what its own row, or else that of the folder it lies in, names; a name stands for all below it.
 MAY_IMPORT: dict[str, set[str]] = {
-    "": {"backbones.loading", "methods", "tasks.stream"},  # the public names, loaded when first used
+    "": {"backbones.loading", "methods", "search.index", "tasks.stream"},  # the public names, loaded when first used
     "errors": set(),
     "storage": {"errors"},
     "config": {"errors"},
@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"report", "evaluation.continual", "errors", "storage"},
     "search": {"search", "trainer", "methods", "data", *BELOW_METHODS},
     "search.recorded": {"search", "evaluation", "trainer", "methods", "data", *BELOW_METHODS},  # recall twice
+    "serve": {"serve", "search", "grounding", "data.records", *LEAVES},
     # beside the command line: commands with something to say; nothing but it imports them
     "pretrain": {"pretrain", "trainer", "methods", "grounding", "evaluation", "data", *BELOW_METHODS},
     "doctor": {"backbones", "methods", *LEAVES},
@@ -58,6 +59,7 @@ NOT_METHODS = {"methods.base", "methods.checkpoint", *SHARED}
 INSIDE_FUNCTIONS: dict[str, set[str]] = {
     "methods.base": {"trainer", "methods.checkpoint"},  # ``learn``, ``save_pretrained``: doorbells of what stands above
     "grounding.base": {"grounding.methods"},  # ``from_pretrained``, as above
+    "search.index": {"serve.server"},  # ``serve``, as above
     "evaluation.harness": {"evaluation.grounding_workbench"},  # retrieval shouldn't wait for detectors to load
     "tasks.stream": {"data.scenes", "data.collections"},  # drawing is not needed for one's own pictures
     "tasks.grounding": {"data.expressions.scenes"},  # the same
@@ -161,7 +163,7 @@ def test_the_table_names_only_rooms_that_are_or_will_be() -> None:
     ],
 )
 def test_what_a_person_waits_for_imports_neither_torch_nor_transformers(module: str) -> None:
-    heavy = "[name for name in ('torch', 'transformers', 'matplotlib') if name in sys.modules]"
+    heavy = "[name for name in ('torch', 'transformers', 'matplotlib', 'fastapi', 'lancedb') if name in sys.modules]"
     done = subprocess.run(
         [sys.executable, "-c", f"import sys, {module}; print({heavy})"],
         capture_output=True,

@@ -13,8 +13,10 @@ import typer
 from lpi import __version__
 from lpi.cli.compare import compare
 from lpi.cli.grounding import ground
+from lpi.cli.migrate import migrate
 from lpi.cli.options import JsonOption, SetOption, command_line, make_folder, numbers
 from lpi.cli.search import register as register_search
+from lpi.cli.serve import serve
 from lpi.cli.tune import tune
 from lpi.errors import CheckpointError, LpiError, MissingFileError, UnknownNameError
 
@@ -306,6 +308,8 @@ def doctor(as_json: JsonOption = False) -> None:
 
 
 register_search(app)
+app.command()(migrate)
+app.command()(serve)
 
 
 def _show(record: dict[str, Any], as_json: bool) -> None:

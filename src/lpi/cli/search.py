@@ -13,7 +13,9 @@ import typer
 from lpi.errors import ConfigError, DataError, MissingFileError
 
 if TYPE_CHECKING:
-    from lpi.search.manifest import Manifest, Stage
+    from lpi.search.hits import Query
+    from lpi.search.manifest import Stage
+    from lpi.search.writer import Update
 
 IndexOption = Annotated[
     Path, typer.Option("--index", envvar="LPI_INDEX", help="Folder of the index; or set LPI_INDEX.", metavar="DIR")
@@ -47,36 +49,32 @@ def index(
     emptied: Annotated[bool, typer.Option("--emptied", help="It is right that no picture is left.")] = False,
     rehash: Annotated[bool, typer.Option("--rehash", help="Read every file, whatever its size and time.")] = False,
     tidy: Annotated[bool, typer.Option("--tidy", help="Also drop what no stage needs any more.")] = False,
+    store: Annotated[
+        str | None,
+        typer.Option(help="Where the tables of a new index shall be, if not in DIR: s3://BUCKET/PATH, gs://, az://."),
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that embed, here or on a cluster. See docs/cluster.md.")
+    ] = 1,
     workers: WorkersOption = 2,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
     """Make all pictures of a folder searchable, or bring an index up to date. Stopped, it goes on where it was."""
-    from lpi.cli.counting import Counter
-    from lpi.search.manifest import FILE, read_manifest
-    from lpi.search.recorded import record_run, record_source
-    from lpi.search.writer import change, create, move_root
-
-    if not folder.is_dir():
-        raise MissingFileError(f"{folder}: there is no such folder. Check the path, or connect the disk it is on.")
-    if (place / FILE).exists():
-        _check_root(folder, read_manifest(place), moved)
-        if model is not None:
-            _check_model(place, read_manifest(place), model)
-        move_root(place, folder)
-    elif model is None:
-        raise ConfigError(f"{place} is a new index and needs a model. Say which with --model RUN, or --model lpi-tiny.")
-    else:
-        run = create(place, folder, model, device=device)
-        note = record_run(place, run) if run is not None else None
-        if note:
-            print(f"note: {note}", file=sys.stderr)
-    if tests is not None:
-        record_source(place, tests)
-    with Counter() as counter, change(place, workers=workers, device=device) as writer:
-        done = writer.update(emptied=emptied, rehash=rehash, on_progress=counter.count)
-        if tidy:
-            writer.tidy()
+    done = bring_up_to_date(
+        folder,
+        place,
+        model,
+        tests=tests,
+        moved=moved,
+        emptied=emptied,
+        rehash=rehash,
+        tidy=tidy,
+        store=store,
+        processes=processes,
+        workers=workers,
+        device=device,
+    )
     if as_json:
         print(json.dumps(asdict(done), indent=1, ensure_ascii=False))
         return
@@ -84,27 +82,68 @@ def index(
         f"{done.pictures} pictures: {done.added} new, {done.moved} moved, {done.gone} gone; "
         f"{done.embedded} embedded in {done.seconds:.1f} s"
     )
-    for path, reason in list(done.skipped.items())[:SKIPPED_SHOWN]:
+    show_skipped(done.skipped, place)
+
+
+def bring_up_to_date(
+    folder: Path,
+    place: Path,
+    model: str | None,
+    *,
+    tests: Path | None = None,
+    moved: bool = False,
+    emptied: bool = False,
+    rehash: bool = False,
+    tidy: bool = False,
+    store: str | None = None,
+    processes: int = 1,
+    workers: int = 2,
+    device: str = "auto",
+) -> Update:
+    """Index a folder, or follow what changed in it, and show how far it is; see :func:`index`."""
+    from lpi.cli.counting import Counter
+    from lpi.search.building import check_model, check_root
+    from lpi.search.identity import load_model
+    from lpi.search.manifest import FILE, STORE, is_address, read_manifest
+    from lpi.search.recorded import record_run, record_source
+    from lpi.search.writer import change, create, move_root
+
+    if not folder.is_dir():
+        raise MissingFileError(f"{folder}: there is no such folder. Check the path, or connect the disk it is on.")
+    if (place / FILE).exists():
+        manifest = read_manifest(place)
+        check_root(folder, manifest, moved=moved)
+        if model is not None:
+            check_model(place, manifest, load_model(model)[0], model)
+        if store is not None and store != manifest.store:
+            raise ConfigError(f"{place} has its tables in {manifest.store}. They can't be moved; leave --store out.")
+        move_root(place, folder)
+    elif model is None:
+        raise ConfigError(f"{place} is a new index and needs a model. Say which with --model RUN, or --model lpi-tiny.")
+    else:
+        if store is not None and not is_address(store):
+            raise ConfigError(
+                f"store must be an address like s3://bucket/path; got {store!r}. Leave it out for a folder."
+            )
+        run = create(place, folder, model, device=device, store=store or STORE)
+        note = record_run(place, run) if run is not None else None
+        if note:
+            print(f"note: {note}", file=sys.stderr)
+    if tests is not None:
+        record_source(place, tests)
+    with Counter() as counter, change(place, workers=workers, processes=processes, device=device) as writer:
+        done = writer.update(emptied=emptied, rehash=rehash, on_progress=counter.count)
+        if tidy:
+            writer.tidy()
+    return done
+
+
+def show_skipped(skipped: dict[str, str], place: Path) -> None:
+    """Say which files were left out, and why."""
+    for path, reason in list(skipped.items())[:SKIPPED_SHOWN]:
         print(f"skipped: {path}: {reason}")
-    if len(done.skipped) > SKIPPED_SHOWN:
-        print(f"skipped: {len(done.skipped) - SKIPPED_SHOWN} more, all with their reasons in {place / 'skipped.json'}")
-
-
-def _check_root(folder: Path, manifest: Manifest, moved: bool) -> None:
-    if str(folder.resolve()) != manifest.root and not moved:
-        raise ConfigError(
-            f"the index is of {manifest.root}, not of {folder}. Name that folder, or another --index; or, if it is the "
-            "same folder in a new place, add --moved."
-        )
-
-
-def _check_model(place: Path, manifest: Manifest, name: str) -> None:
-    """A model must be one that the index was made with at some stage."""
-    from lpi.search.identity import check_same, describe, load_model
-
-    method, _ = load_model(name)
-    if describe(method)["model"] not in {stage.model for stage in manifest.stages}:
-        check_same(place, manifest.recorded(manifest.current), method, name)
+    if len(skipped) > SKIPPED_SHOWN:
+        print(f"skipped: {len(skipped) - SKIPPED_SHOWN} more, all with their reasons in {place / 'skipped.json'}")
 
 
 def search(
@@ -132,18 +171,30 @@ def search(
     filters = Filters(folder=folder, task=task, since=since, until=until)
     opened = SearchIndex.open(place, device=device)
     if words is not None:
-        hits = opened.search_text(words, k, filters, stage=stage, scoring=scoring, exact=exact)
+        query = opened.encode_texts([words], stage=stage, scoring=scoring)[0]
     else:
         assert image is not None
-        hits = opened.search_image(image, k, filters, stage=stage, scoring=scoring, exact=exact)
+        query = opened.encode_images([image], stage=stage, scoring=scoring)[0]
+    hits = opened.find(query, k, filters, exact=exact)
     if as_json:
-        print(json.dumps([asdict(hit) for hit in hits], indent=1, ensure_ascii=False))
+        routes = [{"task": task, "weight": weight} for task, weight in query.routes]
+        found = {"stage": query.stage, "query": words, "routes": routes, "hits": [asdict(hit) for hit in hits]}
+        print(json.dumps(found, indent=1, ensure_ascii=False))
         return
+    if hits:
+        _show_routes(query)
     for hit in hits:
         sure = "" if hit.confidence is None else f" ({hit.task or 'no task'}, {hit.confidence:.0%} sure)"
         print(f"{hit.score:.3f}  {hit.path}{sure}")
     if not hits:
         print("No picture fits these filters." if filters.sql() else "The index holds no picture yet.", file=sys.stderr)
+
+
+def _show_routes(query: Query) -> None:
+    """Say which tasks answered, where any was learned."""
+    if any(task for task, _ in query.routes):
+        counts = ", ".join(f"{task or 'no task'} {weight:.0%}" for task, weight in query.routes)
+        print(f"answered by: {counts}", file=sys.stderr)
 
 
 def teach(

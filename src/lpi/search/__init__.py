@@ -5,6 +5,7 @@ so a new task costs only the pictures that the router sends to it, and an earlie
 """
 
 from lpi.search.filters import Filters
-from lpi.search.index import Hit, SearchIndex
+from lpi.search.hits import Hit
+from lpi.search.index import SearchIndex
 
 __all__ = ["Filters", "Hit", "SearchIndex"]

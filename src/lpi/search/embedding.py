@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,7 +18,6 @@ from torch import Tensor
 from lpi.search.encoding import Encoder, Half
 from lpi.search.files import CheckedPicture, OnProgress
 from lpi.search.identity import ROUTING, RouteKeys
-from lpi.search.store import Store
 from lpi.tasks.batches import PictureStore, Pixels
 
 KEEP_SECONDS = 5.0  # features wait so long in memory: what a crash costs at most
@@ -51,6 +51,19 @@ class Outcome:
     problems: dict[str, str] = field(default_factory=dict)
 
 
+class Keeper(Protocol):
+    """Where features go; see :class:`lpi.search.store.Store`."""
+
+    def known(self, key: str) -> set[str]:
+        """Ids of the pictures whose features under a key are kept."""
+
+    def features(self, key: str, ids: Sequence[str]) -> Half:
+        """Features of pictures, [ids, features]."""
+
+    def keep(self, key: str, ids: Sequence[str], features: Half, **columns: Sequence[object]) -> None:
+        """Add features of pictures, [ids, features], those that are there already left as they are."""
+
+
 class Embedder:
     """Embeds pictures under one model.
 
@@ -61,7 +74,9 @@ class Embedder:
         keep_seconds: the longest that features stay in memory only.
     """
 
-    def __init__(self, encoder: Encoder, store: Store, *, workers: int = 2, keep_seconds: float = KEEP_SECONDS) -> None:
+    def __init__(
+        self, encoder: Encoder, store: Keeper, *, workers: int = 2, keep_seconds: float = KEEP_SECONDS
+    ) -> None:
         self.encoder, self.store, self.workers, self.keep_seconds = encoder, store, workers, keep_seconds
         self.keys = RouteKeys(encoder.method)
         self._known: dict[str, set[str]] = {}

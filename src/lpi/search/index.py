@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,59 +15,31 @@ from PIL import Image
 from lpi.data.records import FilePicture
 from lpi.errors import ConfigError, DataError, MissingFileError, UnknownNameError, did_you_mean
 from lpi.methods.base import Method
+from lpi.search.best import SHOWN, TIES, best_rows_each
+from lpi.search.building import build
+from lpi.search.crossing import is_crossing
 from lpi.search.encoding import Encoder
-from lpi.search.files import content_id
+from lpi.search.files import OnProgress, content_id
 from lpi.search.filters import Filters, quoted
+from lpi.search.hits import Hit, Query, hit_of
 from lpi.search.identity import RouteKeys
 from lpi.search.manifest import Manifest, Stage, read_manifest
-from lpi.search.scoring import EVERY, Probes, Routes, check_scoring, image_probes, routes_by_key, text_probes
+from lpi.search.scoring import (
+    EVERY,
+    Answering,
+    Probes,
+    Routes,
+    check_scoring,
+    image_probes,
+    routes_by_key,
+    tasks_for_images,
+    tasks_for_texts,
+    text_probes,
+)
 from lpi.search.store import Rows, Store
+from lpi.search.successor import Successor, open_successor
 from lpi.search.writer import load_stage
 from lpi.trainer import pick_device
-
-SHOWN = ("id", "paths", "task", "confidence", "margin", "date", "width", "height")
-TIES = 16  # asked for beyond the wanted hits, so that equal scores are cut in the order of their ids
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A picture that was found.
-
-    Attributes:
-        id: of its content.
-        path: its first file, relative to the indexed folder.
-        copies: further files with the same content.
-        score: cosine with the query, at most 1.
-        task: where the router sent it; empty for nowhere.
-        confidence: how likely that task is, between 0 and 1; ``None`` where no task was learned.
-        margin: how much farther the next task is; ``None`` with fewer than two.
-        date: when it was taken or last written to, ``YYYY-MM-DDTHH:MM:SS``.
-        width, height: in pixels.
-    """
-
-    id: str
-    path: str
-    copies: tuple[str, ...]
-    score: float
-    task: str
-    confidence: float | None
-    margin: float | None
-    date: str
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
-class Query:
-    """An encoded query: may be kept, and searched with other filters.
-
-    Attributes:
-        stage: the stage whose model encoded it.
-        probes: what pictures are compared with.
-    """
-
-    stage: int
-    probes: dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -96,24 +68,66 @@ class SearchIndex:
         self.folder = Path(folder)
         self.manifest: Manifest = read_manifest(self.folder)
         self._device = pick_device(device)
-        self._store = Store(self.folder / "store", self.manifest.width)
-        self._lock = threading.RLock()
+        self._store = Store(self.manifest.store_in(self.folder), self.manifest.width)
+        self._next: Successor | None = None  # a refresh may change it at any time: looked up once in each call
+        self._lock, self._refreshing = threading.RLock(), threading.Lock()
         self._methods: dict[str, Method] = {}
         self._views: dict[tuple[int, int], _View] = {}
         self._view(None)
+        self._follow(device)
 
     @classmethod
     def open(cls, folder: str | Path, *, device: str = "auto") -> SearchIndex:
         """The index in a folder; see the class."""
         return cls(folder, device=device)
 
+    @classmethod
+    def build(
+        cls,
+        model: Method | str | Path,
+        folder: str | Path,
+        *,
+        index: str | Path | None = None,
+        device: str = "auto",
+        on_progress: OnProgress | None = None,
+    ) -> SearchIndex:
+        """The index of a folder of pictures, made or brought up to date; see :func:`lpi.search.building.build`."""
+        return cls(build(model, folder, index, device=device, on_progress=on_progress), device=device)
+
     def refresh(self) -> bool:
-        """Take over what was changed meanwhile; returns whether anything was."""
+        """Take over what was changed meanwhile; returns whether anything was. Searches go on until it is there."""
+        with self._refreshing:
+            before, found = self.manifest, read_manifest(self.folder)
+            if found != before:
+                self._take_over(found)
+            return self._follow(str(self._device)) or found != before
+
+    def _take_over(self, manifest: Manifest) -> None:
+        """Open the current stage of another manifest, and only then search it: nobody waits meanwhile."""
+        same = manifest.store == self.manifest.store  # or else another model's index took its place
+        store = self._store if same else Store(manifest.store_in(self.folder), manifest.width)
+        methods = dict(self._methods) if same else {}
+        stage = manifest.current
+        view = self._open(stage, manifest, store, methods)
         with self._lock:
-            before, self.manifest = self.manifest, read_manifest(self.folder)
-            kept = {(stage.number, stage.version) for stage in self.manifest.stages}
-            self._views = {key: view for key, view in self._views.items() if key in kept}
-            return before != self.manifest
+            kept = {(stage.number, stage.version) for stage in manifest.stages} if same else set()
+            views = {key: own for key, own in self._views.items() if key in kept}
+            self.manifest, self._store, self._methods = manifest, store, methods
+            self._views = {**views, (stage.number, stage.version): view}
+
+    def _follow(self, device: str) -> bool:
+        """Open, refresh or close the half that has another model already; returns whether anything changed."""
+        before = self._next
+        try:
+            if is_crossing(self.folder, self.manifest):
+                if before is not None:
+                    return before.refresh()
+                self._next = open_successor(self, device)
+                return True
+        except MissingFileError:  # it arrived, or was given up, in between: the next refresh will see that
+            pass
+        self._next = None
+        return before is not None
 
     def __len__(self) -> int:
         return self.manifest.current.pictures
@@ -140,6 +154,10 @@ class SearchIndex:
         """The model of a stage; by default the current one's."""
         return self._view(stage).method
 
+    def rows(self, stage: int | None = None) -> Rows:
+        """The rows of a stage; by default the current one's."""
+        return self._view(stage).rows
+
     def _view(self, number: int | None) -> _View:
         with self._lock:
             stages = self.manifest.stages
@@ -148,17 +166,22 @@ class SearchIndex:
             stage = stages[-1 if number is None else number]
             key = (stage.number, stage.version)
             if key not in self._views:
-                rows = self._store.rows(stage.version)
-                method = self._method(stage)
-                routes = routes_by_key(method, rows.columns("route")["route"])
-                self._views[key] = _View(stage, method, rows, routes)
+                self._views[key] = self._open(stage, self.manifest, self._store, self._methods)
             return self._views[key]
 
-    def _method(self, stage: Stage) -> Method:
-        if stage.model not in self._methods:
-            shared = next(iter(self._methods.values())).backbone if self._methods else None
-            self._methods[stage.model] = load_stage(self.folder, self.manifest, stage, shared).to(self._device)
-        return self._methods[stage.model]
+    def _open(self, stage: Stage, manifest: Manifest, store: Store, methods: dict[str, Method]) -> _View:
+        """A stage with its rows and its model, which is loaded and put to the others if it isn't among them yet."""
+        if stage.model not in methods:
+            shared = next(iter(methods.values())).backbone if methods else None
+            methods[stage.model] = load_stage(self.folder, manifest, stage, shared).to(self._device)
+        rows, method = store.rows(stage.version), methods[stage.model]
+        return _View(stage, method, rows, routes_by_key(method, rows.columns("route")["route"]))
+
+    def side(self, stage: int | None = None) -> int:
+        """How many pixels of a picture's shorter side a stage's model looks at; no more need be decoded."""
+        if stage is None and (following := self._next) is not None:
+            return following.index.side()
+        return min(self.method(stage).backbone.inputs.image_size)
 
     # ---- queries -----------------------------------------------------------------------------------------------------
 
@@ -178,8 +201,11 @@ class SearchIndex:
             raise ConfigError("a search needs words; got an empty text.")
         if not texts:
             return []
-        view = self._view(stage)
-        return _queries(view, text_probes(view.method, [text.strip() for text in texts], view.routes, scoring))
+        if stage is None and (following := self._next) is not None:
+            return self._as_current(following.index.encode_texts(texts, scoring=scoring))
+        view, words = self._view(stage), [text.strip() for text in texts]
+        probes = text_probes(view.method, words, view.routes, scoring)
+        return _queries(view, probes, tasks_for_texts(view.method, words))
 
     def encode_images(
         self, images: Sequence[Image.Image | Path | str], *, stage: int | None = None, scoring: str = "plain"
@@ -192,10 +218,27 @@ class SearchIndex:
         check_scoring(scoring)
         if not images:
             return []
+        if stage is None and (following := self._next) is not None:
+            return self._as_current(following.index.encode_images(images, scoring=scoring))
         view = self._view(stage)
-        return _queries(view, image_probes(view.method, _pixels(view.method, images), view.routes, scoring))
+        pixels = _pixels(view.method, images)
+        probes = image_probes(view.method, pixels, view.routes, scoring)
+        return _queries(view, probes, tasks_for_images(view.method, pixels))
 
-    # ---- searching ---------------------------------------------------------------------------------------------------
+    def _as_current(self, queries: list[Query]) -> list[Query]:
+        return [replace(query, stage=self.manifest.current.number) for query in queries]
+
+    # ---- searching, and serving --------------------------------------------------------------------------------------
+
+    def search(self, words: str, *, count: int = 10) -> list[Hit]:
+        """The pictures that words describe best; :meth:`search_text` has more to choose."""
+        return self.search_text(words, count)
+
+    def serve(self, *, port: int = 8000, **options: Any) -> None:
+        """Search in a browser, until Ctrl-C; see :func:`lpi.serve.server.serve`."""
+        from lpi.serve.server import serve  # the server stands above the index; this is only its doorbell
+
+        serve(self, port=port, **options)
 
     def search_text(
         self,
@@ -246,37 +289,69 @@ class SearchIndex:
         """
         view = self._view(stage)
         if not view.rows.columns("id", where=f"id = {quoted(key)}")["id"]:
+            if stage is None and (following := self._next) is not None:
+                probe = {EVERY: torch.from_numpy(following.vector(key))}
+                best = following.find(self, probe, k, filters or Filters(), exact, without=key)
+                return [hit_of(row) for row in best]
             raise UnknownNameError(f"no picture has the id {key!r}. Take one from a search.")
         probe = {EVERY: torch.from_numpy(view.rows.vectors([key])[0])}
-        return self._find(view, probe, k, filters, exact, without=key)
+        return self._find(view, [probe], k, filters, exact, without=key)[0]
 
     def find(self, query: Query, k: int = 10, filters: Filters | None = None, *, exact: bool = False) -> list[Hit]:
-        """The pictures nearest to an encoded query, best first; equal scores in the order of ids."""
-        return self._find(self._view(query.stage), query.probes, k, filters, exact)
+        """The pictures nearest to an encoded query, best first; equal scores in the order of ids.
+
+        Raises:
+            ConfigError: the index no longer has the model that encoded the query.
+        """
+        if (following := self._next) is not None and query.model == following.model:
+            _check_count(k)
+            best = following.find(self, query.probes, k, filters or Filters(), exact)
+            return [hit_of(row) for row in best]
+        return self._find(self._view_of(query), [query.probes], k, filters, exact)[0]
+
+    def find_each(
+        self, queries: Sequence[Query], k: int = 10, filters: Filters | None = None, *, exact: bool = False
+    ) -> list[list[Hit]]:
+        """:meth:`find` for several queries: those that are alike are looked for in the store at once."""
+        found: list[list[Hit]] = [[] for _ in queries]
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        following = self._next
+        for place, query in enumerate(queries):
+            if following is not None and query.model == following.model:
+                found[place] = self.find(query, k, filters, exact=exact)
+            else:
+                groups.setdefault((query.stage, query.model, *query.probes), []).append(place)
+        for places in groups.values():
+            view = self._view_of(queries[places[0]])
+            each = self._find(view, [queries[place].probes for place in places], k, filters, exact)
+            for place, hits in zip(places, each, strict=True):
+                found[place] = hits
+        return found
+
+    def _view_of(self, query: Query) -> _View:
+        """The stage that a query was encoded for; what has its number now may have another model."""
+        stages = self.manifest.stages
+        same = [stage.number for stage in stages if stage.model == query.model]
+        if not same:
+            raise ConfigError("the index has no longer the model that encoded this query. Encode it again.")
+        return self._view(query.stage if query.stage in same else same[-1])
 
     def _find(
         self,
         view: _View,
-        probes: dict[str, torch.Tensor],
+        probes: Sequence[dict[str, torch.Tensor]],
         k: int,
         filters: Filters | None,
         exact: bool,
         without: str | None = None,
-    ) -> list[Hit]:
-        if k < 1:
-            raise ConfigError(f"k must be at least 1; got {k}.")
+    ) -> list[list[Hit]]:
+        _check_count(k)
         filters = filters or Filters()
         names = [task["name"] for task in view.stage.tasks]
         if filters.task and filters.task not in names:
             raise UnknownNameError(f"No task is called {filters.task!r}. {did_you_mean(filters.task, names)}")
-        allowed = [filters.sql(), None if without is None else f"id != {quoted(without)}"]
-        found: list[dict[str, Any]] = []
-        for route, vector in probes.items():
-            own = None if route == EVERY else f"route = {quoted(route)}"
-            where = " AND ".join(part for part in (*allowed, own) if part) or None
-            found += view.rows.nearest(vector.numpy(), count=k + TIES, where=where, exact=exact, columns=SHOWN)
-        found.sort(key=lambda row: (-row["score"], row["id"]))
-        return [_hit(row) for row in found[:k]]
+        each = best_rows_each(view.rows, probes, k + TIES, filters, exact, without)
+        return [[hit_of(row) for row in rows[:k]] for rows in each]
 
     def rank_captions(
         self, image: Image.Image | Path | str, captions: Sequence[str], *, scoring: str = "plain"
@@ -311,8 +386,10 @@ class SearchIndex:
         """
         found = self._view(None).rows.columns(*SHOWN, where=f"id = {quoted(key)}")
         if not found["id"]:
+            if (following := self._next) is not None:  # a picture that came while the index is on its way
+                return following.index.picture(key)
             raise UnknownNameError(f"no picture has the id {key!r}. Take one from a search.")
-        return _hit({name: values[0] for name, values in found.items()} | {"score": 1.0})
+        return hit_of({name: values[0] for name, values in found.items()} | {"score": 1.0})
 
     def path(self, key: str) -> Path:
         """The file of a picture, which is still the very one that was indexed.
@@ -323,7 +400,7 @@ class SearchIndex:
         """
         hit = self.picture(key)
         for name in (hit.path, *hit.copies):
-            file = self.root / name
+            file: Path = self.root / name
             if file.is_file() and content_id(file) == key:
                 return file
         raise MissingFileError(f"{self.root / hit.path}: the picture is no longer there, or changed. Index again.")
@@ -347,6 +424,11 @@ class SearchIndex:
         return written.getvalue()
 
 
+def _check_count(k: int) -> None:
+    if k < 1:
+        raise ConfigError(f"k must be at least 1; got {k}.")
+
+
 def _pixels(method: Method, images: Sequence[Image.Image | Path | str]) -> torch.Tensor:
     """Pictures as the backbone sees them, [pictures, 3, height, width] uint8."""
     inputs = method.backbone.inputs
@@ -355,20 +437,6 @@ def _pixels(method: Method, images: Sequence[Image.Image | Path | str]) -> torch
     return torch.stack([torch.tensor(inputs.prepare(image)).permute(2, 0, 1) for image in opened])
 
 
-def _queries(view: _View, probes: Probes) -> list[Query]:
-    return [Query(view.stage.number, probes[row]) for row in range(len(probes))]
-
-
-def _hit(row: dict[str, Any]) -> Hit:
-    return Hit(
-        id=row["id"],
-        path=row["paths"][0],
-        copies=tuple(row["paths"][1:]),
-        score=row["score"],
-        task=row["task"],
-        confidence=row["confidence"],
-        margin=row["margin"],
-        date=row["date"],
-        width=row["width"],
-        height=row["height"],
-    )
+def _queries(view: _View, probes: Probes, routes: list[Answering]) -> list[Query]:
+    stage = view.stage
+    return [Query(stage.number, probes[row], stage.model, routes[row]) for row in range(len(probes))]

@@ -15,7 +15,10 @@ from lpi.storage import read_json, reason, write_json
 
 FORMAT = 1
 FILE = "index.json"
-OURS = {FILE, "lock", "models", "store", "tests", "lessons", "skipped.json"}
+STORE = "store"
+BESIDE = ".lpi-index"  # where the index of a folder lies in it, if nobody said where; a scan passes it over
+NEXT = "next"  # the folder of an index with another model that shall take this one's place
+OURS = {FILE, "lock", "models", STORE, NEXT, "tests", "lessons", "skipped.json"}
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,9 @@ class Manifest:
         batch: pictures in a forward pass, always.
         stages: the last one is the current one.
         training: how domains are learned unless something else is said.
+        store: where the tables are: a folder of the index, or the address of an object store.
+        outdated: where an earlier model's tables are, and since when they count no more, in UTC: somebody may be
+            reading them for a while.
     """
 
     root: str
@@ -75,6 +81,12 @@ class Manifest:
     batch: int
     stages: tuple[Stage, ...]
     training: dict[str, Any] = field(default_factory=dict)
+    store: str = STORE
+    outdated: tuple[tuple[str, str], ...] = ()
+
+    def store_in(self, folder: Path) -> str:
+        """Where the tables of the index in a folder are, as the store's client takes it."""
+        return located(folder, self.store)
 
     @property
     def current(self) -> Stage:
@@ -101,6 +113,37 @@ class Manifest:
         write_json(folder / FILE, {"format": FORMAT, **asdict(self)})
 
 
+def is_address(store: str) -> bool:
+    """Whether tables are in an object store (``s3://bucket/path``, ``gs://``, ``az://``), not in a folder."""
+    return "://" in store
+
+
+def located(folder: Path, store: str) -> str:
+    """A store that an index in a folder names, as the store's client takes it."""
+    return store if is_address(store) else str(folder / store)
+
+
+def successor(folder: Path, manifest: Manifest) -> Manifest | None:
+    """The manifest of the index that shall take this one's place, if it is on its way to another model.
+
+    What a finished move leaves behind, if it is cut short while it cleans up, doesn't count: by then both name one
+    store.
+    """
+    if not (folder / NEXT / FILE).is_file():
+        return None
+    found = read_manifest(folder / NEXT)
+    return None if seen_from_above(found.store) == manifest.store else found
+
+
+def seen_from_above(store: str) -> str:
+    """A store that the index in ``next`` names, as the one around it would.
+
+    >>> seen_from_above("../store-b")
+    'store-b'
+    """
+    return store.removeprefix("../")
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of an index.
 
@@ -117,8 +160,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{folder / FILE} isn't of format {FORMAT}, the one this version reads. Index again.")
     try:
         stages = tuple(Stage(**stage) for stage in content.pop("stages"))
-        return Manifest(**content, stages=stages)
-    except (KeyError, TypeError) as error:
+        outdated = tuple((store, since) for store, since in content.pop("outdated", ()))
+        return Manifest(**content, stages=stages, outdated=outdated)
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{folder / FILE} is damaged ({error}). Take it from a backup, or index again."
         ) from error
@@ -132,7 +176,8 @@ def check_place(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        others = sorted(path.name for path in folder.iterdir() if path.name not in OURS and path.name[0] != ".")
+        names = [path.name for path in folder.iterdir()]
+        others = sorted(name for name in names if name not in OURS and not name.startswith((".", f"{STORE}-")))
     except OSError as error:
         raise OutputError(f"{folder} can't be made: {reason(error).replace('--out', '--index')}") from error
     if others:

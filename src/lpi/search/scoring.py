@@ -83,6 +83,38 @@ class Probes:
 
 
 Routes = Mapping[str, int | None]
+Answering = tuple[tuple[str, float], ...]  # names of tasks and how much each counts, the most first
+
+
+@torch.no_grad()
+def tasks_for_texts(method: Method, texts: Sequence[str]) -> list[Answering]:
+    """The tasks that each text is routed to; an empty name is the frozen model. Nothing where there is no routing."""
+    if not method.routed:
+        return [()] * len(texts)
+    return _answering(method, "text", [method.routing_texts(part) for part in chunks(texts, BATCH)])
+
+
+@torch.no_grad()
+def tasks_for_images(method: Method, pixels: Tensor) -> list[Answering]:
+    """The tasks that each prepared picture is routed to; see :func:`tasks_for_texts`."""
+    if not method.routed:
+        return [()] * len(pixels)
+    normalise = method.backbone.inputs.normalise
+    looks = [method.routing_images(normalise(part.to(method.device))) for part in torch.split(pixels, BATCH)]
+    return _answering(method, "vision", looks)
+
+
+def _answering(method: Method, tower: str, looks: Sequence[Tensor]) -> list[Answering]:
+    routes, weights = method.mixture(tower, torch.cat(list(looks)))
+    answering: list[Answering] = []
+    for tasks, shares in zip(method.tasks_of(routes).tolist(), weights.tolist(), strict=True):
+        counts: dict[str, float] = {}
+        for task, share in zip(tasks, shares, strict=True):
+            name = "" if task == FALLBACK else method.tasks[task]
+            counts[name] = counts.get(name, 0.0) + share
+        kept = [(name, share) for name, share in counts.items() if share > 0]
+        answering.append(tuple(sorted(kept, key=lambda one: -one[1])))
+    return answering
 
 
 @torch.no_grad()

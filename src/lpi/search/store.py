@@ -50,14 +50,14 @@ class Store:
     """The tables of one index.
 
     Args:
-        place: the folder they lie in.
+        place: the folder they lie in, or the address of an object store such as ``s3://bucket/path``.
         width: of the features.
 
     Raises:
         MissingExtraError: LanceDB is not installed.
     """
 
-    def __init__(self, place: Path, width: int) -> None:
+    def __init__(self, place: Path | str, width: int) -> None:
         lancedb, self.arrow = _lance()
         self.place, self.width = place, width
         self._tables: dict[str, Any] = {}
@@ -190,6 +190,18 @@ class Store:
                 self._connection.drop_table(PICTURES)
             self._connection.create_table(PICTURES, schema=self.schema())
         return int(self._connection.open_table(PICTURES).version)
+
+    def empty(self) -> bool:
+        """Whether nothing is kept here: no feature, and no row."""
+        names = self.names()
+        return not names or (names == [PICTURES] and not len(Rows(self._connection.open_table(PICTURES), self.width)))
+
+    def clear(self) -> None:
+        """Take everything away."""
+        self._tables.clear()
+        with writing(self.place):
+            for name in self.names():
+                self._connection.drop_table(name)
 
     def rows(self, version: int) -> Rows:
         """The rows as they were at a version.
@@ -338,31 +350,56 @@ class Rows:
 
         Args:
             vector: what to look for.
-            count: how many.
+            count, where, exact, columns, refine: see :meth:`nearest_each`.
+        """
+        each = self.nearest_each(vector[None], count=count, where=where, exact=exact, columns=columns, refine=refine)
+        return each[0]
+
+    def nearest_each(
+        self,
+        vectors: Single,
+        *,
+        count: int,
+        where: str | None,
+        exact: bool,
+        columns: Sequence[str],
+        refine: int | None = 3,
+    ) -> list[list[dict[str, Any]]]:
+        """The rows nearest to each vector [vectors, features], found in one look; see :meth:`nearest`.
+
+        Args:
+            vectors: what to look for; at least one.
+            count: how many for each.
             where: a condition in SQL, applied before.
             exact: look at every vector, also where there is an approximate index.
             columns: which columns to give.
             refine: so many times the wanted rows are compared once more by their whole vectors, not by the bytes that
                 the approximate index keeps of them; ``None`` for no second look.
         """
-        query = self._table.search(vector, vector_column_name="vector").distance_type("cosine")
+        asked = vectors[0] if len(vectors) == 1 else vectors
+        query = self._table.search(asked, vector_column_name="vector").distance_type("cosine")
         query = query.bypass_vector_index() if exact else query.nprobes(20)
         if refine is not None and not exact:
             query = query.refine_factor(refine)
         if where is not None:
             query = query.where(where, prefilter=True)
-        found: list[dict[str, Any]] = query.limit(count).select([*columns, "_distance"]).to_list()
-        return [{**row, "score": 1.0 - row.pop("_distance")} for row in found]
+        found: list[list[dict[str, Any]]] = [[] for _ in vectors]
+        for row in query.limit(count).select([*columns, "_distance"]).to_list():
+            own = found[row.pop("query_index", 0)]
+            own.append({**row, "score": 1.0 - row.pop("_distance")})
+        return found
 
 
 @contextlib.contextmanager
-def writing(place: Path) -> Iterator[None]:
+def writing(place: Path | str) -> Iterator[None]:
     """Turns what the store raises when the disk doesn't obey into one line."""
     try:
         yield
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise OutputError(
-            f"{place} can't be written: {reason}. The folder must be on a local disk with room, whose file system has "
-            "hard links (not FAT or exFAT)."
-        ) from error
+        needed = (
+            "Check its address, and that the credentials in the environment may write there."
+            if "://" in str(place)
+            else "The folder must be on a local disk with room, whose file system has hard links (not FAT or exFAT)."
+        )
+        raise OutputError(f"{place} can't be written: {reason}. {needed}") from error

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,30 @@ from lpi.backbones.base import DualEncoder
 from lpi.errors import ConfigError, DataError, OutputError
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import load_method, save_method
+from lpi.search.bulk import BulkEmbedder
 from lpi.search.embedding import KEEP_SECONDS, Embedder
 from lpi.search.encoding import Encoder, steady_size
-from lpi.search.files import Content, OnProgress, scan
+from lpi.search.files import Content, OnProgress, Scan, scan
 from lpi.search.identity import ROUTING, check_same, describe, load_model, model_hash
-from lpi.search.manifest import FILE, Manifest, Stage, check_place, only_writer, read_manifest
+from lpi.search.manifest import (
+    FILE,
+    STORE,
+    Manifest,
+    Stage,
+    check_place,
+    is_address,
+    located,
+    only_writer,
+    read_manifest,
+    successor,
+)
 from lpi.search.rows import RowMaker, refresh
 from lpi.search.store import APPROXIMATE_FROM, Store
 from lpi.storage import read_json, write_json
 from lpi.trainer import pick_device
 
 PUBLISH_SECONDS = 60.0  # while many pictures are embedded, what is done can be searched
+OUTDATED = timedelta(days=1)  # so long somebody may still be reading what an earlier model left
 
 
 @dataclass(frozen=True)
@@ -68,16 +81,17 @@ class Writer:
         folder: of the index.
         manifest: what counts.
         method: the current model.
-        workers, approximate_from, keep_seconds: see :func:`change`.
+        workers, processes, approximate_from, keep_seconds: see :func:`change`.
     """
 
     workers = 2
+    processes = 1
     approximate_from = APPROXIMATE_FROM
     keep_seconds = KEEP_SECONDS
 
     def __init__(self, folder: Path, manifest: Manifest, method: Method) -> None:
         self.folder, self.manifest, self.method = folder, manifest, method
-        self.store = Store(folder / "store", manifest.width)
+        self.store = Store(manifest.store_in(folder), manifest.width)
 
     @property
     def root(self) -> Path:
@@ -90,6 +104,16 @@ class Writer:
 
     def embedder(self, method: Method) -> Embedder:
         """What embeds pictures under a model."""
+        if self.processes > 1:
+            self.keep_model(method)  # the workers read it there
+            return BulkEmbedder(
+                self.encoder(method),
+                self.store,
+                model=self.folder / "models" / model_hash(method),
+                processes=self.processes,
+                workers=self.workers,
+                keep_seconds=self.keep_seconds,
+            )
         return Embedder(self.encoder(method), self.store, workers=self.workers, keep_seconds=self.keep_seconds)
 
     def contents(self) -> dict[str, Content]:
@@ -120,22 +144,14 @@ class Writer:
         """
         started = time.monotonic()
         before = self.contents()
-        known = (
-            {} if rehash else {p: (s, c.id) for c in before.values() for p, s in zip(c.paths, c.stamps, strict=True)}
-        )
-        found = scan(self.root, leave_out=self.folder, known=known, workers=self.workers, on_progress=on_progress)
-        if before and not found.contents and not emptied:
-            raise DataError(
-                f"{self.root} holds no picture any more, and the index {len(before)}. Connect the disk it is on, or "
-                "say that it is so with --emptied."
-            )
+        found = self.look(before, emptied=emptied, rehash=rehash, on_progress=on_progress)
         embedder = self.embedder(self.method)
         published = time.monotonic()
 
         def now_and_then() -> None:
             nonlocal published
             if time.monotonic() - published > PUBLISH_SECONDS:
-                self._publish(found.contents)
+                self.publish(found.contents)
                 published = time.monotonic()
 
         jobs = embedder.jobs(self.files(found.contents))
@@ -144,7 +160,7 @@ class Writer:
         for key, problem in outcome.problems.items():
             skipped |= dict.fromkeys(found.contents[key].paths, problem)
         write_json(self.folder / "skipped.json", dict(sorted(skipped.items())))
-        self._publish(found.contents)
+        self.publish(found.contents)
         after = self.contents()
         return Update(
             pictures=len(after),
@@ -155,6 +171,31 @@ class Writer:
             skipped=skipped,
             seconds=time.monotonic() - started,
         )
+
+    def look(
+        self,
+        before: dict[str, Content],
+        *,
+        emptied: bool = False,
+        rehash: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> Scan:
+        """What the folder holds now; see :meth:`update`.
+
+        Args:
+            before: what it held: files that are as they were are not read again.
+            emptied, rehash, on_progress: see :meth:`update`.
+        """
+        known = (
+            {} if rehash else {p: (s, c.id) for c in before.values() for p, s in zip(c.paths, c.stamps, strict=True)}
+        )
+        found = scan(self.root, leave_out=self.folder, known=known, workers=self.workers, on_progress=on_progress)
+        if before and not found.contents and not emptied:
+            raise DataError(
+                f"{self.root} holds no picture any more, and the index {len(before)}. Connect the disk it is on, or "
+                "say that it is so with --emptied."
+            )
+        return found
 
     # ---- the model changes -------------------------------------------------------------------------------------------
 
@@ -207,7 +248,7 @@ class Writer:
             when=timestamp(),
             report=report,
         )
-        self._publish(contents, stage, started)
+        self.publish(contents, stage, started)
         return self.manifest.current
 
     def keep_model(self, method: Method) -> None:
@@ -264,6 +305,7 @@ class Writer:
 
     def tidy(self) -> None:
         """Drop models and features that no stage and no picture needs any more."""
+        self.drop_outdated(timedelta(0))
         self.store.unpin({stage.pin for stage in self.manifest.stages})
         routes = {ROUTING}
         for stage in self.manifest.stages:
@@ -276,9 +318,22 @@ class Writer:
                 remove_folder(folder)
         remove_lessons(self.folder)
 
+    def drop_outdated(self, age: timedelta = OUTDATED) -> None:
+        """Drop the tables of earlier models that have counted no more for so long; nobody reads them by then."""
+        now = datetime.now(tz=timezone.utc)
+        outdated = self.manifest.outdated
+        over = [store for store, since in outdated if now - datetime.fromisoformat(since) >= age]
+        if not over:
+            return
+        for store in over:
+            drop_store(self.folder, store)
+        kept = tuple(own for own in outdated if own[0] not in over)
+        self.manifest = replace(self.manifest, outdated=kept)
+        self.manifest.write(self.folder)
+
     # ---- what counts -------------------------------------------------------------------------------------------------
 
-    def _publish(self, contents: dict[str, Content], stage: Stage | None = None, started: float | None = None) -> None:
+    def publish(self, contents: dict[str, Content], stage: Stage | None = None, started: float | None = None) -> None:
         """Let the rows follow pictures and model, and make that count."""
         current = self.manifest.current
         maker = RowMaker(self.encoder(self.method), self.store)
@@ -306,52 +361,70 @@ def change(
     folder: str | Path,
     *,
     workers: int = 2,
+    processes: int = 1,
     device: str = "auto",
     approximate_from: int = APPROXIMATE_FROM,
     keep_seconds: float = KEEP_SECONDS,
+    on_its_way: bool = False,
 ) -> Iterator[Writer]:
     """Change an index; nobody else can meanwhile.
 
     Args:
         folder: of the index.
         workers: threads that read and decode.
+        processes: that embed; see :mod:`lpi.search.bulk`. With one, this process does.
         device: where the model computes.
         approximate_from: rows from which on there is an approximate index.
         keep_seconds: the longest that new features stay in memory only: what a crash costs at most.
+        on_its_way: it may be changed while it is on its way to another model, too.
 
     Raises:
         MissingFileError: there is no index.
         CheckpointError: the index or its model is damaged, or the backbone has changed.
-        OutputError: another command is changing it.
+        OutputError: another command is changing it, or it is on its way to another model.
     """
     folder = Path(folder)
     read_manifest(folder)
     with only_writer(folder):
         manifest = read_manifest(folder)
+        if successor(folder, manifest) is not None and not on_its_way:
+            raise OutputError(
+                f"{folder} is on its way to another model. Go on with 'lpi migrate', which also takes in what is new "
+                "in the folder, or give that up with 'lpi migrate --abandon'."
+            )
         method = load_stage(folder, manifest, manifest.current)
         method.to(pick_device(device))
         writer = Writer(folder, manifest, method)
-        writer.workers, writer.approximate_from, writer.keep_seconds = workers, approximate_from, keep_seconds
+        writer.workers, writer.processes = workers, processes
+        writer.approximate_from, writer.keep_seconds = approximate_from, keep_seconds
+        writer.drop_outdated()
         yield writer
 
 
 def create(
-    folder: str | Path, root: str | Path, model: str | Path, *, device: str = "auto", batch: int | None = None
+    folder: str | Path,
+    root: str | Path,
+    model: str | Path | Method,
+    *,
+    device: str = "auto",
+    batch: int | None = None,
+    store: str = STORE,
 ) -> dict[str, Any] | None:
     """Begin an index, without any picture yet; returns the ``run.json`` beside the model, where there is one.
 
     Args:
         folder: a new one, for the index.
         root: the folder of pictures.
-        model: what ``--model`` names; see :func:`lpi.search.identity.load_model`.
+        model: what ``--model`` names (see :func:`lpi.search.identity.load_model`), or a model that was loaded so.
         device: where the model computes.
         batch: pictures in every forward pass; by default the most for which every place gives the same bits.
+        store: where the tables shall be: a folder, seen from the index, or the address of an object store.
 
     Raises:
-        OutputError: the folder holds something else, or can't be made.
+        OutputError: the folder holds something else, or can't be made; or the object store holds an index.
     """
     folder = Path(folder)
-    method, run = load_model(model)
+    method, run = (model, None) if isinstance(model, Method) else load_model(model)
     method.to(pick_device(device))
     check_place(folder)
     with only_writer(folder):
@@ -360,7 +433,10 @@ def create(
         about = describe(method)
         width = method.backbone.feature_width
         save_method(method, folder / "models" / about["model"])
-        version = Store(folder / "store", width).start()
+        tables = Store(store if is_address(store) else folder / store, width)
+        if is_address(store) and not tables.empty():
+            raise OutputError(f"{store} holds an index already, or part of one. Name another address, or empty it.")
+        version = tables.start()
         stage = Stage(0, "index", "", about["model"], about["tasks"], version, 0, 0, 0.0, timestamp())
         Manifest(
             root=str(Path(root).resolve()),
@@ -370,6 +446,7 @@ def create(
             batch=batch or steady_size(method),
             stages=(stage,),
             training=(run or {}).get("settings", {}).get("training", {}),
+            store=store,
         ).write(folder)
     return run
 
@@ -381,6 +458,14 @@ def move_root(folder: str | Path, root: str | Path) -> None:
         manifest = read_manifest(folder)
         if manifest.root != str(Path(root).resolve()):
             replace(manifest, root=str(Path(root).resolve())).write(folder)
+
+
+def drop_store(folder: Path, store: str) -> None:
+    """Take away the tables that an index in a folder named."""
+    if is_address(store):
+        Store(located(folder, store), 1).clear()
+    elif (folder / store).exists():
+        remove_folder(folder / store)
 
 
 def remove_lessons(folder: Path, keep: Path | None = None) -> None:

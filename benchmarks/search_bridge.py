@@ -1,0 +1,389 @@
+"""How much of a new backbone's recall its queries keep over a bridge to old vectors, before anything is embedded again.
+
+    python benchmarks/search_bridge.py --small
+    python benchmarks/search_bridge.py --real FOLDER --results results/search_bridge.json
+
+Pairs of an old and a new backbone: the embedded one before and after a short alignment, and at two input sizes; with
+``--real`` the same with the backbone FOLDER/backbones/dino-minilm on the photographs of FOLDER/flickr8k. A part of the
+pictures is the sample that a bridge is learned from, captions of other pictures are the queries. For each pair:
+
+- ``full``: recall when everything is embedded again; ``stale``: recall when nothing changes, old queries on old
+  vectors; ``bridges``: by kind and sample size, over several samples, the share of the full recall@10 that new queries
+  on old vectors reach (``recall_at_10_kept``), the share of the new model's own first ten that are among the ten found
+  (``overlap_at_10``, for captions and for pictures as queries), and what a query costs;
+- ``towards_old_vectors``: the aim of arXiv 2509.23471, a query mapped to where the old model would have put it, by
+  ridge regression on the same sample and words;
+- ``mixing``: overlap while a random part of the pictures has new vectors, by how the two kinds of scores are brought to
+  one scale; ``order``: overlap when a part of the pictures has new vectors, in the order of expected gain and in a
+  random one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from search_data import with_store
+from torch import Tensor
+from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, VisionTextDualEncoderModel
+
+import lpi
+from lpi.backbones.align import align
+from lpi.backbones.loading import load_backbone, locate, quiet
+from lpi.data.records import CaptionedImage
+from lpi.data.scenes import load_scenes
+from lpi.data.source import load_source
+from lpi.evaluation.machine import environment
+from lpi.evaluation.ranking import count_ranks, recall_at
+from lpi.search.bridge import KINDS, Bridge, Pairs, kept_at
+from lpi.search.crossing import Crossing, scale_like
+from lpi.search.sample import Sample, errors_of, expected_errors, order_of_gain, parts, words_of
+from lpi.storage import write_json
+from lpi.tasks.relevance import relevance
+
+FIRST = 10
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+WORDS = 1000
+BATCH = 64
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--real", type=Path, help="folder with flickr8k and backbones/dino-minilm")
+    parser.add_argument("--small", action="store_true", help="few pictures, in a minute or two")
+    parser.add_argument("--pictures", type=int, default=4000, help="of a gallery, the sample among them")
+    parser.add_argument("--samples", type=int, nargs="+", default=[50, 100, 250, 500, 1000, 2000])
+    parser.add_argument("--seeds", type=int, default=3, help="samples of each size")
+    parser.add_argument("--results", type=Path, default=Path("results/search_bridge.json"))
+    options = parser.parse_args()
+    if options.small:
+        options.pictures, options.samples, options.seeds = 240, [50, 100], 2
+    return options
+
+
+# ---- two models, and what they make of pictures and words ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Made:
+    """What one model made of everything."""
+
+    pictures: Tensor
+    captions: Tensor
+    words: Tensor
+
+
+@dataclass(frozen=True)
+class World:
+    """Pictures and captions; the first ``test`` pictures are those that the captions were written for."""
+
+    records: Sequence[CaptionedImage]
+    test: int
+    captions: list[str]
+    pairs: Tensor
+
+
+def world_of(test: Sequence[CaptionedImage], others: Sequence[CaptionedImage], captions: int) -> World:
+    few = [CaptionedImage(r.picture, r.captions[:captions], r.task, r.split) for r in test]
+    texts, _, pairs = relevance(few, equal_captions=True)
+    return World([*test, *others], len(test), texts, torch.from_numpy(pairs))
+
+
+def made(world: World, method: lpi.Method, words: list[str]) -> Made:
+    """Vectors as an index would hold them, and queries as it would encode them."""
+    side, pictures = min(method.backbone.inputs.image_size), []
+    for start in range(0, len(world.records), BATCH):
+        opened = [record.picture.open(side) for record in world.records[start : start + BATCH]]
+        pictures.append(method.encode_images(opened).float())
+        print(f"  {start + len(opened)}/{len(world.records)}", end="\r", file=sys.stderr, flush=True)
+    return Made(torch.cat(pictures), method.encode_texts(world.captions).float(), method.encode_texts(words).float())
+
+
+def realigned(source: str | Path, records: Sequence[CaptionedImage], out: Path, **options: Any) -> Path:
+    """The towers of a backbone with projections that were learned anew, and briefly."""
+    path = locate(source)
+    kind = json.loads((path / "config.json").read_text(encoding="utf-8"))["model_type"]
+    with quiet():
+        model = (CLIPModel if kind == "clip" else VisionTextDualEncoderModel).from_pretrained(path, dtype=torch.float32)
+        for tower, part, beside in (
+            ("vision", model.vision_model, AutoImageProcessor.from_pretrained(path, backend="pil")),
+            ("text", model.text_model, AutoTokenizer.from_pretrained(path)),
+        ):
+            part.save_pretrained(out / tower)
+            beside.save_pretrained(out / tower)
+    return align(out / "vision", out / "text", records, out=out / "joined", batch=128, **options).path
+
+
+def plain(source: str | Path, image_size: int | None = None) -> lpi.Method:
+    return lpi.method("lpi", load_backbone(source, image_size=image_size))
+
+
+# ---- what a bridge keeps ---------------------------------------------------------------------------------------------
+
+
+def recalls(world: World, scores: Tensor) -> dict[str, float]:
+    ranks = count_ranks(lambda start, stop: scores[start:stop], len(scores), world.pairs)
+    return {str(k): round(recall_at(k, ranks), 4) for k in (1, 5, FIRST)}
+
+
+def without_itself(scores: Tensor) -> Tensor:
+    """Scores of the first pictures as queries; a picture is always nearest to itself."""
+    scores[torch.arange(len(scores)), torch.arange(len(scores))] = -2.0
+    return scores
+
+
+class Judge:
+    """Holds what is found over a bridge against what the new model finds."""
+
+    def __init__(self, world: World, old: Made, new: Made) -> None:
+        self.world, self.old, self.new = world, old, new
+        self.right = new.captions @ new.pictures.T
+        self.right_images = without_itself(new.pictures[: world.test] @ new.pictures.T)
+        self.full = recalls(world, self.right)
+
+    def of(self, texts: Tensor, images: Tensor) -> dict[str, Any]:
+        """Figures of captions [texts, old features] and of pictures [images, old features] on old vectors."""
+        found = texts @ self.old.pictures.T
+        recall = recalls(self.world, found)
+        return {
+            "recall": recall,
+            "recall_at_10_kept": round(recall["10"] / self.full["10"], 4),
+            "overlap_at_10": {
+                "text": round(kept_at(FIRST, found, self.right), 4),
+                "image": round(kept_at(FIRST, without_itself(images @ self.old.pictures.T), self.right_images), 4),
+            },
+        }
+
+    def stale(self) -> dict[str, Any]:
+        return self.of(self.old.captions, self.old.pictures[: self.world.test])
+
+    def bridged(self, over: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        return self.of(over(self.new.captions), over(self.new.pictures[: self.world.test]))
+
+    def sample(self, count: int, seed: int) -> tuple[Sample, Tensor]:
+        """Pictures that no caption was written for, and their rows."""
+        others = range(self.world.test, len(self.world.records))
+        rows = torch.tensor(random.Random(seed).sample(others, count))
+        pictures = Pairs(self.new.pictures[rows], self.old.pictures[rows])
+        return Sample(pictures, Pairs(self.new.words, self.old.words), seed), rows
+
+    def most(self) -> int:
+        return len(self.world.records) - self.world.test
+
+
+def mean_of(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means of figures that are laid out alike, and what recall_at_10_kept was each time."""
+
+    def mean(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {key: mean([value[key] for value in values]) for key in values[0]}
+        return round(sum(values) / len(values), 4)
+
+    return {**mean(figures), "recall_at_10_kept_each": [figure["recall_at_10_kept"] for figure in figures]}
+
+
+def microseconds(act: Callable[[], object], times: int = 300) -> float:
+    taken = []
+    for _ in range(times):
+        started = time.perf_counter()
+        act()
+        taken.append(time.perf_counter() - started)
+    return round(1e6 * sorted(taken)[len(taken) // 2], 1)
+
+
+def figures_of(judge: Judge, kind: str, count: int, seeds: int) -> dict[str, Any]:
+    found = []
+    for seed in range(seeds):
+        sample, _ = judge.sample(count, seed)
+        started = time.perf_counter()
+        bridge = sample.learn(kind)
+        seconds = time.perf_counter() - started
+        query, crossing = judge.new.captions[0], Crossing(bridge, sample.pictures, "", "", {}, {})
+        found.append(
+            {
+                **judge.bridged(bridge),
+                "seconds_to_learn": round(seconds, 2),
+                "microseconds_per_query": microseconds(lambda bridge=bridge: bridge(query[None])),
+                "microseconds_with_scale": microseconds(lambda crossing=crossing: crossing.carry(query)),
+            }
+        )
+    return mean_of(found)
+
+
+def towards_old_vectors(judge: Judge, count: int, seeds: int) -> dict[str, Any]:
+    """Ridge regression of old vectors on new ones, pictures and words alike; the ridge by the deciding part."""
+    found = []
+    for seed in range(seeds):
+        sample, _ = judge.sample(count, seed)
+        new, old = [], []
+        for pairs in (sample.pictures, sample.texts):
+            chosen = parts(len(pairs), seed)
+            new.append([pairs.new[rows] for rows in chosen[:2]])
+            old.append([pairs.old[rows] for rows in chosen[:2]])
+        (x, held_x), (y, held_y) = (tuple(torch.cat(own) for own in zip(*side, strict=True)) for side in (new, old))
+        centre, shift = x.mean(dim=0), y.mean(dim=0)
+        covariance = (x - centre).T @ (x - centre)
+        best, least = None, float("inf")
+        for ridge in RIDGES:
+            penalty = ridge * covariance.diagonal().mean() * torch.eye(len(covariance))
+            matrix = torch.linalg.solve(covariance + penalty, (x - centre).T @ (y - shift))
+            error = float(((held_x - centre) @ matrix + shift - held_y).square().sum())
+            if error < least:
+                best, least = matrix, error
+        assert best is not None
+        found.append(
+            judge.bridged(lambda q, m=best, c=centre, s=shift: torch.nn.functional.normalize((q - c) @ m + s, dim=-1))
+        )
+    return mean_of(found)
+
+
+# ---- on the way ------------------------------------------------------------------------------------------------------
+
+
+def one_line(found: Tensor, right: Tensor) -> tuple[float, float]:
+    """The least-squares line through all queries' fifty best pairs of scores."""
+    rows = found.topk(min(50, found.shape[1]), dim=1)
+    x, y = rows.values.flatten(), right.gather(1, rows.indices).flatten()
+    slope = float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
+    return slope, float(y.mean()) - slope * float(x.mean())
+
+
+def on_the_way(judge: Judge, bridge: Bridge, sample: Sample, rows: Tensor, seed: int) -> dict[str, Any]:
+    """Overlap while a part of the pictures has new vectors; the sample's always have."""
+    over = bridge(judge.new.captions)
+    raw = over @ judge.old.pictures.T
+    anchors = sample.pictures
+    scales = [
+        scale_like(anchors.old @ one, anchors.new @ query) for one, query in zip(over, judge.new.captions, strict=True)
+    ]
+    lines = torch.tensor([[scale.slope, scale.offset] for scale in scales])
+    words = sample.texts.new
+    slope, offset = one_line(bridge(words) @ anchors.old.T, words @ anchors.new.T)
+    ways = {"as_they_are": raw, "one_line": slope * raw + offset, "by_query": lines[:, :1] * raw + lines[:, 1:]}
+    waiting = torch.ones(len(judge.world.records), dtype=torch.bool)
+    waiting[rows] = False
+    rest = waiting.nonzero()[:, 0]
+
+    def overlap(done: Tensor, scores: Tensor) -> float:
+        new = ~waiting
+        new[done] = True
+        return round(kept_at(FIRST, torch.where(new, judge.right, scores), judge.right), 4)
+
+    chance = [rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed + n))] for n in range(3)]
+    queries = torch.cat([anchors.new, words])
+    held_out = anchors[torch.cat(parts(len(anchors), sample.seed)[1:])]
+    errors = expected_errors(judge.old.pictures[rest], held_out.old, errors_of(bridge, queries, held_out))
+    gain = rest[order_of_gain(bridge(queries), judge.old.pictures[rest], errors)]
+    mixing, order = {}, {}
+    for share in (0.1, 0.25, 0.5, 0.75):
+        count = round(share * len(rest))
+        mixing[str(share)] = {name: overlap(chance[0][:count], scores) for name, scores in ways.items()}
+        by_chance = [overlap(own[:count], ways["by_query"]) for own in chance]
+        order[str(share)] = {
+            "by_gain": overlap(gain[:count], ways["by_query"]),
+            "random": round(sum(by_chance) / len(by_chance), 4),
+        }
+    return {"mixing": mixing, "order": order}
+
+
+def compare(name: str, world: World, old: Made, new: Made, options: argparse.Namespace) -> dict[str, Any]:
+    print(name, file=sys.stderr)
+    judge = Judge(world, old, new)
+    samples = [count for count in options.samples if count <= judge.most()]
+    bridges = {kind: {str(count): figures_of(judge, kind, count, options.seeds) for count in samples} for kind in KINDS}
+    sample, rows = judge.sample(samples[-1], 0)
+    return {
+        "pictures": len(world.records),
+        "captions": len(world.captions),
+        "features": {"old": old.pictures.shape[1], "new": new.pictures.shape[1]},
+        "full": {"recall": judge.full},
+        "stale": judge.stale(),
+        "bridges": bridges,
+        "towards_old_vectors": {str(count): towards_old_vectors(judge, count, options.seeds) for count in samples},
+        "on_the_way": {
+            kind: {"sample": samples[-1], **on_the_way(judge, sample.learn(kind), sample, rows, 0)} for kind in KINDS
+        },
+    }
+
+
+def scenes(options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """The embedded backbone on the embedded world."""
+    families = 12
+    train, test = 3 * options.pictures // (4 * families), options.pictures // (4 * families)
+    records = load_scenes(train=train, validation=24, test=test, held_out=0)
+    split = {name: [r for r in records if r.split == name] for name in ("train", "validation", "test")}
+    world = world_of(split["test"], split["train"], captions=2)
+    joined = realigned("lpi-tiny", split["validation"], work / "tiny", feature_width=96, epochs=10)
+    new = plain("lpi-tiny")
+    words = words_of(new, [], [], WORDS, 0)
+    now = made(world, new, words)
+    return {
+        "scenes: aligned briefly, 96 features -> lpi-tiny": compare(
+            "scenes, alignment", world, made(world, plain(joined), words), now, options
+        ),
+        "scenes: lpi-tiny at 120 pixels -> at 96": compare(
+            "scenes, size", world, made(world, plain("lpi-tiny", 120), words), now, options
+        ),
+    }
+
+
+def real(options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """A backbone that was trained on photographs, on photographs."""
+    source = options.real / "backbones" / "dino-minilm"
+    records = load_source(options.real / "flickr8k")
+    chance = random.Random(0)
+    test = [r for r in records if r.split == "test"][: options.pictures // 4]
+    train = [r for r in records if r.split == "train"]
+    chance.shuffle(train)
+    others, aligned = train[: options.pictures - len(test)], train[-min(1000, options.pictures) :]
+    world = world_of(test, others, captions=2)
+    joined = realigned(source, aligned, work / "real", feature_width=192, epochs=10)
+    new = plain(source)
+    words = words_of(new, [], [], WORDS, 0)
+    now = made(world, new, words)
+    return {
+        "flickr8k: dino-minilm aligned briefly, 192 features -> dino-minilm": compare(
+            "flickr8k, alignment", world, made(world, plain(joined), words), now, options
+        ),
+        "flickr8k: dino-minilm at 140 pixels -> at 112": compare(
+            "flickr8k, size", world, made(world, plain(source, 140), words), now, options
+        ),
+    }
+
+
+def main() -> None:
+    options = arguments()
+    work = Path(tempfile.mkdtemp(prefix="lpi-bridge-"))
+    started = time.monotonic()
+    try:
+        pairs = scenes(options, work)
+        if options.real is not None:
+            pairs |= real(options, work)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    write_json(
+        options.results,
+        {
+            "pairs": pairs,
+            "words": WORDS,
+            "seeds": list(range(options.seeds)),
+            "seconds": round(time.monotonic() - started, 1),
+            "command": "python benchmarks/search_bridge.py " + " ".join(sys.argv[1:]),
+            **with_store(environment()),
+        },
+    )
+    print(f"Written to {options.results}")
+
+
+if __name__ == "__main__":
+    main()

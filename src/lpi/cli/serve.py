@@ -1,0 +1,118 @@
+"""``lpi serve``: an index, or a folder of pictures, in a browser."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lpi.cli.search import DeviceOption, WorkersOption, bring_up_to_date, show_skipped
+from lpi.errors import ConfigError, OutputError
+
+if TYPE_CHECKING:
+    from lpi.grounding.base import GroundingMethod
+
+STARTING_MODEL = "lpi-tiny"
+
+
+def serve(
+    folder: Annotated[
+        Path | None, typer.Argument(help="A folder of pictures; it is indexed first. Not needed with --index.")
+    ] = None,
+    place: Annotated[
+        Path | None,
+        typer.Option("--index", envvar="LPI_INDEX", help="Folder of the index.", metavar="DIR", show_default=False),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Where to listen. Others can reach another address than this, and need the token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="At which port; 0 takes a free one.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="LPI_TOKEN", help="Who has it may search; or set LPI_TOKEN. Needed by --host: made if missing."
+        ),
+    ] = None,
+    ground: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Also find boxes: a run, a saved model, or lpi-tiny-grounding.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="What a new index of FOLDER is made with: a run, a saved model, or a backbone.",
+            show_default=STARTING_MODEL,
+        ),
+    ] = None,
+    batching: Annotated[
+        bool, typer.Option("--batching/--no-batching", help="Encode queries that come at the same time together.")
+    ] = True,
+    threads: Annotated[int | None, typer.Option(min=1, help="Cores that models may use. Default: all.")] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    workers: WorkersOption = 2,
+    device: DeviceOption = "auto",
+) -> None:
+    """Search in a browser. Changes by other commands are picked up while it runs; Ctrl-C ends it."""
+    from lpi.search.manifest import BESIDE, FILE
+    from lpi.serve.listening import listen
+    from lpi.serve.security import token_for
+
+    # what may be wrong is found now, not when the pictures are indexed
+    token_for(host, token)
+    listen(host, port).close()
+    if folder is not None and place is None and (folder / FILE).is_file():
+        folder, place = None, folder
+    if folder is not None:
+        inside = folder / BESIDE
+        _follow_folder(folder, place or inside, model, workers=workers, device=device)
+        place = place or inside
+    elif model is not None:
+        raise ConfigError("--model is for a folder that isn't indexed yet. Name the folder, or leave --model out.")
+    if place is None:
+        raise ConfigError("what shall be served? Name a folder of pictures, or an index with --index.")
+    from lpi.search.index import SearchIndex
+    from lpi.serve.server import serve as begin
+
+    grounder = _grounder(ground)
+    begin(
+        SearchIndex.open(place, device=device),
+        host=host,
+        port=port,
+        token=token,
+        grounder=grounder,
+        batching=batching,
+        threads=threads,
+        open_page=open_page,
+    )
+    print("Stopped.", file=sys.stderr)
+
+
+def _follow_folder(folder: Path, place: Path, model: str | None, *, workers: int, device: str) -> None:
+    """Index a folder, or what is new in it; where another command is at it, its index is served as it is."""
+    from lpi.search.manifest import BESIDE, FILE
+
+    new = not (place / FILE).exists()
+    if new and folder.is_dir():
+        print(f"Indexing {folder} into {place}; later starts only look at what changed.", file=sys.stderr)
+    try:
+        done = bring_up_to_date(
+            folder,
+            place,
+            model or (STARTING_MODEL if new else None),
+            moved=place.name == BESIDE and place.parent == folder,  # it lies in the folder, wherever that is now
+            workers=workers,
+            device=device,
+        )
+    except OutputError as error:
+        if new:
+            raise
+        print(f"note: {error} Until then it is served as it is.", file=sys.stderr)
+        return
+    show_skipped(done.skipped, place)
+
+
+def _grounder(model: str | None) -> GroundingMethod | None:
+    from lpi.cli.grounding import learned
+
+    return None if model is None else learned(model)

@@ -1,0 +1,84 @@
+"""From a folder of pictures and a model to an index, in one call; made once, it only follows what changed."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from lpi.errors import ConfigError, MissingFileError
+from lpi.methods.base import Method
+from lpi.methods.checkpoint import save_method
+from lpi.search.files import OnProgress
+from lpi.search.identity import check_same, describe, load_model
+from lpi.search.manifest import BESIDE, FILE, Manifest, read_manifest
+from lpi.search.writer import change, create, move_root
+
+
+def build(
+    model: Method | str | Path,
+    folder: str | Path,
+    place: str | Path | None = None,
+    *,
+    device: str = "auto",
+    workers: int = 2,
+    on_progress: OnProgress | None = None,
+) -> Path:
+    """Make all pictures of a folder searchable, or bring their index up to date; returns where the index is.
+
+    Args:
+        model: a method; or a run, a saved method or a backbone, as ``lpi index --model`` takes it.
+        folder: of pictures.
+        place: folder of the index; by default one inside ``folder`` that moves with it.
+        device: where the model computes.
+        workers: threads that read and decode.
+        on_progress: told what is going on, how many are done and how many there are.
+
+    Raises:
+        MissingFileError: there is no such folder of pictures.
+        ConfigError: the index is of another folder.
+        CheckpointError: the index was made with another model.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise MissingFileError(f"{root}: there is no such folder. Check the path, or connect the disk it is on.")
+    index = root / BESIDE if place is None else Path(place)
+    if (index / FILE).exists():
+        manifest = read_manifest(index)
+        check_root(root, manifest, moved=index == root / BESIDE)
+        method, name = (
+            (model, type(model).__name__) if isinstance(model, Method) else (load_model(model)[0], str(model))
+        )
+        check_model(index, manifest, method, name)
+        move_root(index, root)
+    elif isinstance(model, Method):
+        with tempfile.TemporaryDirectory(prefix="lpi-model-") as saved:
+            save_method(model, Path(saved) / "model")
+            create(index, root, Path(saved) / "model", device=device)
+    else:
+        create(index, root, model, device=device)
+    with change(index, workers=workers, device=device) as writer:
+        writer.update(on_progress=on_progress)
+    return index
+
+
+def check_root(folder: Path, manifest: Manifest, *, moved: bool) -> None:
+    """Refuse to follow another folder than the indexed one, unless it is the same in a new place.
+
+    Raises:
+        ConfigError: it is another.
+    """
+    if str(folder.resolve()) != manifest.root and not moved:
+        raise ConfigError(
+            f"the index is of {manifest.root}, not of {folder}. Name that folder, or another --index; or, if it is the "
+            "same folder in a new place, add --moved."
+        )
+
+
+def check_model(place: Path, manifest: Manifest, method: Method, name: str) -> None:
+    """Refuse a model that the index wasn't made with at any stage.
+
+    Raises:
+        CheckpointError: it wasn't; the message says what differs.
+    """
+    if describe(method)["model"] not in {stage.model for stage in manifest.stages}:
+        check_same(place, manifest.recorded(manifest.current), method, name)

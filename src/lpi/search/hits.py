@@ -1,0 +1,72 @@
+"""What is asked of an index, and what is found in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lpi.search.scoring import Answering
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A picture that was found.
+
+    Attributes:
+        id: of its content.
+        path: its first file, relative to the indexed folder.
+        copies: further files with the same content.
+        score: cosine with the query, at most 1.
+        task: where the router sent it; empty for nowhere.
+        confidence: how likely that task is, between 0 and 1; ``None`` where no task was learned.
+        margin: how much farther the next task is; ``None`` with fewer than two.
+        date: when it was taken or last written to, ``YYYY-MM-DDTHH:MM:SS``.
+        width, height: in pixels.
+    """
+
+    id: str
+    path: str
+    copies: tuple[str, ...]
+    score: float
+    task: str
+    confidence: float | None
+    margin: float | None
+    date: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Query:
+    """An encoded query: may be kept, and searched with other filters.
+
+    Attributes:
+        stage: the stage that it searches.
+        probes: what pictures are compared with.
+        model: what stands for the model that encoded it.
+        routes: the tasks that it was routed to and how much each counts, the most first; an empty name is the frozen
+            model. Nothing where the model tells no tasks apart.
+    """
+
+    stage: int
+    probes: dict[str, Tensor]
+    model: str
+    routes: Answering = ()
+
+
+def hit_of(row: dict[str, Any]) -> Hit:
+    """A picture from its row in the store, with its ``score``."""
+    return Hit(
+        id=row["id"],
+        path=row["paths"][0],
+        copies=tuple(row["paths"][1:]),
+        score=row["score"],
+        task=row["task"],
+        confidence=row["confidence"],
+        margin=row["margin"],
+        date=row["date"],
+        width=row["width"],
+        height=row["height"],
+    )

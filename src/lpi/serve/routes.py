@@ -1,0 +1,252 @@
+"""Every address of the API: what it takes, and what it gives."""
+
+from __future__ import annotations
+
+import asyncio
+import mimetypes
+import time
+from collections.abc import Awaitable
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import FileResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.datastructures import UploadFile
+
+from lpi import __version__
+from lpi.errors import ConfigError
+from lpi.search.hits import Hit as Found
+from lpi.search.hits import Query as Encoded
+from lpi.serve.limits import RefusedError
+from lpi.serve.schemas import (
+    Asked,
+    Box,
+    Expression,
+    GroundAnswer,
+    Health,
+    Hit,
+    Info,
+    Problem,
+    Route,
+    Search,
+    SearchAnswer,
+    Similar,
+    SimilarAnswer,
+    Size,
+    StageInfo,
+    TaskInfo,
+    WordSearch,
+)
+from lpi.serve.service import Encoding, Lookup, Service
+
+Result = TypeVar("Result")
+
+UPLOAD_SECONDS = 60.0
+FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}  # an id is the hash of the content
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "Something about the request makes no sense."},
+    401: {"model": Problem, "description": "A token is needed."},
+    403: {"model": Problem, "description": "Asked under another name than localhost."},
+    404: {"model": Problem, "description": "There is no such picture, task or page."},
+    503: {"model": Problem, "description": "Too many wait already."},
+}
+TOO_LARGE: dict[int | str, dict[str, Any]] = {413: {"model": Problem, "description": "The picture is too large."}}
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+PICTURE_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "A picture: its bytes, or a form with the field 'image'.",
+        "content": {
+            "image/*": BINARY,
+            "multipart/form-data": {"schema": {"type": "object", "properties": {"image": BINARY["schema"]}}},
+        },
+    }
+}
+Id = Annotated[str, Path(alias="id", description="The picture's id, from a search.")]
+
+
+def api(service: Service) -> APIRouter:
+    """The routes of a service."""
+    router = APIRouter(responses=PROBLEMS)
+    add_searches(router, service)
+    add_pictures(router, service)
+    add_figures(router, service)
+    return router
+
+
+# ---- searching -------------------------------------------------------------------------------------------------------
+
+
+def add_searches(router: APIRouter, service: Service) -> None:
+    """By words, by a picture, by a picture of the index."""
+
+    @router.get("/api/search", summary="Search by words")
+    async def by_words(request: Request, asked: Annotated[WordSearch, Query()]) -> SearchAnswer:
+        started = time.perf_counter()
+        encoding = Encoding("text", service.stage(asked.stage), asked.scoring)
+        found = await unless_gone(request, service.search_words(asked.q, encoding, lookup(asked)))
+        return answer(*found, asked.q, started)
+
+    @router.post("/api/search", summary="Search by a picture", openapi_extra=PICTURE_BODY, responses=TOO_LARGE)
+    async def by_picture(request: Request, asked: Annotated[Search, Query()]) -> SearchAnswer:
+        started = time.perf_counter()
+        encoding = Encoding("image", service.stage(asked.stage), asked.scoring)
+        wanted = lookup(asked)
+        try:
+            content = await asyncio.wait_for(sent_picture(request), UPLOAD_SECONDS)
+        except asyncio.TimeoutError as error:
+            raise RefusedError(408, "the picture took too long to arrive. Send it again.") from error
+        found = await unless_gone(request, service.search_picture(content, encoding, wanted))
+        return answer(*found, None, started)
+
+    @router.get("/api/pictures/{id}/similar", summary="Pictures like one of them")
+    async def similar(request: Request, key: Id, asked: Annotated[Similar, Query()]) -> SimilarAnswer:
+        stage = service.stage(asked.stage)
+        hits = await unless_gone(request, service.similar(key, stage, lookup(asked)))
+        number = service.index.manifest.current.number if stage is None else stage
+        return SimilarAnswer(stage=number, hits=[Hit.of(hit) for hit in hits])
+
+
+def lookup(asked: Similar) -> Lookup:
+    """What is wanted of the store."""
+    return Lookup(asked.k, asked.filters(), asked.exact if isinstance(asked, Search) else False)
+
+
+def answer(query: Encoded, hits: list[Found], words: str | None, started: float) -> SearchAnswer:
+    """What was found, and how."""
+    return SearchAnswer(
+        stage=query.stage,
+        query=words,
+        milliseconds=round(1000 * (time.perf_counter() - started), 1),
+        routes=[Route(task=task, weight=weight) for task, weight in query.routes],
+        hits=[Hit.of(hit) for hit in hits],
+    )
+
+
+async def sent_picture(request: Request) -> bytes:
+    """The bytes of the picture in a request, whichever way it was sent."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        async with request.form(max_files=1, max_fields=8) as form:
+            image = form.get("image")
+            if not isinstance(image, UploadFile):
+                raise ConfigError("the form must have a file in its field 'image'.")
+            return await image.read()
+    if kind and not kind.startswith("image/") and kind != "application/octet-stream":
+        raise RefusedError(415, f"a picture is wanted: image/* or multipart/form-data; got {kind[:80]!r}.")
+    return await request.body()
+
+
+async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
+    """What work gives; it is given up as soon as the client has gone away.
+
+    Raises:
+        RefusedError: it has; nobody will hear this.
+    """
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        watching.result()
+        raise RefusedError(499, "the client has gone away.")
+    finally:
+        working.cancel()
+        watching.cancel()
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+def add_pictures(router: APIRouter, service: Service) -> None:
+    """Of the index, by their ids: no name of a file is ever taken from a request."""
+
+    @router.get("/api/pictures/{id}", summary="What is known of a picture")
+    async def picture(key: Id, asked: Annotated[Asked, Query()]) -> Hit:
+        return Hit.of(await service.picture(key))
+
+    @router.get(
+        "/api/pictures/{id}/file",
+        summary="The picture as it is",
+        response_class=FileResponse,
+        responses={200: {"content": {"image/*": BINARY}}},
+    )
+    async def file(key: Id, asked: Annotated[Asked, Query()]) -> FileResponse:
+        path = await service.file(key)
+        kind = mimetypes.guess_type(path.name)[0] or ""
+        return FileResponse(
+            path,
+            media_type=kind if kind.startswith("image/") else "application/octet-stream",
+            filename=path.name,
+            content_disposition_type="inline",
+            headers=FOR_EVER,
+        )
+
+    @router.get(
+        "/api/pictures/{id}/thumbnail",
+        summary="The picture in small",
+        response_class=Response,
+        responses={200: {"content": {"image/jpeg": BINARY}}},
+    )
+    async def thumbnail(request: Request, key: Id, asked: Annotated[Size, Query()]) -> Response:
+        content = await unless_gone(request, service.thumbnail(key, asked.side))
+        return Response(content, media_type="image/jpeg", headers=FOR_EVER)
+
+    @router.get(
+        "/api/pictures/{id}/ground",
+        summary="Where in the picture something is",
+        responses={501: {"model": Problem, "description": "No model that finds boxes was given."}},
+    )
+    async def ground(request: Request, key: Id, asked: Annotated[Expression, Query()]) -> GroundAnswer:
+        found, (width, height) = await unless_gone(request, service.ground(key, asked.expression))
+        return GroundAnswer(
+            task=(found[0].task if found else None) or "",
+            boxes=[Box(box=one.box, score=one.score) for one in found],
+            width=width,
+            height=height,
+        )
+
+
+# ---- what there is ---------------------------------------------------------------------------------------------------
+
+
+def add_figures(router: APIRouter, service: Service) -> None:
+    """For the page, for who watches over the server, and for Prometheus."""
+
+    @router.get("/api/info", summary="What there is to search in")
+    async def info(asked: Annotated[Asked, Query()]) -> Info:
+        overview = await service.overview()
+        manifest = overview.manifest
+        return Info(
+            name=service.index.root.name,
+            pictures=manifest.current.pictures,
+            tasks=[TaskInfo(name=t["name"], pictures=overview.tasks[t["name"]]) for t in manifest.current.tasks],
+            folders=overview.folders,
+            stages=[
+                StageInfo(
+                    number=stage.number,
+                    label=f"{stage.kind} {stage.task}".strip(),
+                    when=stage.when,
+                    tasks=[task["name"] for task in stage.tasks],
+                    pictures=stage.pictures,
+                )
+                for stage in manifest.stages
+            ],
+            current=manifest.current.number,
+            grounding=service.grounder is not None,
+            version=__version__,
+            upload_bytes=service.limits.upload_bytes,
+        )
+
+    @router.get("/api/health", summary="Whether searches are answered")
+    async def health() -> Health:
+        return Health(status="ok", pictures=len(service.index), stage=service.index.manifest.current.number)
+
+    @router.get("/metrics", summary="Figures for Prometheus", response_class=Response)
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)

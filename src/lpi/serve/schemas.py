@@ -1,0 +1,178 @@
+"""What is asked and answered over HTTP, as types; ``/openapi.json`` is made of these."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lpi.search.filters import Filters
+from lpi.serve.limits import LONGEST_QUERY, MOST_HITS
+
+if TYPE_CHECKING:
+    from lpi.search.hits import Hit as Found
+
+# ---- asked -----------------------------------------------------------------------------------------------------------
+
+
+class Asked(BaseModel):
+    """Parameters of a request. An empty one is as if it weren't there; an unknown one is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty(cls, values: Any) -> Any:
+        return {name: value for name, value in values.items() if value != ""} if isinstance(values, dict) else values
+
+
+class Similar(Asked):
+    """Which pictures may be found, and how many."""
+
+    k: Annotated[int, Field(ge=1, le=MOST_HITS, description="How many pictures.")] = 24
+    stage: Annotated[int | None, Field(description="As of this stage; by default the current one.")] = None
+    folder: Annotated[str | None, Field(description="Only in this folder, relative to the indexed one.")] = None
+    task: Annotated[str | None, Field(description="Only pictures that were sent to this task.")] = None
+    since: Annotated[str | None, Field(description="Only taken on this day or later, YYYY-MM-DD.")] = None
+    until: Annotated[str | None, Field(description="Only taken on this day or earlier.")] = None
+
+    def filters(self) -> Filters:
+        """See :class:`lpi.search.filters.Filters`."""
+        return Filters(folder=self.folder, task=self.task, since=self.since, until=self.until)
+
+
+class Search(Similar):
+    """How to compare, besides."""
+
+    scoring: Annotated[str, Field(description="How vectors of different prompts are compared.")] = "plain"
+    exact: Annotated[bool, Field(description="Look at every vector, also in a large index.")] = False
+
+
+class WordSearch(Search):
+    """A search by words."""
+
+    q: Annotated[str, Field(max_length=LONGEST_QUERY, description="The words.")] = ""
+
+
+class Size(Asked):
+    """Of a thumbnail."""
+
+    side: Annotated[int, Field(ge=16, le=2048, description="The longer side at most, in pixels.")] = 256
+
+
+class Expression(Asked):
+    """What to look for in one picture."""
+
+    expression: Annotated[str, Field(max_length=LONGEST_QUERY, description="The words.")] = ""
+
+
+# ---- answered --------------------------------------------------------------------------------------------------------
+
+
+class Problem(BaseModel):
+    """What went wrong: what, where, what to do."""
+
+    error: str
+
+
+class Hit(BaseModel):
+    """A picture; see :class:`lpi.search.hits.Hit`."""
+
+    id: str
+    path: str
+    copies: list[str]
+    score: float
+    task: str
+    confidence: float | None
+    margin: float | None
+    date: str
+    width: int
+    height: int
+    thumbnail: str
+    file: str
+
+    @classmethod
+    def of(cls, found: Found) -> Hit:
+        """What is told of a picture that was found."""
+        place = f"/api/pictures/{found.id}"
+        told = {**vars(found), "copies": list(found.copies), "thumbnail": f"{place}/thumbnail", "file": f"{place}/file"}
+        return cls.model_construct(**told)  # our own values: hundreds a second, and right already
+
+
+class Route(BaseModel):
+    """A task that answered a query, and how much it counted, 0..1; an empty name is the frozen model."""
+
+    task: str
+    weight: float
+
+
+class SimilarAnswer(BaseModel):
+    """Pictures, the best first."""
+
+    stage: int
+    hits: list[Hit]
+
+
+class SearchAnswer(BaseModel):
+    """Pictures, the best first, and which tasks answered; ``query`` is null for a picture."""
+
+    stage: int
+    query: str | None
+    milliseconds: float
+    routes: list[Route]
+    hits: list[Hit]
+
+
+class Box(BaseModel):
+    """Left, top, right, bottom in pixels of the picture, and how good it is, 0..1."""
+
+    box: tuple[float, float, float, float]
+    score: float
+
+
+class GroundAnswer(BaseModel):
+    """Boxes, the best first; the task whose knowledge was used, empty for the frozen detector."""
+
+    task: str
+    boxes: list[Box]
+    width: int
+    height: int
+
+
+class TaskInfo(BaseModel):
+    """A domain, and how many pictures were sent to it."""
+
+    name: str
+    pictures: int
+
+
+class StageInfo(BaseModel):
+    """The index between two changes of its model."""
+
+    number: int
+    label: str
+    when: str
+    tasks: list[str]
+    pictures: int
+
+
+class Info(BaseModel):
+    """What there is to search in."""
+
+    name: str
+    pictures: int
+    tasks: list[TaskInfo]
+    folders: list[str]
+    stages: list[StageInfo]
+    current: int
+    grounding: bool
+    version: str
+    upload_bytes: int
+
+
+class Health(BaseModel):
+    """Whether searches are answered."""
+
+    status: Literal["ok"]
+    pictures: int
+    stage: int
