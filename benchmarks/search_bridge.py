@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ from lpi.evaluation.machine import environment
 from lpi.evaluation.ranking import count_ranks, recall_at
 from lpi.search.bridge import KINDS, Bridge, Pairs, kept_at
 from lpi.search.crossing import Crossing, scale_like
-from lpi.search.sample import Sample, errors_of, expected_errors, order_of_gain, parts, words_of
+from lpi.search.sample import Sample, order_of_gain, parts, words_of
 from lpi.storage import write_json
 from lpi.tasks.relevance import relevance
 
@@ -202,21 +203,19 @@ def microseconds(act: Callable[[], object], times: int = 300) -> float:
 
 
 def figures_of(judge: Judge, kind: str, count: int, seeds: int) -> dict[str, Any]:
-    found = []
+    query, found = judge.new.captions[0], []
     for seed in range(seeds):
         sample, _ = judge.sample(count, seed)
         started = time.perf_counter()
         bridge = sample.learn(kind)
         seconds = time.perf_counter() - started
-        query, crossing = judge.new.captions[0], Crossing(bridge, sample.pictures, "", "", {}, {})
-        found.append(
-            {
-                **judge.bridged(bridge),
-                "seconds_to_learn": round(seconds, 2),
-                "microseconds_per_query": microseconds(lambda bridge=bridge: bridge(query[None])),
-                "microseconds_with_scale": microseconds(lambda crossing=crossing: crossing.carry(query)),
-            }
-        )
+        crossing = Crossing(bridge, sample.pictures, "", "", {}, {})
+        costs = {
+            "seconds_to_learn": round(seconds, 2),
+            "microseconds_per_query": microseconds(partial(bridge, query[None])),
+            "microseconds_with_scale": microseconds(partial(crossing.carry, query)),
+        }
+        found.append({**judge.bridged(bridge), **costs})
     return mean_of(found)
 
 
@@ -280,10 +279,7 @@ def on_the_way(judge: Judge, bridge: Bridge, sample: Sample, rows: Tensor, seed:
         return round(kept_at(FIRST, torch.where(new, judge.right, scores), judge.right), 4)
 
     chance = [rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed + n))] for n in range(3)]
-    queries = torch.cat([anchors.new, words])
-    held_out = anchors[torch.cat(parts(len(anchors), sample.seed)[1:])]
-    errors = expected_errors(judge.old.pictures[rest], held_out.old, errors_of(bridge, queries, held_out))
-    gain = rest[order_of_gain(bridge(queries), judge.old.pictures[rest], errors)]
+    gain = rest[order_of_gain(bridge(anchors.new), judge.old.pictures[rest])]  # the sample's pictures as queries
     mixing, order = {}, {}
     for share in (0.1, 0.25, 0.5, 0.75):
         count = round(share * len(rest))

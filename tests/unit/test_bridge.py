@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from lpi.errors import CheckpointError, DataError, MissingFileError, ShapeError, UnknownNameError
 from lpi.search.best import in_order, merged
-from lpi.search.bridge import KINDS, Bridge, Lesson, Pairs, Procrustes, disagreement, kept_at, learn_bridge
+from lpi.search.bridge import KINDS, Bridge, Lesson, Pairs, disagreement, kept_at, learn_bridge
 from lpi.search.crossing import Crossing, Scale, load_crossing, save_crossing, scale_like
-from lpi.search.sample import Sample, errors_of, expected_errors, order_of_gain, parts, sampled
+from lpi.search.sample import Sample, order_of_gain, parts, sampled
 from lpi.storage import read_json, write_json
 
 
@@ -311,17 +311,3 @@ def test_a_perfect_bridge_keeps_everything_and_an_old_model_of_chance_nothing_mu
     kept = shuffled.measure(shuffled.learn("procrustes"))
     assert kept["old_model"]["text"] < 0.3
     assert kept["bridge"]["image"] < 0.3
-
-
-def test_errors_are_expected_where_near_pictures_have_them() -> None:
-    generator = torch.Generator().manual_seed(0)
-    subjects = drawn(2, 16, seed=3)
-    about = torch.randint(0, 2, (300,), generator=generator)
-    old = functional.normalize(subjects[about] + 0.2 * torch.randn(300, 16, generator=generator), dim=-1)
-    wrong = (about == 1)[:, None] * 0.3 * torch.randn(300, 16, generator=generator)
-    anchors = Pairs(functional.normalize(old + wrong, dim=-1)[:100], old[:100])
-    straight = Procrustes(torch.eye(16))
-    found = expected_errors(old[100:], anchors.old, errors_of(straight, drawn(50, 16), anchors))
-    assert float(found[about[100:] == 1].mean()) > 2 * float(found[about[100:] == 0].mean())
-    order = order_of_gain(drawn(50, 16), old[100:], found)
-    assert float((about[100:][order[:50]] == 1).double().mean()) > 0.8

@@ -392,11 +392,15 @@ def test_given_up_it_is_as_it_was(worlds: dict[str, Moving], half: Moving) -> No
 # ---- refused ---------------------------------------------------------------------------------------------------------
 
 
-def test_models_that_do_not_match_are_refused_by_name(mine: Moving, half: Moving) -> None:
+def test_a_model_to_move_to_is_needed_and_must_be_another(worlds: dict[str, Moving]) -> None:
+    mine = worlds["taught"]
     with pytest.raises(ConfigError, match=r"isn't on its way to another model\. Say to which one with --model"):
         mine.go()
     with pytest.raises(ConfigError, match=r"has the model .*model already"):
         mine.go(mine.model)
+
+
+def test_models_that_do_not_match_are_refused_by_name(half: Moving) -> None:
     mine = half
     with pytest.raises(CheckpointError, match=r"next was made with another model than lpi-tiny"):
         mine.go("lpi-tiny")

@@ -31,7 +31,7 @@ from lpi.search.files import OnProgress, Scan
 from lpi.search.identity import check_same, describe, load_model
 from lpi.search.manifest import NEXT, STORE, is_address, only_writer, read_manifest, seen_from_above, successor
 from lpi.search.recorded import on_record
-from lpi.search.sample import LEAST, Sample, errors_of, expected_errors, order_of_gain, parts, sampled, words_of
+from lpi.search.sample import LEAST, Sample, order_of_gain, sampled, words_of
 from lpi.search.store import Rows
 from lpi.search.writer import (
     PUBLISH_SECONDS,
@@ -47,7 +47,7 @@ from lpi.search.writer import (
 from lpi.storage import write_json
 
 SAMPLE = 1000
-KIND = "mlp"
+KIND = "affine"
 SLICE_BATCHES = 8  # batches between two looks at the clock
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -274,9 +274,12 @@ class _Mover:
         return sampled(known, min(count, len(known) // 2), seed)
 
     def _words(self, count: int, seed: int) -> list[str]:
-        captions = [text for own in on_record(self.old.folder).values() for rec in own.records for text in rec.captions]
         names = [path for content in self.found.contents.values() for path in content.paths]
-        return words_of(self.new.method, names, captions, count, seed)
+        return words_of(self.new.method, names, self._captions(), count, seed)
+
+    def _captions(self) -> set[str]:
+        sets = on_record(self.old.folder).values()
+        return {caption for own in sets for record in own.records for caption in record.captions}
 
     # ---- the rest ----------------------------------------------------------------------------------------------------
 
@@ -293,14 +296,13 @@ class _Mover:
         rest = sorted(key for key in waiting if key in known)
         if crossing is None:
             return [*fresh, *rest]
-        count, seed, anchors = crossing.sample["sample"], crossing.sample["seed"], crossing.anchors
-        words = self.new.method.encode_texts(self._words(count, seed)).float().cpu()
-        queries = torch.cat([anchors.new, words])
-        held_out = anchors[torch.cat(parts(len(anchors), seed)[1:])]
+        queries = crossing.anchors.new  # pictures that may be asked for, and what people wrote, where it is on record
+        captions = sampled(self._captions(), crossing.sample["sample"], crossing.sample["seed"])
+        if captions:
+            queries = torch.cat([queries, self.new.method.encode_texts(captions).float().cpu()])
         vectors = torch.from_numpy(_rows(self.old).vectors(rest))
         with torch.no_grad():
-            errors = expected_errors(vectors, held_out.old, errors_of(crossing.bridge, queries, held_out))
-            order = order_of_gain(crossing.bridge(queries), vectors, errors)
+            order = order_of_gain(crossing.bridge(queries), vectors)
         return [*fresh, *(rest[place] for place in order.tolist())]
 
     def _embed(self, ids: list[str], *, whole: bool = False) -> bool:

@@ -21,7 +21,6 @@ LEAST = 20  # pictures below which there is nothing to learn from
 BLOCK = 2**24  # scores held at once
 NEAR = 0.25  # how far below the first hits a picture still counts, in units of the spread of a query's scores
 FEW_WORDS = 100  # a tokenizer that knows no more of them reads letters
-SOFT = 20.0  # how much nearer pictures count for more when an error is guessed
 
 
 def parts(count: int, seed: int) -> list[Tensor]:
@@ -89,19 +88,18 @@ class Sample:
 # ---- what to embed first ---------------------------------------------------------------------------------------------
 
 
-def order_of_gain(queries: Tensor, old: Tensor, errors: Tensor | None = None, *, first: int = FIRST) -> Tensor:
+def order_of_gain(queries: Tensor, old: Tensor, *, first: int = FIRST) -> Tensor:
     """The order in which pictures should get new vectors, int64 [pictures].
 
-    A new vector gains something only where the picture is, or wrongly isn't, among a query's first hits, and the more,
-    the less the bridge can be trusted there. So each picture is counted for every query of the sample: 1 where it is
-    among the first, and the less the further its score lies below theirs; and that count is multiplied with the square
-    of the error that is expected of its bridged scores. Pictures that nobody would be shown come last. Only stored
-    vectors are needed.
+    A new vector gains something only where the picture is, or wrongly isn't, among a query's first hits. So each
+    picture is counted for every query: 1 where it is among the first, and the less the further its score lies below
+    theirs. Pictures that nobody would be shown come last. Only stored vectors are needed, and the better the queries
+    are like those that people will ask, the more is gained. To count pictures for more where the bridge errs by more
+    was tried, and gained nothing on top.
 
     Args:
         queries: bridged, [queries, features].
         old: the pictures' old vectors, [pictures, features].
-        errors: what is expected of the pictures' scores, [pictures]; see :func:`expected_errors`.
         first: how many hits count as the first ones.
     """
     if not len(old) or not len(queries):
@@ -112,36 +110,7 @@ def order_of_gain(queries: Tensor, old: Tensor, errors: Tensor | None = None, *,
         edge = scores.topk(min(first, len(old)), dim=1).values[:, -1:]
         spread = scores.std(dim=1, keepdim=True, correction=0).clamp(min=1e-6)
         gain += ((scores - edge) / (NEAR * spread)).clamp(max=0).exp().double().sum(dim=0)
-    if errors is not None:
-        gain *= errors.double().square()
     return gain.argsort(descending=True, stable=True)
-
-
-def expected_errors(old: Tensor, known: Tensor, errors: Tensor) -> Tensor:
-    """What error to expect of pictures [pictures] from that of others: a mean, in which near ones count for more.
-
-    Args:
-        old: the pictures' old vectors, [pictures, features].
-        known: old vectors of those whose error is known, [known, features].
-        errors: theirs, [known].
-    """
-    parts = torch.split(old, max(1, BLOCK // max(1, len(known))))
-    return torch.cat([(SOFT * part @ known.T).softmax(dim=1) @ errors for part in parts])
-
-
-def errors_of(bridge: Bridge, queries: Tensor, anchors: Pairs) -> Tensor:
-    """How far bridged scores of pictures are from the new model's, root mean square over queries, [pictures].
-
-    Args:
-        bridge: which.
-        queries: of the new model, [queries, new features].
-        anchors: pictures that have vectors of both, and that the bridge was not learned from.
-    """
-    right, found = queries @ anchors.new.T, bridge(queries) @ anchors.old.T
-    for scores in (right, found):  # as they are compared: see lpi.search.crossing
-        scores -= scores.mean(dim=1, keepdim=True)
-    stretch = right.std(dim=1, keepdim=True, correction=0) / found.std(dim=1, keepdim=True, correction=0).clamp(1e-6)
-    return (stretch * found - right).square().mean(dim=0).sqrt()
 
 
 # ---- what is drawn ---------------------------------------------------------------------------------------------------
