@@ -23,11 +23,9 @@ import lpi
 from lpi.errors import CheckpointError, ConfigError, OutputError, UnknownNameError
 from lpi.methods.checkpoint import save_method
 from lpi.search import Filters, SearchIndex
-from lpi.search.bridge import kept_at
 from lpi.search.files import content_id
 from lpi.search.manifest import read_manifest, successor
 from lpi.search.migration import Budget, Move, abandon, begin, migrate
-from lpi.search.sample import words_of
 from lpi.search.writer import change, move_root
 from lpi.storage import read_json, write_json
 from lpi.tasks.stream import TaskStream
@@ -306,24 +304,6 @@ def test_filters_and_earlier_stages_work_meanwhile(worlds: dict[str, Moving], ha
         index.search_text("a dot", scoring="matched")
     with pytest.raises(ConfigError, match="k must be at least 1; got 0"):
         index.search_text("a dot", 0)
-
-
-def test_more_new_vectors_are_nearer_to_the_end(half: Moving, rebuilt: dict[str, Any]) -> None:
-    texts = words_of(half.open().method(), ["red gold blue teal gray black dot box bar tip"], [], 30, 5)
-    ids = sorted(rebuilt)
-    vectors = torch.stack([vector_of(rebuilt[key]) for key in ids])
-    shares = []
-    for budget in (0, 30):
-        half.go(budget=Budget(pictures=budget))
-        index = half.open()
-        assert index._next is not None
-        wanted = index._next.index.method().encode_texts(texts) @ vectors.T
-        found = torch.zeros(len(texts), len(ids))
-        for row, text in enumerate(texts):
-            for hit in index.search_text(text, PICTURES):
-                found[row, ids.index(hit.id)] = hit.score
-        shares.append(kept_at(10, found, wanted))
-    assert shares[1] > shares[0]
 
 
 # ---- cut short -------------------------------------------------------------------------------------------------------
