@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from search_world import World
+from tiny_grounding import tiny_owl
 
 from lpi.search.teaching import adopt
 from lpi.search.writer import change
@@ -23,10 +24,12 @@ WIDE, NARROW = {"width": 1280, "height": 800}, {"width": 360, "height": 640}
 class Served:
     """A server in a process of its own."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *options: str) -> None:
         self.world = world
         command = [sys.executable, "-m", "lpi", "serve", "--index", str(world.index), "--port", "0", "--threads", "1"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.process = subprocess.Popen(
+            [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         assert self.process.stdout is not None
         said = []
         for line in self.process.stdout:
@@ -37,7 +40,7 @@ class Served:
         raise AssertionError("lpi serve ended: " + "".join(said))
 
     def stop(self) -> None:
-        """End it, as Ctrl-C does."""
+        """End it, as Ctrl-C does; once more does nothing."""
         self.process.terminate()
         self.process.wait(timeout=30)
         assert self.process.stdout is not None
@@ -54,8 +57,17 @@ def taught(tmp_path_factory: pytest.TempPathFactory, stream: TaskStream) -> Worl
 
 
 @pytest.fixture(scope="module")
-def served(taught: World) -> Iterator[Served]:
-    server = Served(taught)
+def served(taught: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One that also finds boxes, with a detector that knows nothing."""
+    server = Served(taught, "--ground", str(tiny_owl(tmp_path_factory.mktemp("owl"))))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own(taught: World, tmp_path: Path) -> Iterator[Served]:
+    """A server for one test alone, which may change its index or stop it; it finds no boxes."""
+    server = Served(taught.copy(tmp_path))
     yield server
     server.stop()
 
@@ -71,31 +83,41 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+@pytest.fixture(scope="module")
+def tab(browser: Any) -> Iterator[Any]:
+    """One for all tests: opening another costs more than most of them. The page keeps nothing but its address."""
+    context = browser.new_context()
+    context.set_default_timeout(20_000)
+    yield context.new_page()
+    context.close()
+
+
 @pytest.fixture
-def visit(browser: Any, served: Served) -> Iterator[Callable[..., Any]]:
+def visit(tab: Any, served: Served) -> Iterator[Callable[..., Any]]:
     """Open the page; in the end, nothing may have been complained of, or asked of anybody but the server."""
-    contexts, problems, asked = [], [], []
+    problems: list[str] = []
+    asked: list[str] = []
+    known, quiet = ["blob:"], [True]
+    heard = {
+        "console": lambda said: quiet[0] and said.type in ("error", "warning") and problems.append(said.text),
+        "pageerror": lambda error: problems.append(str(error)),
+        "request": lambda request: asked.append(request.url),
+    }
 
-    def go(path: str = "/", *, narrow: bool = False, quiet: bool = True, **options: Any) -> Any:
-        context = browser.new_context(viewport=NARROW if narrow else WIDE, **options)
-        context.set_default_timeout(20_000)
-        contexts.append(context)
-        page = context.new_page()
-        if quiet:
-            page.on("console", lambda said: said.type in ("error", "warning") and problems.append(said.text))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(served.address + path)
-        return page
+    def go(path: str = "/", *, narrow: bool = False, failing: bool = False, server: Served = served) -> Any:
+        known.append(f"{server.address}/")
+        quiet[0] = not failing  # the browser itself complains of requests that fail
+        tab.set_viewport_size(NARROW if narrow else WIDE)
+        tab.emulate_media(color_scheme="light", reduced_motion="no-preference")
+        tab.goto(server.address + path)
+        return tab
 
+    for event, hear in heard.items():
+        tab.on(event, hear)
     yield go
-    for context in contexts:
-        context.close()
+    tab.unroute_all()
+    tab.goto("about:blank")
+    for event, hear in heard.items():
+        tab.remove_listener(event, hear)
     assert problems == []
-    assert [url for url in asked if not url.startswith((served.address, "blob:"))] == []
-
-
-@pytest.fixture
-def shots(tmp_path: Path) -> Path:
-    """Where screenshots go."""
-    return tmp_path
+    assert [url for url in asked if not url.startswith(tuple(known))] == []

@@ -1,14 +1,24 @@
 """The page of ``lpi serve``, as people use it: with the mouse, with the keyboard, on a phone, in the dark."""
 
+import base64
 import re
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from search_world import World
+
+from lpi.search.writer import change
 
 Visit = Callable[..., Any]
 HITS = "main .hit"
+FOLLOWED = """async stage => {
+    for (let left = 400; left; left -= 1) {
+        const health = await (await fetch("/api/health")).json();
+        if (health.stage === stage) return true;
+        await new Promise(resolve => setTimeout(resolve, 25));
+    }
+    return false;
+}"""  # whether the server takes over a stage within ten seconds
 
 
 def names(page: Any, within: str = "main") -> list[str]:
@@ -40,6 +50,72 @@ def test_a_new_user_types_and_finds_a_picture(visit: Visit) -> None:
     assert not page.locator("#detail[open]").count()
 
 
+def test_an_example_can_be_clicked(visit: Visit) -> None:
+    page = visit()
+    example = page.locator(".example").first
+    words = example.inner_text()
+    example.click()
+    page.wait_for_selector(HITS)
+    assert page.input_value("#words") == words
+    assert page.evaluate("document.activeElement.id") == "words"
+
+
+def test_a_space_before_the_next_word_is_left_alone(visit: Visit) -> None:
+    page = visit()
+    page.wait_for_selector(".message")
+    page.keyboard.type("a red ")
+    page.wait_for_url("**q=a+red")
+    page.keyboard.type("dot")
+    page.wait_for_url("**q=a+red+dot")
+    assert page.input_value("#words") == "a red dot"
+
+
+def test_an_answer_that_comes_too_late_is_not_shown(visit: Visit) -> None:
+    page = visit()
+    page.wait_for_selector(".message")
+    held: list[Any] = []
+    page.route("**/api/search**", lambda route: held.append(route))
+
+    def let_go(address: str) -> None:
+        held.pop().continue_()
+        page.unroute("**/api/search**")
+        page.evaluate("address => fetch(address).then(answer => answer.text())", address)  # answered after that one
+
+    page.keyboard.type("a red dot")
+    page.wait_for_selector(".skeleton")
+    page.fill("#words", "")  # nothing is looked for any more
+    page.wait_for_selector("text=24 pictures in photos")
+    let_go("/api/search?q=a+red+dot&k=48")
+    assert page.locator(".message").count() == 1
+    page.route("**/api/search**", lambda route: held.append(route))
+    page.fill("#words", "a red dot")
+    page.wait_for_selector(".skeleton")
+    page.route("**/api/search**", lambda route: route.continue_())
+    page.check("#compare")
+    page.wait_for_selector(".columns")
+    let_go("/api/search?q=a+red+dot&k=48")
+    assert page.locator(".columns section").count() == 2
+
+
+def test_queries_can_be_gone_back_to(visit: Visit) -> None:
+    page = visit()
+    page.wait_for_selector(".message")
+    for words in ("a red dot", "a blue box"):
+        page.fill("#words", words)
+        page.wait_for_url(f"**q={words.replace(' ', '+')}")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("body:not(.busy)")
+    page.go_back()
+    page.wait_for_url("**q=a+red+dot")
+    assert page.input_value("#words") == "a red dot"
+    assert page.title().startswith("a red dot · ")
+    page.go_back()
+    page.wait_for_selector("text=24 pictures in photos")
+    page.go_forward()
+    page.wait_for_selector(HITS)
+    assert page.input_value("#words") == "a red dot"
+
+
 def test_everything_can_be_done_with_the_keyboard(visit: Visit) -> None:
     page = visit("/?q=a+blue+box")
     page.wait_for_selector(HITS)
@@ -65,7 +141,86 @@ def test_everything_can_be_done_with_the_keyboard(visit: Visit) -> None:
     assert page.evaluate("document.activeElement.id") == "words"
 
 
-def test_a_dropped_picture_is_searched_with(visit: Visit, taught: World) -> None:
+def test_what_has_the_focus_is_never_under_the_field(visit: Visit) -> None:
+    page = visit("/?q=a+blue+box", narrow=True)
+    page.wait_for_selector(HITS)
+    page.locator(HITS).last.focus()
+    for _ in range(6):
+        page.keyboard.press("ArrowUp")
+        top, under = page.evaluate(
+            "['header', ':focus'].map(name => document.querySelector(name).getBoundingClientRect())"
+            ".reduce((header, focus) => [focus.top, header.bottom])"
+        )
+        assert top >= under
+
+
+def test_similar_pictures_lead_on_and_back(visit: Visit) -> None:
+    page = visit("/?q=a+red+dot")
+    page.wait_for_selector(HITS)
+    page.locator(HITS).nth(2).click()
+    page.wait_for_selector("#detail .like img")
+    first = page.locator("#detail").get_attribute("data-id")
+    assert page.inner_text(".steps").split("\n") == ["‹", "3 of 24", "›"]
+    assert not page.locator(".back").count()
+    page.locator("#detail .like button").first.click()
+    page.wait_for_selector(f"#detail:not([data-id='{first}']) .back")
+    page.click(".back")
+    page.wait_for_selector(f"#detail[data-id='{first}']")
+    assert not page.locator(".back").count()
+    page.click("[aria-label='Next picture']")
+    second = page.locator("#detail").get_attribute("data-id")
+    page.mouse.click(4, 400)  # beside it
+    page.wait_for_selector("#detail:not([open])", state="attached")
+    assert page.evaluate("document.activeElement.dataset.id") == second
+
+
+def test_words_point_at_a_place_in_the_picture(visit: Visit) -> None:
+    page = visit("/?q=a+red+dot")
+    page.wait_for_selector(HITS)
+    page.locator(HITS).first.click()
+    assert page.input_value(".point input") == "a red dot"  # what was searched for
+    page.fill(".point input", "the dot")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".frame .box", state="attached")
+    assert page.inner_text(".point [role=status]") == "Found with the frozen detector."
+    score = page.locator(".frame .box").first.text_content()
+    assert 0 <= float(score) <= 1
+    page.keyboard.press("Escape")
+
+
+def offer(page: Any, event: str, file: Any) -> None:
+    """Drop or paste a file, as the browser would tell the page."""
+    page.evaluate(
+        """([kind, name, content]) => {
+            const carried = new DataTransfer();
+            const bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0));
+            carried.items.add(new File([bytes], name, { type: "image/png" }));
+            const told = { bubbles: true, cancelable: true };
+            const event = kind === "paste"
+                ? new ClipboardEvent(kind, { ...told, clipboardData: carried })
+                : new DragEvent(kind, { ...told, dataTransfer: carried });
+            document.body.dispatchEvent(event);
+        }""",
+        [event, file.name, base64.b64encode(file.read_bytes()).decode()],
+    )
+
+
+def test_a_picture_can_be_dropped_or_pasted_anywhere(visit: Visit, taught: World) -> None:
+    page = visit()
+    page.wait_for_selector(".message")
+    offer(page, "dragover", taught.photos / "cold" / "blue" / "box.png")
+    assert page.is_visible("text=Let go to search with this picture")
+    offer(page, "drop", taught.photos / "cold" / "blue" / "box.png")
+    page.wait_for_selector(HITS)
+    assert not page.is_visible("#drop")
+    assert page.locator(HITS).first.get_attribute("title").startswith("cold/blue/box.png")
+    offer(page, "paste", taught.photos / "warm" / "red" / "dot.png")
+    page.wait_for_selector(f"{HITS}[title^='warm/red/dot.png'] >> nth=0")
+    page.wait_for_selector("body:not(.busy)")
+    assert page.locator(HITS).first.get_attribute("title").startswith("warm/red/dot.png")
+
+
+def test_a_picked_picture_is_searched_with(visit: Visit, taught: World) -> None:
     page = visit()
     page.set_input_files("#file", taught.photos / "dull" / "gray" / "dot.png")
     page.wait_for_selector(HITS)
@@ -85,6 +240,7 @@ def test_filters_narrow_what_is_found_and_can_be_cleared(visit: Visit) -> None:
     assert all(title.startswith("cold/") for title in page.locator(HITS).evaluate_all("a => a.map(h => h.title)"))
     page.fill("#until", "2001-01-01")
     page.wait_for_selector("text=No picture passes these filters.")
+    assert page.inner_text("#said").startswith("0 pictures")  # what is said to those who don't see
     page.click("main button")
     found(page, 24)
     assert page.url.endswith("?q=dot")
@@ -110,22 +266,51 @@ def test_two_stages_stand_side_by_side(visit: Visit) -> None:
     assert set(names(page, ".columns section:nth-child(1)")) == set(now)  # all 24 pictures, in another order
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_needs_no_sideways_scrolling(visit: Visit, scheme: str) -> None:
-    page = visit("/?q=a+red+dot", narrow=True, color_scheme=scheme)
+def test_comparing_says_what_moved_since_the_stage_before(visit: Visit) -> None:
+    page = visit("/?q=a+gray+dot")
     page.wait_for_selector(HITS)
+    page.check("#compare")  # now beside now would say nothing
+    page.wait_for_url("**stage=0&compare=1")
+    page.wait_for_selector(".columns")
+    ids = "all => all.map(hit => [hit.dataset.id, hit.querySelector('.mark')?.textContent ?? ''])"
+    then, now = (page.locator(f".columns section:nth-child({side}) .hit").evaluate_all(ids) for side in (1, 2))
+    before = [key for key, _ in then]
+    rises = [before.index(key) - place for place, (key, _) in enumerate(now)]
+    assert any(rises)
+    assert [mark for _, mark in now] == [f"{'↑' if rise > 0 else '↓'} {abs(rise)}" if rise else "" for rise in rises]
+    up, down = sum(rise > 0 for rise in rises), sum(rise < 0 for rise in rises)
+    assert page.inner_text("#said").endswith(f"since then: {up} up, {down} down")
+
+
+def test_a_phone_needs_no_sideways_scrolling(visit: Visit) -> None:
+    page = visit("/?q=a+red+dot", narrow=True)
+    page.wait_for_selector(HITS)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.click("text=Filters")
+    page.select_option("#folder", "cold")
+    found(page, 8)
+    assert page.inner_text("#more") == "Filters · 1"
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     page.locator(HITS).first.click()
     page.wait_for_selector("#detail[open] .like img")
     assert page.evaluate("document.getElementById('detail').scrollWidth") <= 360
-    paper, ink = page.evaluate("(s => [s.backgroundColor, s.color])(getComputedStyle(document.documentElement))")
-    light = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (paper, ink)]
-    assert (light[0] < light[1]) == (scheme == "dark")
-    assert abs(light[0] - light[1]) > 450
+
+
+def test_the_page_is_dark_and_still_for_who_wants_that(visit: Visit) -> None:
+    page = visit("/?q=a+red+dot")
+    page.wait_for_selector(HITS)
+    colours = "(s => [s.backgroundColor, s.color])(getComputedStyle(document.documentElement))"
+    moving = "getComputedStyle(document.querySelector('main .hit img')).transitionDuration"
+    for scheme, motion, duration in (("light", "no-preference", "0.25s"), ("dark", "reduce", "0s")):
+        page.emulate_media(color_scheme=scheme, reduced_motion=motion)
+        paper, ink = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in page.evaluate(colours))
+        assert (paper < ink) == (scheme == "dark")
+        assert abs(paper - ink) > 450
+        assert page.evaluate(moving) == duration
 
 
 def test_a_server_that_is_gone_is_said_and_can_be_tried_again(visit: Visit) -> None:
-    page = visit("/?q=a+red+dot", quiet=False)
+    page = visit("/?q=a+red+dot", failing=True)
     page.wait_for_selector(HITS)
     page.route("**/api/search**", lambda route: route.abort())
     page.fill("#words", "a blue box")
@@ -137,6 +322,29 @@ def test_a_server_that_is_gone_is_said_and_can_be_tried_again(visit: Visit) -> N
 
 
 def test_what_the_server_refuses_is_said_in_its_own_words(visit: Visit) -> None:
-    page = visit("/?q=a+red+dot&stage=7", quiet=False)
+    page = visit("/?q=a+red+dot&stage=7", failing=True)
     page.wait_for_selector("role=alert")
     assert "stage must be between 0 and 1; got 7." in page.inner_text("main")
+
+
+def test_the_page_follows_what_others_change_until_the_server_stops(visit: Visit, own: Any) -> None:
+    page = visit("/?q=a+red+dot", server=own, failing=True)
+    page.wait_for_selector(HITS)
+    tasks = "#task option"
+    assert page.locator(tasks).count() == 4  # all, and three tasks
+    page.locator(HITS).first.click()
+    page.wait_for_selector("#detail .like img")
+    assert not page.locator(".point").count()  # nothing here finds boxes
+    page.keyboard.press("Escape")
+    with change(own.world.index, device="cpu") as writer:
+        writer.rollback()
+    assert page.evaluate(FOLLOWED, 2)
+    page.click("#words")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#stages option:nth-child(3)", state="attached")
+    assert page.locator(tasks).count() == 3
+    own.stop()
+    page.fill("#words", "a blue box")
+    page.wait_for_selector("role=alert")
+    assert "Is lpi serve still running?" in page.inner_text("main")
+    assert page.is_visible("text=Try again")

@@ -15,6 +15,7 @@ from lpi.search.encoding import Encoder
 from lpi.search.identity import ROUTING
 from lpi.search.manifest import read_manifest
 from lpi.search.migration import Budget, begin, migrate
+from lpi.search.store import Store
 from lpi.search.writer import change, create
 from lpi.tasks.stream import TaskStream
 
@@ -148,3 +149,9 @@ def test_the_encoder_of_a_worker_is_that_of_the_index(mine: World) -> None:
 def test_a_move_that_never_began_is_not_resumed(mine: World) -> None:
     with pytest.raises(ConfigError, match="isn't on its way"):
         migrate(mine.index, device="cpu")
+
+
+def test_an_address_that_cannot_be_reached_is_one_line() -> None:
+    with pytest.raises(OutputError, match=r"gopher://nowhere/x can't be reached: .*Check its address") as refused:
+        Store("gopher://nowhere/x", 16)
+    assert "\n" not in str(refused.value)

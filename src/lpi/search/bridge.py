@@ -3,7 +3,7 @@
 After Drift-Adapter (arXiv 2509.23471): some pictures are encoded by both models, and from the pairs a small map is
 learned. Three kinds, all used in the same way:
 
-- ``procrustes``: a rotation (or reflection), in closed form. It bends nothing, so it can't overfit.
+- ``procrustes``: a rotation (or reflection), in closed form. It bends nothing, so it hardly overfits.
 - ``affine``: the rotation, and a correction of low rank, in closed form.
 - ``mlp``: on top of that, what a small network with one hidden layer adds.
 
@@ -12,7 +12,8 @@ put these words, and rank pictures as the old model did: what the new one has le
 is taken to where its scores *with the old pictures* are those of the new model. For a linear map that asks for no
 query at all: a map that predicts new vectors of pictures from old ones is learned, ``new = W old + t``, and as
 ``query . (W old)`` is ``(W^T query) . old``, queries go over its transpose (and the shift moves all scores of a query
-alike). So pictures alone teach a bridge for words, too. ``benchmarks/search_bridge.py`` compares the two aims.
+alike). So pictures teach a bridge for words, too. Words that both models encoded only help to find the rotation where
+pictures are few, and only if the held-out pictures agree. ``benchmarks/search_bridge.py`` compares the two aims.
 
 Everything here is a function of tensors; what is encoded, and when, is for :mod:`lpi.search.migration`.
 """
@@ -178,12 +179,17 @@ class Lesson:
     """What a bridge is learned from.
 
     Attributes:
-        pictures: pairs of vectors.
-        queries: queries of the new model that the network practises on, [queries, new features].
+        pictures: vectors of both models.
+        words: the same of texts; may be none.
     """
 
     pictures: Pairs
-    queries: Tensor
+    words: Pairs
+
+    @property
+    def queries(self) -> Tensor:
+        """What the network practises on: pictures and words as queries of the new model, [queries, new features]."""
+        return torch.cat([self.pictures.new, self.words.new])
 
 
 def check_kind(kind: str) -> None:
@@ -202,7 +208,8 @@ def learn_bridge(kind: str, lesson: Lesson, held_out: Lesson, *, seed: int = 0) 
     Args:
         kind: ``procrustes``, ``affine`` or ``mlp``.
         lesson: what it is learned from.
-        held_out: what decides strength and rank of the correction, and when the network has learned enough.
+        held_out: what decides whether words help, strength and rank of the correction, and when the network has
+            learned enough.
         seed: of the network's initial values and batches.
 
     Raises:
@@ -213,7 +220,7 @@ def learn_bridge(kind: str, lesson: Lesson, held_out: Lesson, *, seed: int = 0) 
     for name, own in (("pictures", lesson), ("held-out pictures", held_out)):
         if len(own.pictures) < 2:
             raise DataError(f"a bridge needs at least 2 {name}; got {len(own.pictures)}. Take a larger sample.")
-        if not all(bool(part.isfinite().all()) for part in (own.pictures.new, own.pictures.old, own.queries)):
+        if not all(bool(part.isfinite().all()) for part in (own.queries, own.pictures.old, own.words.old)):
             raise DataError(f"the {name} have values that aren't numbers (NaN). Check the weights of both models.")
     return _LEARN[kind](lesson, held_out, seed)
 
@@ -242,47 +249,83 @@ def _rotation(pairs: Pairs) -> Tensor:
     return turn
 
 
+def _rotations(lesson: Lesson) -> list[Tensor]:
+    """Of the pictures alone, and of pictures and words together: few pictures don't fill a space, words may help.
+
+    Where both models mean the same by words (another input size, say) they do; where they don't, the held-out pictures
+    tell.
+    """
+    both = Pairs(*(torch.cat(own) for own in zip(_sides(lesson.pictures), _sides(lesson.words), strict=True)))
+    return [_rotation(lesson.pictures)] + ([_rotation(both)] if len(lesson.words) else [])
+
+
+def _sides(pairs: Pairs) -> tuple[Tensor, Tensor]:
+    return pairs.new, pairs.old
+
+
+class _Prediction:
+    """New vectors of pictures, predicted from old ones; how well is told by the held-out pictures.
+
+    Attributes:
+        old, new: what is learned from, centred, [pictures, features].
+    """
+
+    def __init__(self, lesson: Lesson, held_out: Lesson) -> None:
+        new, old = lesson.pictures.new.double(), lesson.pictures.old.double()
+        new_mean, old_mean = new.mean(dim=0), old.mean(dim=0)
+        self.new, self.old = new - new_mean, old - old_mean
+        self._new, self._old = held_out.pictures.new.double() - new_mean, held_out.pictures.old.double() - old_mean
+
+    def back(self, rotation: Tensor) -> Tensor:
+        """A rotation backwards and scaled, [old features, new features]."""
+        turned = self.old @ rotation.T
+        return rotation.T * (turned * self.new).sum() / turned.square().sum().clamp(min=1e-12)
+
+    def error(self, *maps: Tensor) -> float:
+        """Squared error on the held-out pictures, of the sum of some maps [old features, new features]."""
+        return float((sum(self._old @ own for own in maps) - self._new).square().sum())
+
+
 def _procrustes(lesson: Lesson, held_out: Lesson, seed: int) -> Procrustes:
-    return Procrustes(_rotation(lesson.pictures).float())
+    """The rotation that predicts the held-out pictures best."""
+    prediction = _Prediction(lesson, held_out)
+    best = min(_rotations(lesson), key=lambda rotation: prediction.error(prediction.back(rotation)))
+    return Procrustes(best.float())
 
 
 def _affine(lesson: Lesson, held_out: Lesson, seed: int) -> Affine:
-    """Predict new vectors from old ones: the rotation backwards, and by ridge regression what it leaves over.
+    """Predict new vectors from old ones: a rotation backwards, and by ridge regression what it leaves over.
 
-    Ridge and rank are those that predict the held-out pictures best; what is returned is the transpose.
+    Rotation, ridge and rank are those that predict the held-out pictures best; what is returned is the transpose.
     """
-    new, old = lesson.pictures.new.double(), lesson.pictures.old.double()
-    new_mean, old_mean = new.mean(dim=0), old.mean(dim=0)
-    new, old = new - new_mean, old - old_mean
-    unseen, wanted = held_out.pictures.old.double() - old_mean, held_out.pictures.new.double() - new_mean
-    back = _rotation(lesson.pictures).T  # [old features, new features]
-    turned = old @ back
-    back = back * (turned * new).sum() / turned.square().sum().clamp(min=1e-12)
-    covariance = old.T @ old
-    unit = covariance.diagonal().mean().clamp(min=1e-12) * torch.eye(old.shape[1], dtype=torch.float64)
+    prediction = _Prediction(lesson, held_out)
+    covariance = prediction.old.T @ prediction.old
+    unit = covariance.diagonal().mean().clamp(min=1e-12) * torch.eye(len(covariance), dtype=torch.float64)
     best: tuple[float, Affine] | None = None
-    for ridge in RIDGES:
-        correction = torch.linalg.solve(covariance + ridge * unit, old.T @ (new - old @ back))
-        # its principal directions: of all corrections of that rank, the one that changes the prediction most
-        _, directions = torch.linalg.eigh((added := old @ correction).T @ added)  # rising
-        for rank in sorted({min(rank, *correction.shape) for rank in RANKS}):
-            kept = directions[:, -rank:]  # [new features, rank]
-            low = correction @ kept  # [old features, rank]
-            error = float((unseen @ back + unseen @ low @ kept.T - wanted).square().sum())
-            if best is None or error < best[0]:
-                best = (error, Affine(*(part.float().contiguous() for part in (back.T, kept, low.T))))
+    for back in map(prediction.back, _rotations(lesson)):
+        left_over = prediction.old.T @ (prediction.new - prediction.old @ back)
+        for ridge in RIDGES:
+            correction = torch.linalg.solve(covariance + ridge * unit, left_over)
+            # its principal directions: of all corrections of that rank, the one that changes the prediction most
+            _, directions = torch.linalg.eigh((added := prediction.old @ correction).T @ added)  # rising
+            for rank in sorted({min(rank, *correction.shape) for rank in RANKS}):
+                kept = directions[:, -rank:]  # [new features, rank]
+                low = correction @ kept  # [old features, rank]
+                error = prediction.error(back, low @ kept.T)
+                if best is None or error < best[0]:
+                    best = (error, Affine(*(part.float().contiguous() for part in (back.T, kept, low.T))))
     assert best is not None
     return best[1]
 
 
-def disagreement(bridge: Bridge, lesson: Lesson) -> Tensor:
+def disagreement(bridge: Bridge, queries: Tensor, pictures: Pairs) -> Tensor:
     """How far the order of old pictures over a bridge is from the new model's, in nats, scalar.
 
-    Kullback-Leibler divergence of two softmaxes over the lesson's pictures, mean over its queries. Each query's scores
-    are first brought to mean 0 and standard deviation 1: how they spread is no matter of order.
+    Kullback-Leibler divergence of two softmaxes over the pictures, mean over queries [queries, new features]. Each
+    query's scores are first brought to mean 0 and standard deviation 1: how they spread is no matter of order.
     """
-    right = _standard(lesson.queries @ lesson.pictures.new.T) * SHARPNESS
-    found = _standard(bridge.map(lesson.queries) @ lesson.pictures.old.T) * SHARPNESS
+    right = _standard(queries @ pictures.new.T) * SHARPNESS
+    found = _standard(bridge.map(queries) @ pictures.old.T) * SHARPNESS
     apart: Tensor = functional.kl_div(found.log_softmax(dim=1), right.softmax(dim=1), reduction="batchmean")
     return apart
 
@@ -308,18 +351,19 @@ def _mlp(lesson: Lesson, held_out: Lesson, seed: int) -> ResidualMlp:
         torch.zeros(HIDDEN, old_width),  # adds nothing at first
     ]
     best = [weight.clone() for weight in weights]
-    least, waited = float(disagreement(affine, held_out)), 0
+    queries, unseen = lesson.queries, held_out.queries
+    least, waited = float(disagreement(affine, unseen, held_out.pictures)), 0
     for weight in weights:
         weight.requires_grad_(True)
     optimiser = torch.optim.AdamW(weights, lr=RATE, weight_decay=DECAY)
     for _ in range(EPOCHS):
-        for rows in torch.split(torch.randperm(len(lesson.queries), generator=generator), BATCH):
-            loss = disagreement(ResidualMlp(*weights), Lesson(lesson.pictures, lesson.queries[rows]))
+        for rows in torch.split(torch.randperm(len(queries), generator=generator), BATCH):
+            loss = disagreement(ResidualMlp(*weights), queries[rows], lesson.pictures)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         with torch.no_grad():
-            now = float(disagreement(ResidualMlp(*weights), held_out))
+            now = float(disagreement(ResidualMlp(*weights), unseen, held_out.pictures))
         waited += 1
         if now < least - 1e-4:
             best, least, waited = [weight.detach().clone() for weight in weights], now, 0

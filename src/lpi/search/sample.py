@@ -53,11 +53,10 @@ class Sample:
                 raise DataError(f"a bridge is learned from at least {LEAST} {name}; got {len(pairs)}.")
 
     def lessons(self) -> tuple[Lesson, Lesson]:
-        """What a bridge is learned from and what decides; words practise beside pictures."""
+        """What a bridge is learned from, and what decides."""
         pictures, texts = (parts(len(own), self.seed) for own in (self.pictures, self.texts))
         lesson, deciding = (
-            Lesson(self.pictures[rows], torch.cat([self.pictures.new[rows], self.texts.new[words]]))
-            for rows, words in zip(pictures[:2], texts[:2], strict=True)
+            Lesson(self.pictures[rows], self.texts[words]) for rows, words in zip(pictures[:2], texts[:2], strict=True)
         )
         return lesson, deciding
 

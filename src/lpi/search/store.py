@@ -55,6 +55,7 @@ class Store:
 
     Raises:
         MissingExtraError: LanceDB is not installed.
+        OutputError: an address that leads nowhere.
     """
 
     def __init__(self, place: Path | str, width: int) -> None:
@@ -62,16 +63,22 @@ class Store:
         self.place, self.width = place, width
         self._tables: dict[str, Any] = {}
         # by itself a handle would never see what another process writes
-        self._connection = lancedb.connect(str(place), read_consistency_interval=timedelta(0))
+        with reaching(place):
+            self._connection = lancedb.connect(str(place), read_consistency_interval=timedelta(0))
 
     # ---- features ----------------------------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        """The tables that there are."""
+        """The tables that there are.
+
+        Raises:
+            OutputError: an object store that isn't there, or can't be reached.
+        """
         names: list[str] = []
         token = None
         while True:
-            page = self._connection.list_tables(page_token=token)
+            with reaching(self.place):
+                page = self._connection.list_tables(page_token=token)
             names += page.tables
             token = page.page_token
             if not token:
@@ -396,10 +403,23 @@ def writing(place: Path | str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        needed = (
-            "Check its address, and that the credentials in the environment may write there."
-            if "://" in str(place)
-            else "The folder must be on a local disk with room, whose file system has hard links (not FAT or exFAT)."
-        )
-        raise OutputError(f"{place} can't be written: {reason}. {needed}") from error
+        raise OutputError(f"{place} can't be written: {_first_line(error)}. {_needed(place)}") from error
+
+
+@contextlib.contextmanager
+def reaching(place: Path | str) -> Iterator[None]:
+    """Turns what the store raises when there is no way to it into one line."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:  # by what the client of the object store runs into
+        raise OutputError(f"{place} can't be reached: {_first_line(error)}. {_needed(place)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+
+
+def _needed(place: Path | str) -> str:
+    if "://" in str(place):
+        return "Check its address, and that the credentials in the environment may write there."
+    return "The folder must be on a local disk with room, whose file system has hard links (not FAT or exFAT)."

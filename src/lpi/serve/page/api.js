@@ -5,20 +5,27 @@ export class ApiError extends Error {}
 const running = new Map();
 
 async function ask(kind, address, options = {}) {
-  running.get(kind)?.abort();
+  stop(kind);
   const control = new AbortController();
   running.set(kind, control);
   let response;
+  let answer;
   try {
     response = await fetch(address, { ...options, signal: control.signal });
+    answer = await response.json().catch(() => null);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError("The server doesn't answer. Is lpi serve still running?");
   }
-  const answer = await response.json().catch(() => null);
+  control.signal.throwIfAborted(); // given up while the answer was read
   if (!response.ok) throw new ApiError(answer?.error ?? `The server answered ${response.status}.`);
   if (answer === null) throw new ApiError("The server's answer can't be read.");
   return answer;
+}
+
+/** Give up the requests of some kinds; their callers get an AbortError. */
+export function stop(...kinds) {
+  for (const kind of kinds) running.get(kind)?.abort();
 }
 
 /** Query parameters without the empty ones. */

@@ -1,59 +1,86 @@
 // The page: wires the fields to searches, and shows what comes back.
 
 import * as api from "./api.js";
+import { changes, columns } from "./compare.js";
 import * as detail from "./detail.js";
-import { byId, el, plural, routes } from "./dom.js";
-import { grid, walk } from "./grid.js";
+import { byId, day, el, fileName, plural, routes } from "./dom.js";
+import { grid, skeleton, walk } from "./grid.js";
+import * as messages from "./messages.js";
+import * as offered from "./offered.js";
 import * as address from "./state.js";
 
 const COUNT = 48; // pictures that are asked for
 const PAUSE = 250; // milliseconds without a key before a search begins
 
-const [form, words, file, said, results] = ["search", "words", "file", "said", "results"].map(byId);
+const [form, words, said, results, slider, both] = ["search", "words", "said", "results", "stage", "compare"].map(byId);
 const fields = Object.fromEntries(address.FILTERS.map((key) => [key, byId(key)]));
 let state = address.read();
 let about = null; // what there is to search in
 let picture = null; // a picture to search with: {file} or {hit}
 let shown = []; // the hits on the page
+let settled = true; // the next words that are typed are another query, and so a step to go back from
 let later;
 
 // ---- the fields ------------------------------------------------------------------------------------------------------
+
+const label = (stage) => `${stage.number} · ${stage.label}`;
+const labelOf = (number) => label(about?.stages.find((stage) => stage.number === number) ?? { number, label: "stage" });
 
 function fromFields() {
   state = { ...state, q: words.value.trim() };
   for (const [key, field] of Object.entries(fields)) state[key] = field.value;
   if (about && about.stages.length > 1) {
-    const stage = about.stages[byId("stage").value];
+    const stage = about.stages[slider.value];
     state.stage = stage.number === about.current ? "" : String(stage.number);
-    state.compare = byId("compare").checked && state.stage ? "1" : "";
+    state.compare = both.checked && state.stage ? "1" : "";
   }
 }
 
 function toFields() {
-  words.value = state.q;
+  if (words.value.trim() !== state.q) words.value = state.q; // a space at its end may be followed by another word
+  if (about) document.title = [state.q, about.name, "lpi search"].filter(Boolean).join(" · ");
+  toFilters();
+}
+
+function toFilters() {
   for (const [key, field] of Object.entries(fields)) field.value = state[key];
-  byId("clear").hidden = ![...address.FILTERS, "stage"].some((key) => state[key]);
+  const active = address.FILTERS.filter((key) => state[key]).length + (state.stage ? 1 : 0);
+  byId("clear").hidden = !active;
+  byId("more").textContent = active ? `Filters · ${active}` : "Filters";
   if (!about || about.stages.length < 2) return;
   const place = about.stages.findIndex((stage) => String(stage.number) === (state.stage || String(about.current)));
-  if (place >= 0) byId("stage").value = place; // an address may name a stage that is gone: the server says so
-  byId("stage-label").textContent = state.stage ? (about.stages[place]?.label ?? state.stage) : "now";
-  byId("compare").checked = Boolean(state.compare);
-  byId("compare").disabled = !state.stage;
+  if (place >= 0) slider.value = place; // an address may name a stage that is gone: the server says so
+  both.checked = Boolean(state.compare);
+  sayStage(about.stages[place]);
+}
+
+function sayStage(stage) {
+  const now = stage?.number === about.current;
+  const text = stage ? label(stage) : state.stage;
+  byId("stage-label").textContent = now ? "now" : text;
+  slider.setAttribute("aria-valuetext", now ? `now, ${text}` : text);
+  slider.title = stage ? `${text}, ${day(stage.when)}, ${plural(stage.pictures, "picture")}` : "";
 }
 
 function fillIn(found) {
   about = found;
-  document.title = `${about.name} · lpi search`;
-  words.placeholder = `Describe a picture among ${about.pictures.toLocaleString()}`;
   fields.folder.replaceChildren(option("", "all"), ...about.folders.filter((f) => f !== ".").map((f) => option(f, f)));
   fields.task.replaceChildren(option("", "all"), ...about.tasks.map((t) => option(t.name, `${t.name} (${t.pictures})`)));
   fields.task.parentElement.hidden = !about.tasks.length;
   fields.folder.parentElement.hidden = about.folders.length < 2;
   byId("time").hidden = about.stages.length < 2;
-  byId("stage").max = about.stages.length - 1;
+  slider.max = about.stages.length - 1;
+  byId("stages").replaceChildren(...about.stages.map((stage, place) => option(String(place), label(stage))));
 }
 
-const option = (value, label) => el("option", { value }, label);
+const option = (value, text) => el("option", { value }, text);
+
+/** Somebody taught the index something meanwhile: fields and slider follow. */
+async function follow(stage) {
+  if (!about || state.stage || stage === about.current) return;
+  fillIn(await api.info());
+  toFilters(); // not the words: somebody may be typing
+}
 
 function setPicture(chosen) {
   picture = chosen;
@@ -76,57 +103,66 @@ function find(stage, kind) {
 }
 
 async function search({ fresh = true } = {}) {
-  clearTimeout(later);
+  giveUp();
   address.write(state, fresh);
   toFields();
   if (!state.q && !picture) return welcome();
-  document.body.classList.add("busy");
+  busy(true);
   try {
-    if (state.compare) compare(await Promise.all([find(state.stage, "then"), find("", "now")]));
-    else one(await find(state.stage, "search"));
+    if (state.compare) {
+      const [then, now] = await Promise.all([find(state.stage, "then"), find("", "now")]);
+      compare(then, now);
+    } else {
+      const found = await find(state.stage, "search");
+      one(found);
+      await follow(found.stage);
+    }
   } catch (error) {
     if (error.name === "AbortError") return; // a newer search runs
     failed(error);
   }
-  document.body.classList.remove("busy");
+  busy(false);
+}
+
+/** Nothing that was asked for before may still come and take the place of what is shown next. */
+function giveUp() {
+  clearTimeout(later);
+  api.stop("search", "then", "now", "picture");
+}
+
+function busy(yes) {
+  document.body.classList.toggle("busy", yes);
+  results.setAttribute("aria-busy", String(yes));
+  if (yes && !results.querySelector(".grid")) results.replaceChildren(skeleton());
 }
 
 function one(found) {
   shown = found.hits;
-  if (!shown.length) return nothing();
   say(found);
+  if (!shown.length) return nothing();
   results.replaceChildren(grid(shown, open));
 }
 
-function compare([then, now]) {
-  shown = now.hits;
-  const rank = (found) => new Map(found.hits.map((hit, place) => [hit.id, place]));
-  const before = rank(then);
-  const marks = new Map();
-  for (const [place, hit] of now.hits.entries()) {
-    const was = before.get(hit.id);
-    if (was === undefined) marks.set(hit.id, "new");
-    else if (was !== place) marks.set(hit.id, was > place ? `↑ ${was - place}` : `↓ ${place - was}`);
-  }
+function compare(then, now) {
+  shown = [...now.hits, ...then.hits.filter((hit) => !now.hits.some((other) => other.id === hit.id))];
   say(now);
-  const label = (found) => about.stages.find((stage) => stage.number === found.stage)?.label ?? found.stage;
-  const column = (title, found, own) =>
-    el("section", {}, el("h2", {}, title), found.hits.length ? grid(found.hits, open, own) : el("p", { className: "quiet" }, "Nothing."));
-  results.replaceChildren(
-    el("div", { className: "columns" }, column(`Then: ${label(then)}`, then), column(`Now: ${label(now)}`, now, marks)),
-  );
+  if (!shown.length) return nothing();
+  const moved = changes(then.hits, now.hits);
+  said.append(` · since then: ${moved.summary}`);
+  results.replaceChildren(columns([then.hits, now.hits], [labelOf(then.stage), labelOf(now.stage)], moved, open));
 }
 
 function say(found) {
   const time = found.milliseconds === undefined ? "" : ` in ${Math.max(1, Math.round(found.milliseconds))} ms`;
-  said.replaceChildren(`${plural(found.hits.length, "picture")}${time}`);
-  const answered = routes(found.routes ?? []);
-  if (answered) said.append(" · answered by ", answered);
+  const alike = picture?.hit ? ` like ${fileName(picture.hit.path)}` : "";
+  said.replaceChildren(`${plural(found.hits.length, "picture")}${alike}${time}`);
+  if (about?.tasks.length && found.routes?.length) said.append(" · answered by ", routes(found.routes));
 }
 
 function open(hit) {
+  settled = true;
   const options = address.options(state);
-  detail.show(hit, { hits: shown, grounding: about?.grounding, options, onlike: searchLike });
+  detail.open(hit, { hits: shown, words: state.q, grounding: about?.grounding, options, onlike: searchLike });
 }
 
 function searchLike(hit) {
@@ -136,54 +172,34 @@ function searchLike(hit) {
 
 // ---- states without pictures -----------------------------------------------------------------------------------------
 
-function message(title, text, ...more) {
+function instead(message) {
+  busy(false);
   shown = [];
-  said.textContent = "";
-  results.replaceChildren(el("div", { className: "message" }, el("h2", {}, title), el("p", {}, text), ...more));
+  results.replaceChildren(message);
 }
 
 function welcome() {
-  if (!about) return;
-  document.body.classList.remove("busy");
-  if (!about.pictures) {
-    message("No pictures yet", `The index of ${about.name} is empty. Put pictures into the folder, then: lpi index`);
-    return;
-  }
-  const tasks = about.tasks.map((task) => task.name);
-  const knows = tasks.length ? ` It has learned ${tasks.length > 4 ? plural(tasks.length, "domain") : tasks.join(", ")}.` : "";
-  message(
-    `${plural(about.pictures, "picture")} in ${about.name}`,
-    `Say what is in the picture, in your own words, or drop a picture anywhere here.${knows}`,
-    el(
-      "p",
-      { className: "keys" },
-      ...[["/", "search"], ["←↑↓→", "move"], ["Enter", "open"], ["s", "similar"], ["Esc", "close"]].flatMap(([key, what]) => [
-        el("kbd", {}, key),
-        ` ${what}  `,
-      ]),
-    ),
-  );
   said.textContent = "";
+  if (about) instead(messages.welcome(about, ask));
+}
+
+function ask(text) {
+  setPicture(null);
+  state.q = text;
+  settled = true;
+  search();
+  words.focus();
 }
 
 function nothing() {
-  const filtered = address.FILTERS.some((key) => state[key]);
-  message(
-    "Nothing found",
-    filtered ? "No picture passes these filters." : "There is no picture to compare with.",
-    filtered ? el("button", { type: "button", onclick: clearFilters }, "Clear filters") : null,
-  );
+  instead(messages.nothing(address.FILTERS.some((key) => state[key]) ? clearFilters : null));
 }
 
 function failed(error) {
+  said.textContent = "";
+  if (!(error instanceof api.ApiError)) console.error(error);
   const text = error instanceof api.ApiError ? error.message : "Something went wrong on this page.";
-  message("That didn't work", text, el("button", { type: "button", onclick: again }, "Try again"));
-  results.firstElementChild.setAttribute("role", "alert");
-}
-
-async function again() {
-  if (!about) await start();
-  else search({ fresh: false });
+  instead(messages.trouble("That didn't work", text, () => (about ? search({ fresh: false }) : start())));
 }
 
 function clearFilters() {
@@ -196,7 +212,8 @@ function clearFilters() {
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   fromFields();
-  search();
+  search({ fresh: settled });
+  settled = true;
   if (matchMedia("(pointer: coarse)").matches) words.blur(); // make room: the keyboard covers half a phone
 });
 
@@ -205,19 +222,27 @@ words.addEventListener("input", () => {
   clearTimeout(later);
   later = setTimeout(() => {
     fromFields();
-    search({ fresh: false });
+    search({ fresh: settled });
+    settled = false;
   }, PAUSE);
 });
+words.addEventListener("blur", () => {
+  settled = true;
+});
 
-byId("filters").addEventListener("change", () => {
+byId("filters").addEventListener("change", (event) => {
+  const current = about?.stages.findIndex((stage) => stage.number === about.current);
+  // now beside now says nothing: begin with the stage before
+  if (event.target === both && both.checked && Number(slider.value) === current) slider.value = Math.max(current - 1, 0);
   fromFields();
   search();
 });
-byId("stage").addEventListener("input", () => {
-  const stage = about.stages[byId("stage").value];
-  byId("stage-label").textContent = stage.number === about.current ? "now" : stage.label;
-});
+slider.addEventListener("input", () => sayStage(about.stages[slider.value]));
 byId("clear").addEventListener("click", clearFilters);
+byId("more").addEventListener("click", () => {
+  const opened = byId("filters").classList.toggle("opened");
+  byId("more").setAttribute("aria-expanded", String(opened));
+});
 byId("drop-query").addEventListener("click", () => {
   setPicture(null);
   search();
@@ -226,43 +251,21 @@ byId("drop-query").addEventListener("click", () => {
 byId("home").addEventListener("click", (event) => {
   event.preventDefault();
   setPicture(null);
-  state = { ...Object.fromEntries(Object.keys(state).map((key) => [key, ""])) };
+  for (const key of Object.keys(state)) state[key] = "";
   search();
   words.focus();
 });
 
-function take(chosen) {
-  if (!chosen) return;
-  if (!chosen.type.startsWith("image/")) return message("That is no picture", `${chosen.name} is not a picture. Drop another one.`);
-  if (about && chosen.size > about.upload_bytes)
-    return message("That picture is too large", `At most ${Math.round(about.upload_bytes / 2 ** 20)} MiB can be sent.`);
-  setPicture({ file: chosen });
+offered.listen((file) => {
+  if (detail.isOpen()) detail.close();
+  const refused = offered.refusal(file, about?.upload_bytes ?? Infinity);
+  if (refused) {
+    giveUp();
+    said.textContent = "";
+    return instead(messages.trouble(...refused));
+  }
+  setPicture({ file });
   search();
-}
-
-file.addEventListener("change", () => {
-  take(file.files[0]);
-  file.value = "";
-});
-addEventListener("paste", (event) => {
-  const pasted = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
-  if (pasted) take(pasted);
-});
-
-const carriesFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
-addEventListener("dragover", (event) => {
-  if (!carriesFiles(event)) return;
-  event.preventDefault();
-  byId("drop").hidden = false;
-});
-addEventListener("dragleave", (event) => {
-  if (!event.relatedTarget) byId("drop").hidden = true;
-});
-addEventListener("drop", (event) => {
-  if (!carriesFiles(event)) return;
-  event.preventDefault();
-  byId("drop").hidden = true;
-  take(event.dataTransfer.files[0]);
 });
 
 addEventListener("keydown", (event) => {
@@ -270,9 +273,9 @@ addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (detail.isOpen()) {
     if (typing) return;
-    if (event.key === "ArrowRight") detail.step(1, currentPage());
-    else if (event.key === "ArrowLeft") detail.step(-1, currentPage());
-    else if (event.key === "s") byId("detail").querySelector(".actions button").click();
+    if (event.key === "ArrowRight") detail.step(1);
+    else if (event.key === "ArrowLeft") detail.step(-1);
+    else if (event.key === "s") detail.like();
     return;
   }
   if (event.key === "/" && !typing) {
@@ -290,36 +293,43 @@ addEventListener("keydown", (event) => {
   }
 });
 
-const currentPage = () => ({ hits: shown, grounding: about?.grounding, options: address.options(state), onlike: searchLike });
+addEventListener("popstate", () => {
+  if (detail.isOpen()) detail.close();
+  restore();
+});
 
-addEventListener("popstate", () => restore());
+// ---- from the address ------------------------------------------------------------------------------------------------
 
 async function restore() {
+  giveUp();
   state = address.read();
-  setPictureQuietly(null);
+  settled = true;
+  let liked = null;
   if (state.like) {
     try {
-      setPictureQuietly({ hit: await api.picture(state.like) });
+      liked = { hit: await api.picture(state.like) };
     } catch (error) {
-      return failed(error);
+      if (error.name !== "AbortError") failed(error);
+      return;
     }
   }
+  const { q } = state;
+  setPicture(liked);
+  state.q = liked ? "" : q;
   search({ fresh: false });
 }
 
-function setPictureQuietly(chosen) {
-  const { like, q } = state;
-  setPicture(chosen);
-  Object.assign(state, { like, q: chosen ? "" : q });
-}
-
 async function start() {
+  busy(Boolean(state.q || state.like));
   try {
     fillIn(await api.info());
   } catch (error) {
-    return failed(error);
+    if (error.name !== "AbortError") failed(error);
+    return;
   }
-  await restore();
+  if (words.value.trim() === address.read().q || !words.value) return restore();
+  fromFields(); // somebody typed already
+  search();
 }
 
 start();

@@ -1,60 +1,102 @@
 // One picture, large: what is known of it, what is like it, and where in it an expression points.
 
-import { ApiError, ground, similar, thumbnail } from "./api.js";
+import { ApiError, ground, similar, stop, thumbnail } from "./api.js";
 import { byId, day, el, fileName, percent } from "./dom.js";
+import { focusOn } from "./grid.js";
 
 const LIKE_IT = 12;
+const BOXES = 3; // that are drawn
 const dialog = byId("detail");
+let trail = []; // the pictures from which one came here by way of similar ones
+let page; // what it was opened from
 
 /**
  * Show a hit.
  * @param hit the picture
- * @param page `hits` to step through, `grounding`, `options` of a search, and `onlike(hit)`
+ * @param from `hits` to step through, `words` of the query, `grounding`, `options` of a search, and `onlike(hit)`
  */
-export function show(hit, page) {
+export function open(hit, from) {
+  [page, trail] = [from, []];
+  show(hit);
+}
+
+export const isOpen = () => dialog.open;
+
+export const close = () => dialog.close();
+
+/** Search with the picture that is shown. */
+export const like = () => dialog.querySelector(".actions button").click();
+
+/** The hit before or after the one that is shown. */
+export function step(by) {
+  const here = page.hits.findIndex((hit) => hit.id === dialog.dataset.id);
+  const other = here < 0 ? undefined : page.hits[here + by];
+  if (!other) return;
+  trail = [];
+  show(other);
+}
+
+function show(hit) {
+  stop("ground"); // of the picture before
   const frame = el(
     "div",
-    { className: "frame" },
+    { className: "frame", style: { "--width": `${hit.width}px`, "--ratio": hit.width / hit.height } },
     el("img", { src: thumbnail(hit, 1280), alt: fileName(hit.path), width: hit.width, height: hit.height }),
   );
-  const like = el("div", { className: "like" }, el("p", { className: "quiet" }, "Looking for pictures like it …"));
+  const alike = el("div", { className: "like" }, el("p", { className: "quiet" }, "Looking for pictures like it …"));
+  const name = el("h2", { id: "detail-name", tabIndex: -1 }, fileName(hit.path));
   dialog.replaceChildren(
-    el("button", { type: "button", className: "close", "aria-label": "Close", onclick: () => dialog.close() }, "×"),
     frame,
     el(
       "div",
       { className: "about" },
-      el("h2", {}, fileName(hit.path)),
+      steps(hit),
+      name,
       facts(hit),
       page.grounding ? pointing(hit, frame) : null,
       el(
         "p",
         { className: "actions" },
-        el("button", { type: "button", onclick: () => leave(() => page.onlike(hit)) }, "Search with this picture"),
+        el("button", { type: "button", onclick: () => leave(hit) }, "Search with this picture"),
         el("a", { className: "button", href: hit.file, target: "_blank", rel: "noopener" }, "Open the file"),
       ),
       el("h3", {}, "Similar pictures"),
-      like,
+      alike,
     ),
+    el("button", { type: "button", className: "close", "aria-label": "Close", onclick: close }, "×"),
   );
   dialog.dataset.id = hit.id;
   if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;
-  fill(like, hit, page);
+  name.focus({ preventScroll: true }); // so that its name is read, and Tab goes on from here
+  fill(alike, hit);
 }
 
-/** The hit before or after the one that is shown. */
-export function step(by, page) {
-  const place = page.hits.findIndex((hit) => hit.id === dialog.dataset.id) + by;
-  if (page.hits[place]) show(page.hits[place], page);
+/** Buttons to the hits beside it, and back to where a similar picture was chosen. */
+function steps(hit) {
+  const place = page.hits.findIndex((one) => one.id === hit.id);
+  const back = () => show(trail.pop());
+  const button = (label, sign, by) =>
+    el("button", { type: "button", "aria-label": label, disabled: !page.hits[place + by], onclick: () => step(by) }, sign);
+  const beside = place < 0 ? [] : [button("Picture before", "‹", -1), `${place + 1} of ${page.hits.length}`, button("Next picture", "›", 1)];
+  const from = trail.length ? el("button", { type: "button", className: "back", onclick: back }, "Back") : null;
+  return el("div", { className: "steps" }, from, ...beside);
 }
 
-export const isOpen = () => dialog.open;
-
-function leave(then) {
-  dialog.close();
-  then();
+function leave(hit) {
+  close();
+  page.onlike(hit);
 }
+
+dialog.addEventListener("close", () => {
+  stop("similar-small", "ground");
+  focusOn(trail[0]?.id ?? dialog.dataset.id);
+});
+dialog.addEventListener("click", (event) => {
+  const box = dialog.getBoundingClientRect();
+  const inside = box.left <= event.clientX && event.clientX <= box.right && box.top <= event.clientY && event.clientY <= box.bottom;
+  if (event.target === dialog && !inside) close(); // beside it, where the page shows through
+});
 
 function facts(hit) {
   const known = [
@@ -68,28 +110,32 @@ function facts(hit) {
   return el("dl", {}, ...known.filter(([, value]) => value).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
 }
 
-async function fill(place, hit, page) {
+async function fill(place, hit) {
+  const choose = (other) => {
+    trail.push(hit);
+    show(other);
+  };
   try {
-    const { hits } = await similar(hit.id, { ...page.options, k: LIKE_IT });
+    const { hits } = await similar(hit.id, { ...page.options, k: LIKE_IT }, "similar-small");
     if (!hits.length) place.replaceChildren(el("p", { className: "quiet" }, "There are none."));
     else
       place.replaceChildren(
         ...hits.map((other) =>
           el(
             "button",
-            { type: "button", "aria-label": `Similar: ${fileName(other.path)}`, onclick: () => show(other, page) },
+            { type: "button", "aria-label": `Similar: ${fileName(other.path)}`, onclick: () => choose(other) },
             el("img", { src: thumbnail(other, 256), alt: "", loading: "lazy" }),
           ),
         ),
       );
   } catch (error) {
-    if (error instanceof ApiError) place.replaceChildren(el("p", { className: "problem" }, error.message));
+    if (error instanceof ApiError) place.replaceChildren(el("p", { className: "problem", role: "alert" }, error.message));
   }
 }
 
-/** A field whose words are looked for inside the picture. */
+/** A field whose words are looked for inside the picture; what was searched for stands in it already. */
 function pointing(hit, frame) {
-  const field = el("input", { type: "text", placeholder: "the bigger dog on the left", "aria-label": "Point at" });
+  const field = el("input", { type: "text", placeholder: "the bigger dog on the left", "aria-label": "Point at", value: page.words });
   const said = el("p", { className: "quiet", role: "status" });
   const submit = async (event) => {
     event.preventDefault();
@@ -101,7 +147,9 @@ function pointing(hit, frame) {
       const knowledge = found.task ? `with what was learned for ${found.task}` : "with the frozen detector";
       said.textContent = found.boxes.length ? `Found ${knowledge}.` : "Nothing in the picture fits these words.";
     } catch (error) {
-      if (error instanceof ApiError) said.textContent = error.message;
+      if (!(error instanceof ApiError)) return; // another expression, or another picture
+      draw(frame, { boxes: [] });
+      said.textContent = error.message;
     }
   };
   return el("form", { className: "point", onsubmit: submit }, field, el("button", {}, "Point at it"), said);
@@ -109,7 +157,7 @@ function pointing(hit, frame) {
 
 function draw(frame, found) {
   frame.querySelectorAll(".box").forEach((box) => box.remove());
-  const boxes = found.boxes.slice(0, 3).map(({ box: [left, top, right, bottom], score }, place) =>
+  const boxes = found.boxes.slice(0, BOXES).map(({ box: [left, top, right, bottom], score }, place) =>
     el(
       "span",
       {

@@ -29,10 +29,9 @@ export function day(date) {
   return Number.isNaN(time.getTime()) ? date : time.toLocaleDateString(undefined, { dateStyle: "medium" });
 }
 
-/** The tasks that answered, each with a bar for how much it counted. */
+/** The tasks that answered, each with a bar for how much it counted; "no task" is the frozen model. */
 export function routes(list) {
   const shown = list.filter((route) => route.weight >= 0.01);
-  if (!shown.some((route) => route.task)) return null; // nothing was learned that could have answered
   return el(
     "span",
     { className: "routes", title: "Which task's knowledge encoded the query, and how much it counted" },

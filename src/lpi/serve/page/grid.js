@@ -8,14 +8,23 @@ const SIDE = 384; // of the thumbnails that are asked for
 /**
  * The hits as a list.
  * @param hits best first
- * @param open called with a hit and its place when it is chosen
- * @param marks by id: a word about the hit, such as "new"
+ * @param open called with a hit when it is chosen
+ * @param marks by id: what happened to the hit, {kind, sign, said}; see compare.js
  */
 export function grid(hits, open, marks = new Map()) {
   const best = Math.max(...hits.map((hit) => hit.score));
   const worst = Math.min(...hits.map((hit) => hit.score), best - 1e-6);
   const items = hits.map((hit, place) => item(hit, place, (hit.score - worst) / (best - worst), open, marks.get(hit.id)));
   return el("ul", { className: "grid" }, ...items);
+}
+
+/** Grey tiles where pictures will be. */
+export function skeleton(count = 18) {
+  const ratios = [1.33, 1, 1.5, 0.75, 1.33, 1.33];
+  const tiles = Array.from({ length: count }, (_, place) =>
+    el("li", { style: { "--ratio": ratios[place % ratios.length] } }, el("span", { className: "tile" })),
+  );
+  return el("ul", { className: "grid skeleton", "aria-hidden": "true" }, ...tiles);
 }
 
 function item(hit, place, share, open, mark) {
@@ -27,7 +36,7 @@ function item(hit, place, share, open, mark) {
     decoding: "async",
     onerror: () => figure.classList.add("missing"),
   });
-  const said = [hit.task && `task ${hit.task}`, mark].filter(Boolean).join(", ");
+  const said = [hit.task && `task ${hit.task}`, mark?.said].filter(Boolean).join(", ");
   const figure = el(
     "button",
     {
@@ -36,37 +45,44 @@ function item(hit, place, share, open, mark) {
       "aria-label": `${place + 1}: ${fileName(hit.path)}${said ? `, ${said}` : ""}`,
       title: `${hit.path}\nscore ${hit.score.toFixed(3)}${hit.task ? `\n${hit.task}, sure to ${percent(hit.confidence ?? 0)}` : ""}`,
       data: { id: hit.id },
-      onclick: () => open(hit, place),
+      onclick: () => open(hit),
     },
     image,
     el("span", { className: "score", style: { "--share": 0.08 + 0.92 * share } }),
     hit.task ? el("span", { className: "chip" }, hit.task) : null,
-    mark ? el("span", { className: "mark" }, mark) : null,
+    mark ? el("span", { className: `mark ${mark.kind}` }, mark.sign) : null,
   );
   return el("li", { style: { "--ratio": ratio } }, figure);
 }
 
+const all = () => [...document.querySelectorAll("main button.hit")];
+
+/** Put the focus on a picture, where it is on the page. */
+export function focusOn(id) {
+  all().find((hit) => hit.dataset.id === id)?.focus();
+}
+
 /** Move the focus among the hits by an arrow key; says whether it did. */
 export function walk(key) {
-  const all = [...document.querySelectorAll("main .hit")];
-  const from = all.indexOf(document.activeElement);
-  if (!all.length || (from < 0 && key !== "ArrowDown")) return false;
-  const to = from < 0 ? 0 : next(all, from, key);
+  const hits = all();
+  const from = hits.indexOf(document.activeElement);
+  if (!hits.length || (from < 0 && key !== "ArrowDown")) return false;
+  const to = from < 0 ? 0 : next(hits, from, key);
   if (to === undefined) return false;
-  all[to].focus();
-  all[to].scrollIntoView({ block: "nearest" });
+  hits[to].focus();
+  hits[to].scrollIntoView({ block: "nearest" });
   return true;
 }
 
-function next(all, from, key) {
-  if (key === "ArrowRight") return Math.min(from + 1, all.length - 1);
+function next(hits, from, key) {
+  if (key === "ArrowRight") return Math.min(from + 1, hits.length - 1);
   if (key === "ArrowLeft") return Math.max(from - 1, 0);
-  const here = all[from].getBoundingClientRect();
+  const here = hits[from].getBoundingClientRect();
   const middle = here.left + here.width / 2;
   const down = key === "ArrowDown";
   let found;
   let least = Infinity;
-  for (const [place, other] of all.entries()) {
+  for (const [place, other] of hits.entries()) {
     const box = other.getBoundingClientRect();
     const rows = down ? box.top - here.top : here.top - box.top;
     if (rows < 4) continue; // the same row, or the other way
