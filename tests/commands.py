@@ -17,6 +17,15 @@ class Ended(NamedTuple):
 Type = Callable[..., Ended]
 
 
+def refused(ended: Ended, *said: object) -> None:
+    """A mistake: one line that says all of this, nothing else, and exit code 2."""
+    assert (ended.code, ended.out) == (2, ""), ended
+    assert ended.err.startswith("lpi: ")
+    assert ended.err.count("\n") == 1, ended.err
+    for words in said:
+        assert str(words) in ended.err
+
+
 def without_durations(content: Any) -> Any:
     """A record without what differs between two runs of the same: time and memory."""
     if isinstance(content, dict):

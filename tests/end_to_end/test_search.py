@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import Ended, Type
+from commands import Type, refused
 from search_world import World, vectors_of
 
 import lpi
@@ -79,14 +79,6 @@ def test_the_whole_way(world: World, tmp_path: Path, type_command: Type, monkeyp
     ended = type_command("stages")
     assert [row in ended.out for row in ("teach dull", "forget dull", "rollback")] == [True] * 3
     assert [stage["number"] for stage in json.loads(type_command("stages", "--json").out)] == [0, 1, 2, 3]
-
-
-def refused(ended: Ended, *said: object) -> None:
-    assert (ended.code, ended.out) == (2, ""), ended
-    assert ended.err.startswith("lpi: ")
-    assert ended.err.count("\n") == 1, ended.err
-    for words in said:
-        assert str(words) in ended.err
 
 
 def test_mistakes_are_one_line_and_exit_code_2(mine: World, type_command: Type, tmp_path: Path) -> None:

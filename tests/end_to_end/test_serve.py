@@ -13,7 +13,7 @@ from typing import IO
 
 import httpx
 import pytest
-from commands import Ended, Type
+from commands import Type, refused
 from conftest import Painted
 
 import lpi
@@ -84,14 +84,6 @@ def test_python_serves_with_a_token_and_ends_when_it_is_told(photos: Path) -> No
         assert httpx.get(f"{address}api/health", headers=told).json()["pictures"] == 6
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0
-
-
-def refused(ended: Ended, *said: object) -> None:
-    assert (ended.code, ended.out) == (2, ""), ended
-    assert ended.err.startswith("lpi: ")
-    assert ended.err.count("\n") == 1, ended.err
-    for words in said:
-        assert str(words) in ended.err
 
 
 def test_mistakes_are_one_line_and_exit_code_2(

@@ -13,7 +13,7 @@ from lpi.backbones import DualEncoder
 from lpi.errors import CheckpointError, ConfigError, MissingFileError
 from lpi.search import Filters, SearchIndex
 from lpi.search.best import SHOWN
-from lpi.search.scoring import tasks_for_texts
+from lpi.search.scoring import tasks_of
 from lpi.search.store import Store
 from lpi.tasks.stream import TaskStream
 
@@ -50,7 +50,7 @@ def test_a_mixture_is_told_largest_share_first_and_a_query_far_from_all_has_no_t
     index: SearchIndex, clip: DualEncoder, learn: Callable[..., lpi.Method], stream: TaskStream
 ) -> None:
     soft = learn(lpi.method("lpi", clip, rank=2, length=4, clusters=2, soft_tasks=3), stream.tasks)
-    named = tasks_for_texts(soft, ["red dot", "gray box"])
+    named = tasks_of(soft, soft.text_mixture(["red dot", "gray box"]))
     for routes in named:
         shares = [share for _, share in routes]
         assert shares == sorted(shares, reverse=True)
@@ -58,12 +58,13 @@ def test_a_mixture_is_told_largest_share_first_and_a_query_far_from_all_has_no_t
     assert max(len(routes) for routes in named) > 1 or all(routes == (("", 1.0),) for routes in named)
     for expert in soft.experts:
         expert.radius_text.zero_()
-    assert tasks_for_texts(soft, ["red dot"]) == [(("", 1.0),)]
+    assert tasks_of(soft, soft.text_mixture(["red dot"])) == [(("", 1.0),)]
 
 
 def test_before_any_task_the_frozen_model_answers_and_without_routing_nobody_is_named(clip: DualEncoder) -> None:
-    assert tasks_for_texts(lpi.method("lpi", clip), WORDS[:2]) == [(("", 1.0),)] * 2
-    assert tasks_for_texts(lpi.method("zero_shot", clip), WORDS[:2]) == [()] * 2
+    untaught, plain = lpi.method("lpi", clip), lpi.method("zero_shot", clip)
+    assert tasks_of(untaught, untaught.text_mixture(WORDS[:2])) == [(("", 1.0),)] * 2
+    assert tasks_of(plain, plain.text_mixture(WORDS[:2])) == [()] * 2
 
 
 # ---- several at once -------------------------------------------------------------------------------------------------

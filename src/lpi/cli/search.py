@@ -102,33 +102,14 @@ def bring_up_to_date(
 ) -> Update:
     """Index a folder, or follow what changed in it, and show how far it is; see :func:`index`."""
     from lpi.cli.counting import Counter
-    from lpi.search.building import check_model, check_root
-    from lpi.search.identity import load_model
-    from lpi.search.manifest import FILE, STORE, is_address, read_manifest
+    from lpi.search.building import prepare
     from lpi.search.recorded import record_run, record_source
-    from lpi.search.writer import change, create, move_root
+    from lpi.search.writer import change
 
-    if not folder.is_dir():
-        raise MissingFileError(f"{folder}: there is no such folder. Check the path, or connect the disk it is on.")
-    if (place / FILE).exists():
-        manifest = read_manifest(place)
-        check_root(folder, manifest, moved=moved)
-        if model is not None:
-            check_model(place, manifest, load_model(model)[0], model)
-        if store is not None and store != manifest.store:
-            raise ConfigError(f"{place} has its tables in {manifest.store}. They can't be moved; leave --store out.")
-        move_root(place, folder)
-    elif model is None:
-        raise ConfigError(f"{place} is a new index and needs a model. Say which with --model RUN, or --model lpi-tiny.")
-    else:
-        if store is not None and not is_address(store):
-            raise ConfigError(
-                f"store must be an address like s3://bucket/path; got {store!r}. Leave it out for a folder."
-            )
-        run = create(place, folder, model, device=device, store=store or STORE)
-        note = record_run(place, run) if run is not None else None
-        if note:
-            print(f"note: {note}", file=sys.stderr)
+    run = prepare(folder, place, model, moved=moved, store=store, device=device)
+    note = record_run(place, run) if run is not None else None
+    if note:
+        print(f"note: {note}", file=sys.stderr)
     if tests is not None:
         record_source(place, tests)
     with Counter() as counter, change(place, workers=workers, processes=processes, device=device) as writer:

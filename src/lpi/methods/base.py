@@ -39,6 +39,9 @@ class PlainFeatures(Protocol):
         """Of every different caption, [captions, features]."""
 
 
+Mixture = tuple[Tensor, Tensor]  # routes int64 [queries, k], the likeliest first, and weights [queries, k]
+
+
 class Views(Protocol):
     """Gives a task's training data as a router looks at it."""
 
@@ -262,12 +265,15 @@ class Method(
     # ---- what a person calls ---------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode_images(self, images: Sequence[Image.Image] | Tensor, *, task: str | None = None) -> Tensor:
+    def encode_images(
+        self, images: Sequence[Image.Image] | Tensor, *, task: str | None = None, mixture: Mixture | None = None
+    ) -> Tensor:
         """L2-normalised features, [images, features], of pictures or of uint8 pixels [images, 3, height, width].
 
         Args:
             images: what to encode.
             task: use this task's knowledge; by default each picture is routed.
+            mixture: where they were routed already, by :meth:`image_mixture`.
         """
         inputs = self.backbone.inputs
         if not isinstance(images, Tensor):
@@ -275,33 +281,53 @@ class Method(
             prepared = [torch.tensor(inputs.prepare(image)).permute(2, 0, 1) for image in images]
             images = torch.stack(prepared) if prepared else torch.empty(0, 3, *size, dtype=torch.uint8)
         pixels = images
-
-        def normalised(rows: Tensor) -> Tensor:
-            return inputs.normalise(pixels[rows].to(self.device))
-
-        plain = None
-        if self.routed and task is None and len(pixels):
-            plain = self._encoded(len(pixels), lambda rows: self.routing_images(normalised(rows)))
-        routes, weights = self._mixture("vision", plain, len(pixels), task)
-        return self._mixed(routes, weights, lambda rows, index: self.image_features(normalised(rows), index))
+        if task is not None:
+            mixture = self._only(len(pixels), self.task_index(task))
+        routes, weights = self.image_mixture(pixels) if mixture is None else mixture
+        return self._mixed(routes, weights, lambda rows, index: self.image_features(self._ready(pixels, rows), index))
 
     @torch.no_grad()
-    def encode_texts(self, texts: Sequence[str], *, task: str | None = None) -> Tensor:
+    def encode_texts(self, texts: Sequence[str], *, task: str | None = None, mixture: Mixture | None = None) -> Tensor:
         """L2-normalised features of captions, [texts, features]; see :meth:`encode_images`."""
 
-        def chosen(rows: Tensor) -> list[str]:
-            return [texts[row] for row in rows.tolist()]
-
         def encode(rows: Tensor, index: int) -> Tensor:
+            chosen = [texts[row] for row in rows.tolist()]
             if index == FALLBACK:  # nothing of the method's own takes room in the context
-                return self._plain_texts(chosen(rows))
-            return self.text_features(self.tokens(chosen(rows)), index)
+                return self._plain_texts(chosen)
+            return self.text_features(self.tokens(chosen), index)
 
-        plain = None
-        if self.routed and task is None and len(texts):
-            plain = self._encoded(len(texts), lambda rows: self.routing_texts(chosen(rows)))
-        routes, weights = self._mixture("text", plain, len(texts), task)
+        if task is not None:
+            mixture = self._only(len(texts), self.task_index(task))
+        routes, weights = self.text_mixture(texts) if mixture is None else mixture
         return self._mixed(routes, weights, encode)
+
+    @torch.no_grad()
+    def image_mixture(self, pixels: Tensor) -> Mixture:
+        """Where prepared pictures are routed, and how much each route counts; see :meth:`mixture`.
+
+        Args:
+            pixels: [images, 3, height, width] uint8.
+        """
+        if not self.routed or not len(pixels):
+            return self._only(len(pixels), 0)
+        plain = self._encoded(len(pixels), lambda rows: self.routing_images(self._ready(pixels, rows)))
+        routes, weights = self.mixture("vision", plain)
+        return routes.cpu(), weights.cpu()
+
+    @torch.no_grad()
+    def text_mixture(self, texts: Sequence[str]) -> Mixture:
+        """Where captions are routed, and how much each route counts; see :meth:`mixture`."""
+        if not self.routed or not len(texts):
+            return self._only(len(texts), 0)
+        plain = self._encoded(len(texts), lambda rows: self.routing_texts([texts[row] for row in rows.tolist()]))
+        routes, weights = self.mixture("text", plain)
+        return routes.cpu(), weights.cpu()
+
+    def _ready(self, pixels: Tensor, rows: Tensor) -> Tensor:
+        return self.backbone.inputs.normalise(pixels[rows].to(self.device))
+
+    def _only(self, count: int, route: int) -> Mixture:
+        return torch.full((count, 1), route), torch.ones(count, 1)
 
     def _plain_texts(self, texts: Sequence[str]) -> Tensor:
         return F.normalize(self.backbone.encode_texts(self.backbone.inputs.tokenize(texts).to(self.device)), dim=-1)
@@ -314,13 +340,6 @@ class Method(
     def device(self) -> torch.device:
         """Where the backbone lives."""
         return self.backbone.logit_scale.device
-
-    def _mixture(self, tower: str, plain: Tensor | None, count: int, task: str | None) -> tuple[Tensor, Tensor]:
-        if plain is not None:
-            routes, weights = self.mixture(tower, plain)
-            return routes.cpu(), weights.cpu()
-        index = 0 if task is None else self.task_index(task)
-        return torch.full((count, 1), index), torch.ones(count, 1)
 
     def _mixed(self, routes: Tensor, weights: Tensor, encode: Callable[[Tensor, int], Tensor]) -> Tensor:
         """Encode rows in groups of one route each and add up; rows come back in their own order."""

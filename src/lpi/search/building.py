@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from lpi.errors import ConfigError, MissingFileError
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import save_method
 from lpi.search.files import OnProgress
 from lpi.search.identity import check_same, describe, load_model
-from lpi.search.manifest import BESIDE, FILE, Manifest, read_manifest
+from lpi.search.manifest import BESIDE, FILE, STORE, Manifest, is_address, read_manifest
 from lpi.search.writer import change, create, move_root
 
 
@@ -39,26 +40,59 @@ def build(
         CheckpointError: the index was made with another model.
     """
     root = Path(folder)
-    if not root.is_dir():
-        raise MissingFileError(f"{root}: there is no such folder. Check the path, or connect the disk it is on.")
     index = root / BESIDE if place is None else Path(place)
-    if (index / FILE).exists():
-        manifest = read_manifest(index)
-        check_root(root, manifest, moved=index == root / BESIDE)
-        method, name = (
-            (model, type(model).__name__) if isinstance(model, Method) else (load_model(model)[0], str(model))
-        )
-        check_model(index, manifest, method, name)
-        move_root(index, root)
-    elif isinstance(model, Method):
-        with tempfile.TemporaryDirectory(prefix="lpi-model-") as saved:
-            save_method(model, Path(saved) / "model")
-            create(index, root, Path(saved) / "model", device=device)
-    else:
-        create(index, root, model, device=device)
+    prepare(root, index, model, moved=index == root / BESIDE, device=device)
     with change(index, workers=workers, device=device) as writer:
         writer.update(on_progress=on_progress)
     return index
+
+
+def prepare(
+    root: Path,
+    index: Path,
+    model: Method | str | Path | None,
+    *,
+    moved: bool = False,
+    store: str | None = None,
+    device: str = "auto",
+) -> dict[str, Any] | None:
+    """Begin an index, or see that one is of this folder and model; returns the ``run.json`` beside a new one's model.
+
+    Args:
+        root: the folder of pictures.
+        index: folder of the index.
+        model: see :func:`build`; a new index needs one.
+        moved: the folder may be the indexed one in a new place.
+        store: the address where the tables of a new index shall be, if not in its folder.
+        device: where the model computes.
+
+    Raises:
+        MissingFileError: there is no such folder of pictures.
+        ConfigError: the index is of another folder, has its tables elsewhere, or is new and has no model.
+        CheckpointError: the index was made with another model.
+    """
+    if not root.is_dir():
+        raise MissingFileError(f"{root}: there is no such folder. Check the path, or connect the disk it is on.")
+    if (index / FILE).exists():
+        manifest = read_manifest(index)
+        check_root(root, manifest, moved=moved)
+        if isinstance(model, Method):
+            check_model(index, manifest, model, type(model).__name__)
+        elif model is not None:
+            check_model(index, manifest, load_model(model)[0], str(model))
+        if store is not None and store != manifest.store:
+            raise ConfigError(f"{index} has its tables in {manifest.store}. They can't be moved; leave --store out.")
+        move_root(index, root)
+        return None
+    if model is None:
+        raise ConfigError(f"{index} is a new index and needs a model. Say which with --model RUN, or --model lpi-tiny.")
+    if store is not None and not is_address(store):
+        raise ConfigError(f"store must be an address like s3://bucket/path; got {store!r}. Leave it out for a folder.")
+    if not isinstance(model, Method):
+        return create(index, root, model, device=device, store=store or STORE)
+    with tempfile.TemporaryDirectory(prefix="lpi-model-") as saved:  # the caller's own stays as it is
+        save_method(model, Path(saved) / "model")
+        return create(index, root, Path(saved) / "model", device=device, store=store or STORE)
 
 
 def check_root(folder: Path, manifest: Manifest, *, moved: bool) -> None:

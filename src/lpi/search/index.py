@@ -32,8 +32,7 @@ from lpi.search.scoring import (
     check_scoring,
     image_probes,
     routes_by_key,
-    tasks_for_images,
-    tasks_for_texts,
+    tasks_of,
     text_probes,
 )
 from lpi.search.store import Rows, Store
@@ -204,8 +203,9 @@ class SearchIndex:
         if stage is None and (following := self._next) is not None:
             return self._as_current(following.index.encode_texts(texts, scoring=scoring))
         view, words = self._view(stage), [text.strip() for text in texts]
-        probes = text_probes(view.method, words, view.routes, scoring)
-        return _queries(view, probes, tasks_for_texts(view.method, words))
+        mixture = view.method.text_mixture(words)  # once: it decides the vectors, and is told besides
+        probes = text_probes(view.method, words, view.routes, scoring, mixture)
+        return _queries(view, probes, tasks_of(view.method, mixture))
 
     def encode_images(
         self, images: Sequence[Image.Image | Path | str], *, stage: int | None = None, scoring: str = "plain"
@@ -222,8 +222,9 @@ class SearchIndex:
             return self._as_current(following.index.encode_images(images, scoring=scoring))
         view = self._view(stage)
         pixels = _pixels(view.method, images)
-        probes = image_probes(view.method, pixels, view.routes, scoring)
-        return _queries(view, probes, tasks_for_images(view.method, pixels))
+        mixture = view.method.image_mixture(pixels)
+        probes = image_probes(view.method, pixels, view.routes, scoring, mixture)
+        return _queries(view, probes, tasks_of(view.method, mixture))
 
     def _as_current(self, queries: list[Query]) -> list[Query]:
         return [replace(query, stage=self.manifest.current.number) for query in queries]

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lpi.errors import ConfigError, did_you_mean
-from lpi.methods.base import Method, chunks
+from lpi.methods.base import Method, Mixture, chunks
 from lpi.prompts.task_keys import FALLBACK
 from lpi.search.identity import PLAIN, RouteKeys
 from lpi.trainer import plain_text_features
@@ -86,26 +86,16 @@ Routes = Mapping[str, int | None]
 Answering = tuple[tuple[str, float], ...]  # names of tasks and how much each counts, the most first
 
 
-@torch.no_grad()
-def tasks_for_texts(method: Method, texts: Sequence[str]) -> list[Answering]:
-    """The tasks that each text is routed to; an empty name is the frozen model. Nothing where there is no routing."""
+def tasks_of(method: Method, mixture: Mixture) -> list[Answering]:
+    """The tasks that each query was routed to; an empty name is the frozen model. Nothing where there is no routing.
+
+    Args:
+        method: whose.
+        mixture: of the queries, as its ``text_mixture`` or ``image_mixture`` gives it.
+    """
+    routes, weights = mixture
     if not method.routed:
-        return [()] * len(texts)
-    return _answering(method, "text", [method.routing_texts(part) for part in chunks(texts, BATCH)])
-
-
-@torch.no_grad()
-def tasks_for_images(method: Method, pixels: Tensor) -> list[Answering]:
-    """The tasks that each prepared picture is routed to; see :func:`tasks_for_texts`."""
-    if not method.routed:
-        return [()] * len(pixels)
-    normalise = method.backbone.inputs.normalise
-    looks = [method.routing_images(normalise(part.to(method.device))) for part in torch.split(pixels, BATCH)]
-    return _answering(method, "vision", looks)
-
-
-def _answering(method: Method, tower: str, looks: Sequence[Tensor]) -> list[Answering]:
-    routes, weights = method.mixture(tower, torch.cat(list(looks)))
+        return [()] * len(routes)
     answering: list[Answering] = []
     for tasks, shares in zip(method.tasks_of(routes).tolist(), weights.tolist(), strict=True):
         counts: dict[str, float] = {}
@@ -118,7 +108,9 @@ def _answering(method: Method, tower: str, looks: Sequence[Tensor]) -> list[Answ
 
 
 @torch.no_grad()
-def text_probes(method: Method, texts: Sequence[str], routes: Routes, scoring: str) -> Probes:
+def text_probes(
+    method: Method, texts: Sequence[str], routes: Routes, scoring: str, mixture: Mixture | None = None
+) -> Probes:
     """Texts as queries.
 
     Args:
@@ -126,9 +118,10 @@ def text_probes(method: Method, texts: Sequence[str], routes: Routes, scoring: s
         texts: at least one.
         routes: the routes that pictures have, by key, as :func:`routes_by_key` gives them.
         scoring: ``plain`` or ``matched``.
+        mixture: where they were routed already.
     """
     check_scoring(scoring)
-    mixed = method.encode_texts(texts).float().cpu()
+    mixed = method.encode_texts(texts, mixture=mixture).float().cpu()
     if scoring == "plain" or not routes:
         return Probes({EVERY: mixed})
 
@@ -142,7 +135,9 @@ def text_probes(method: Method, texts: Sequence[str], routes: Routes, scoring: s
 
 
 @torch.no_grad()
-def image_probes(method: Method, pixels: Tensor, routes: Routes, scoring: str) -> Probes:
+def image_probes(
+    method: Method, pixels: Tensor, routes: Routes, scoring: str, mixture: Mixture | None = None
+) -> Probes:
     """Pictures as queries; see :func:`text_probes`.
 
     Args:
@@ -150,9 +145,10 @@ def image_probes(method: Method, pixels: Tensor, routes: Routes, scoring: str) -
         pixels: prepared, [pictures, 3, height, width] uint8.
         routes: the routes that pictures have, by key.
         scoring: ``plain`` or ``matched``.
+        mixture: where they were routed already.
     """
     check_scoring(scoring)
-    mixed = method.encode_images(pixels).float().cpu()
+    mixed = method.encode_images(pixels, mixture=mixture).float().cpu()
     if scoring == "plain" or not routes:
         return Probes({EVERY: mixed})
     backbone = method.backbone

@@ -17,6 +17,7 @@ import torch
 
 from lpi.data.records import open_image
 from lpi.errors import ConfigError, UnknownNameError
+from lpi.search.crossing import FILE as BRIDGE
 from lpi.search.filters import Filters
 from lpi.search.hits import Hit, Query
 from lpi.search.index import SearchIndex
@@ -197,7 +198,7 @@ class Service:
     def _mark(self) -> tuple[tuple[int, int, int] | None, ...]:
         """What differs whenever the index was changed: each change writes one of these files anew."""
         marks: list[tuple[int, int, int] | None] = []
-        for name in (FILE, f"{NEXT}/{FILE}", f"{NEXT}/bridge.json"):
+        for name in (FILE, f"{NEXT}/{FILE}", f"{NEXT}/{BRIDGE}"):
             try:
                 status = (self.index.folder / name).stat()
                 marks.append((status.st_ino, status.st_mtime_ns, status.st_size))
@@ -309,9 +310,8 @@ class Service:
 
     def _counted(self) -> Overview:
         manifest = self.index.manifest
-        rows = self.index.rows().columns("task", "folders")
-        folders = sorted({folder for own in rows["folders"] for folder in own})
-        return Overview(manifest, Counter(rows["task"]), folders or ["."])
+        tasks = self.index.rows().columns("task")["task"]
+        return Overview(manifest, Counter(tasks), self.index.folders() or ["."])
 
 
 def _called(key: None, calls: Sequence[Callable[[], Any]]) -> list[Any]:
