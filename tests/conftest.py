@@ -170,3 +170,19 @@ def type_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         return Ended(int(ended.value.code or 0), captured.out, captured.err)
 
     return typed
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, stream: TaskStream) -> Any:
+    """A folder of painted pictures, a model that knows two of its three domains, and an index; see search_world."""
+    from search_world import World  # which takes its colours from here
+
+    made = World.make(tmp_path_factory.mktemp("world"), stream)
+    made.build()
+    return made
+
+
+@pytest.fixture(scope="module")
+def index(world: Any) -> Any:
+    """The index of :func:`world`, opened."""
+    return world.build_once()

@@ -13,14 +13,6 @@ from search_world import World, vectors_of
 import lpi
 from lpi.search import SearchIndex
 from lpi.search.writer import change, create
-from lpi.tasks.stream import TaskStream
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, stream: TaskStream) -> World:
-    world = World.make(tmp_path_factory.mktemp("world"), stream)
-    world.build()
-    return world
 
 
 @pytest.fixture

@@ -17,14 +17,6 @@ from lpi.search.manifest import read_manifest
 from lpi.search.migration import Budget, begin, migrate
 from lpi.search.store import Store
 from lpi.search.writer import change, create
-from lpi.tasks.stream import TaskStream
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, stream: TaskStream) -> World:
-    world = World.make(tmp_path_factory.mktemp("world"), stream)
-    world.build()
-    return world
 
 
 @pytest.fixture

@@ -16,17 +16,6 @@ from lpi.search.files import content_id
 from lpi.search.manifest import read_manifest
 from lpi.search.writer import change, create
 from lpi.storage import read_json
-from lpi.tasks.stream import TaskStream
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, stream: TaskStream) -> World:
-    return World.make(tmp_path_factory.mktemp("world"), stream)
-
-
-@pytest.fixture(scope="module")
-def index(world: World) -> SearchIndex:
-    return world.build_once()
 
 
 @pytest.fixture

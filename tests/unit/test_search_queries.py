@@ -20,16 +20,6 @@ from lpi.tasks.stream import TaskStream
 WORDS = ["a red dot", "a very long query about a teal bar", "gold", "blue tip"]
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, stream: TaskStream) -> World:
-    return World.make(tmp_path_factory.mktemp("world"), stream)
-
-
-@pytest.fixture(scope="module")
-def index(world: World) -> SearchIndex:
-    return world.build_once()
-
-
 # ---- which tasks answered --------------------------------------------------------------------------------------------
 
 

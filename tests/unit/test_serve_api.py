@@ -25,24 +25,11 @@ from lpi.search.writer import change
 from lpi.serve.app import create_app
 from lpi.serve.limits import Limits
 from lpi.serve.service import Service
-from lpi.tasks.stream import TaskStream
 
 HERE = "http://127.0.0.1:8000"
 HIT = {
     *("id", "path", "copies", "score", "task", "confidence", "margin", "date", "width", "height", "thumbnail", "file")
 }
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, stream: TaskStream) -> World:
-    world = World.make(tmp_path_factory.mktemp("world"), stream)
-    world.build_once()
-    return world
-
-
-@pytest.fixture(scope="module")
-def index(world: World) -> SearchIndex:
-    return world.build_once()
 
 
 @pytest.fixture(scope="module")
