@@ -15,6 +15,7 @@ from lpi.errors import ConfigError, DataError, MissingFileError
 if TYPE_CHECKING:
     from lpi.search.hits import Query
     from lpi.search.manifest import Stage
+    from lpi.search.teaching import Lesson
     from lpi.search.writer import Update
 
 IndexOption = Annotated[
@@ -182,7 +183,10 @@ def teach(
     name: Annotated[str, typer.Argument(help="What to call the domain.")],
     source: Annotated[Path, typer.Argument(help="A folder with captions.jsonl and its pictures, or the file itself.")],
     place: IndexOption,
-    yes: Annotated[bool, typer.Option("--yes", help="Adopt it without asking.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Adopt it without asking, unless something gets worse.")] = False,
+    even_if_worse: Annotated[
+        bool, typer.Option("--even-if-worse", help="Adopt it without asking, whatever gets worse.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be gained and lost.")] = False,
     changes: Annotated[
         list[str] | None,
@@ -199,8 +203,8 @@ def teach(
     from lpi.search.teaching import adopt, learn, read_domain, training_settings
     from lpi.search.writer import change
 
-    if yes and dry_run:
-        raise ConfigError("--yes and --dry-run contradict each other. Leave one out.")
+    if dry_run and (yes or even_if_worse):
+        raise ConfigError("--dry-run adopts nothing: it doesn't go with --yes or --even-if-worse. Leave one out.")
     chosen = _settings(changes or [])
     with change(place, workers=workers, device=device) as writer:
         settings = training_settings(writer, chosen)
@@ -218,14 +222,22 @@ def teach(
         stage: Stage | None = None
         if not as_json:
             _show_report(lesson.task, lesson.report)
-        if not dry_run and (yes or _confirm(lesson.task)):
+        for loss in lesson.losses:
+            print(f"warning: {loss}", file=sys.stderr)
+        if not dry_run and (even_if_worse or (not lesson.losses if yes else _confirm(lesson))):
             with Counter() as counter:
                 stage = adopt(writer, lesson, on_progress=counter.count)
     if as_json:
-        content = {"task": name, **lesson.report, "stage": None if stage is None else asdict(stage)}
+        content = {
+            "task": name,
+            **lesson.report,
+            "losses": lesson.losses,
+            "stage": None if stage is None else asdict(stage),
+        }
         print(json.dumps(content, indent=1, ensure_ascii=False))
     elif stage is None:
-        print("Not adopted. The same command with --yes adopts it without learning again.")
+        option = "--even-if-worse" if lesson.losses else "--yes"
+        print(f"Not adopted. The same command with {option} adopts it without learning again.")
     else:
         _show_stage(stage)
 
@@ -243,10 +255,10 @@ def _settings(changes: list[str]) -> dict[str, Any]:
     return chosen
 
 
-def _confirm(task: str) -> bool:
+def _confirm(lesson: Lesson) -> bool:
     if not sys.stdin.isatty():
-        raise ConfigError(f"nobody is there to ask whether to adopt {task!r}. Add --yes, or --dry-run.")
-    return typer.confirm(f"Adopt {task}?")
+        raise ConfigError(f"nobody is there to ask whether to adopt {lesson.task!r}. Add --yes, or --dry-run.")
+    return typer.confirm(f"Adopt {lesson.task}{', although something gets worse' if lesson.losses else ''}?")
 
 
 def _show_report(task: str, report: dict[str, Any]) -> None:

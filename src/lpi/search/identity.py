@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ def task_hashes(method: Method) -> list[str]:
 
 def _base(method: Method) -> list[Any]:
     name = type(method).__module__.rpartition(".")[2]
-    options = {key: value for key, value in method.options.items() if value is not None}
+    # an option that a method was given later has its default in whatever was made before: that is no difference
+    usual = {name: option.default for name, option in inspect.signature(type(method)).parameters.items()}
+    options = {key: value for key, value in method.options.items() if value != usual.get(key)}
     return [method.backbone.identity, name, options, tensors_hash(method.shared_state())]
 
 

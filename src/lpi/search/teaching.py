@@ -26,6 +26,8 @@ from lpi.storage import read_json, write_json
 from lpi.tasks.stream import Task
 from lpi.trainer import OnStep, learn_task
 
+POINT = 0.01  # R@1 that an old domain may lose before anybody is warned
+
 
 @dataclass(frozen=True)
 class Lesson:
@@ -50,6 +52,19 @@ class Lesson:
     report: dict[str, Any]
     test: tuple[CaptionedImage, ...]
     place: Path
+
+    @property
+    def losses(self) -> list[str]:
+        """What adopting it would make worse, a line each: the new domain at all, or another by more than a point."""
+        recall = self.report["recall"]
+        checked = [(self.task, recall["new"], 0.0), *((name, own, POINT) for name, own in recall["old"].items())]
+        if recall["held_out"]:
+            checked.append(("held-out", recall["held_out"], POINT))
+        return [
+            f"R@1 of {name} would fall from {100 * own['before']['r1']:.1f} to {100 * own['after']['r1']:.1f}"
+            for name, own, margin in checked
+            if own.get("before") and own.get("after") and own["after"]["r1"] < own["before"]["r1"] - margin
+        ]
 
 
 def training_settings(writer: Writer, changes: dict[str, Any]) -> TrainingSettings:
