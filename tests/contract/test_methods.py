@@ -189,6 +189,20 @@ def test_it_learns(name: str, clip: DualEncoder, stream: TaskStream) -> None:
     assert all(set(step.parts) == set(noted[0].parts) for step in noted)
 
 
+def test_it_learns_in_bfloat16_what_it_learns_in_float32(name: str, clip: DualEncoder, stream: TaskStream) -> None:
+    """Two tasks, so that what the first one left behind takes part in the second one's loss."""
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        model = make(name, clip)
+        noted: list[Step] = []
+        chosen = settings(name).model_copy(update={"precision": precision})
+        for task in tasks_for(model, stream)[:2]:
+            learn_task(model, prepared(task, clip), settings=chosen, on_step=noted.append)
+        losses[precision] = [step.loss for step in noted]
+        assert all(parameter.dtype == torch.float32 for parameter in model.trainable())
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.1)
+
+
 def test_it_trains_nothing_but_what_it_says(name: str, clip: DualEncoder, stream: TaskStream) -> None:
     model = make(name, clip)
     first, second = (stream.merged(), stream.tasks[0]) if model.joint else stream.tasks[:2]

@@ -399,7 +399,7 @@ class LPI(KeyedExperts):
         earlier = [self._expert(index) for index in range(len(self.experts) - 1)]
         if not earlier or not self.options["memory"]:
             return dict.fromkeys(TOWERS)
-        return {tower: torch.cat([getattr(task, f"memory_{tower}") for task in earlier]).float() for tower in TOWERS}
+        return {tower: torch.cat([getattr(task, f"memory_{tower}").float() for task in earlier]) for tower in TOWERS}
 
     def _task_loss(self, raw: dict[str, Tensor]) -> Tensor:
         near = self.near().to(self.device)
