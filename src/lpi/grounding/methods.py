@@ -17,7 +17,7 @@ from lpi.methods import method
 from lpi.methods.checkpoint import load_method
 from lpi.storage import read_json
 
-METHODS = ("finetune", "joint", "lpi", "zero_shot")
+METHODS = ("finetune", "joint", "l2p", "lpi", "maple", "zero_shot")
 
 
 def grounding_method(

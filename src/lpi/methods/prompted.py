@@ -80,8 +80,7 @@ def run_tower(tower: Tower, inputs: Any, parts: Sequence[TowerPrompts], first: i
 
 def first_words(backbone: DualEncoder, words: str, states: Tensor) -> None:
     """Set the first rows of prompts [length, text width] to the word embeddings of ``words``, as many as fit."""
-    marks = set(backbone.inputs.tokenize([""]).ids.flatten().tolist())  # start, end and padding
-    ids = [token for token in backbone.inputs.tokenize([words]).ids[0].tolist() if token not in marks]
+    ids = backbone.inputs.tokenizer(words, add_special_tokens=False)["input_ids"]
     found = backbone.text.words(torch.tensor(ids[: len(states)], dtype=torch.int64, device=backbone.device))
     states[: len(found)] = found.to(states)
 
