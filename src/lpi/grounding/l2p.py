@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,7 @@ class GroundingL2P(GroundingPrompted, L2P):
     """
 
     @taking_options_of(L2P)
-    def __init__(self, backbone: GroundingBackbone, **options: object) -> None:
+    def __init__(self, backbone: GroundingBackbone, **options: Any) -> None:
         super().__init__(backbone, **options)
         self._check_towers()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lpi.grounding.backbones.base import GroundingBackbone
 from lpi.grounding.lpi import taking_options_of
 from lpi.grounding.prompted import GroundingPrompted
@@ -20,6 +22,6 @@ class GroundingMaPLe(GroundingPrompted, MaPLe):
     """
 
     @taking_options_of(MaPLe)
-    def __init__(self, backbone: GroundingBackbone, **options: object) -> None:
+    def __init__(self, backbone: GroundingBackbone, **options: Any) -> None:
         super().__init__(backbone, **options)
         self._check_towers()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -57,12 +55,9 @@ class GroundingPrompted(GroundingMethod, Prompted):
         """See :class:`GroundingMethod`; FALLBACK is the frozen detector, and so is any route before the first task."""
         if route == FALLBACK or not self.tasks:
             return self.backbone.detect(pictures, texts)
-        entering = {
-            tower: self._only(self.entering(tower, route, lambda: self.frozen(pictures, texts)[tower]))  # noqa: B023
-            for tower in TOWERS
-        }
-        return self.backbone.detect(pictures, texts, GroundingPrompts(entering["vision"], entering["text"]))
+        vision, text = (self._entering(tower, pictures, texts, route) for tower in TOWERS)
+        return self.backbone.detect(pictures, texts, GroundingPrompts(vision, text))
 
-    def _only(self, parts: Sequence[TowerPrompts]) -> TowerPrompts:
-        (part,) = parts
+    def _entering(self, tower: str, pictures: PictureInputs, texts: TextInputs, route: int) -> TowerPrompts:
+        (part,) = self.entering(tower, route, lambda: self.frozen(pictures, texts)[tower])
         return part
