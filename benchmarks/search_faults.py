@@ -85,7 +85,16 @@ class Trial:
         o = self.options
         words = {
             "index": ["index", str(self.photos), "--model", str(o.model)],
-            "teach": ["teach", o.name, str(self.captioned), "--yes", "--set", f"steps={o.steps}", "--set", "batch=8"],
+            "teach": [
+                "teach",
+                o.name,
+                str(self.captioned),
+                "--even-if-worse",
+                "--set",
+                f"steps={o.steps}",
+                "--set",
+                "batch=8",
+            ],
             "forget": ["forget", o.name],
         }[name]
         return [sys.executable, "-m", "lpi", *words, "--index", str(place)]

@@ -263,7 +263,7 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         pictures = len(list(photos.rglob("*.png")))
         beside = load.ask_beside(address, indexing, lambda health: health["pictures"] == pictures)
         while_indexing = asyncio.run(beside)
-        teaching = [*LPI, "teach", NEW, str(captioned / NEW), "--index", str(index), "--yes"]
+        teaching = [*LPI, "teach", NEW, str(captioned / NEW), "--index", str(index), "--even-if-worse"]
         teaching += ["--set", f"steps={options.steps}", "--set", "batch=32"]
         while_teaching = asyncio.run(load.ask_beside(address, teaching, lambda health: health["stage"] == 1))
     known = with_store(environment())

@@ -1,6 +1,7 @@
 """Teach an index a domain, and hold it against an index that is built anew.
 
     python benchmarks/search_teach.py --small
+    python benchmarks/search_teach.py --drawn 10000 --steps 60 --results results/search_teach.json
     python benchmarks/search_teach.py --photos FOLDER --model RUN --name DOMAIN --captioned FOLDER \
         --results results/search_teach.json
 
@@ -32,6 +33,7 @@ from lpi.search.teaching import adopt, learn, measure, read_domain, training_set
 from lpi.search.writer import change, create
 from lpi.storage import write_json
 
+DRAWN_TESTS = 100  # of a domain's drawn pictures are for measuring
 QUERIES = 200  # captions whose rankings are compared in full
 
 
@@ -43,6 +45,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--captioned", type=Path, help="the domain's captioned pictures, among them its test split")
     parser.add_argument("--tests", type=Path, help="captioned pictures of old tasks, beside those of the run")
     parser.add_argument("--small", action="store_true", help="drawn pictures instead, in a minute or two")
+    parser.add_argument("--drawn", type=int, metavar="PICTURES", help="so many drawn pictures instead")
     parser.add_argument("--steps", type=int, help="training steps; by default as the run was trained")
     parser.add_argument("--epochs", type=int, help="or passes over the domain")
     parser.add_argument("--seed", type=int, default=0)
@@ -113,8 +116,10 @@ def main() -> None:
 
 def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     photos, captioned, place = options.photos, options.captioned, work / "index"
-    if options.small:
-        photos, domains = draw(work / "drawn")
+    if options.small or options.drawn:
+        domains_drawn = 1 + len(OLD)
+        sizes = {"train": options.drawn // domains_drawn - DRAWN_TESTS, "test": DRAWN_TESTS} if options.drawn else {}
+        photos, domains = draw(work / "drawn", **sizes)
         captioned = domains / options.name
     started = time.monotonic()
     note = create(place, photos, options.model)
@@ -126,7 +131,7 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         update = writer.update()
     seconds_index = time.monotonic() - started
     changes = {key: value for key in ("steps", "epochs") if (value := getattr(options, key)) is not None}
-    if options.small:
+    if options.small or options.drawn:
         changes = {"steps": 20, "batch": 8, **changes}
         with change(place) as writer:
             for task in OLD:
