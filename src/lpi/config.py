@@ -206,8 +206,11 @@ class Experiment(Settings):
         for key, value in self.rows[name].items():
             merge(changes, key.split("."), value)
         method = changes.get("method")
-        if isinstance(method, Mapping) and method.get("name", self.method.get("name")) != self.method.get("name"):
-            content["method"] = {}  # another method's options mean nothing to this one
+        if isinstance(method, Mapping) and any(
+            method.get(key, self.method.get(key)) != self.method.get(key) for key in ("name", "preset")
+        ):
+            # another method's options mean nothing to this one, and a preset would be undone by the main row's options
+            content["method"] = {key: value for key, value in self.method.items() if key == "name"}
         for key, value in changes.items():
             merge(content, [key], value)
         return parse(content, f"row {name!r} of {self.name}")
