@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 from tiny_grounding import pictures, tiny_dino, tiny_owl
 
+from lpi.config import EvaluationSettings
 from lpi.data.expressions.record import ReferringExpression
 from lpi.errors import DataError
+from lpi.evaluation.grounding import TestExpressions
 from lpi.grounding import examples
 from lpi.grounding.backbones import GroundingBackbone, load_grounding_backbone
 from lpi.grounding.examples import ExpressionSet
@@ -62,6 +64,19 @@ def test_boxes_of_an_owlv2_refer_to_the_square(tmp_path: Path) -> None:
     batch = ExpressionSet("a", RECORDS, owl).ready([1, 2], owl.inputs.tokenize)
     expected = [[0.5, 30 / 90, 1.0, 60 / 90], [48 / 72, 0.5, 32 / 72, 1.0]]
     torch.testing.assert_close(batch.boxes, torch.tensor(expected))
+
+
+def test_features_belong_to_the_pictures_in_the_order_of_first_sight(tmp_path: Path) -> None:
+    owl = load_grounding_backbone(tiny_owl(tmp_path))
+    alone = [
+        owl.plain_features(owl.inputs.pictures([record.picture.open()]), None)["vision"]
+        for record in (RECORDS[0], RECORDS[2], RECORDS[3])
+    ]
+    torch.testing.assert_close(ExpressionSet("a", RECORDS, owl).image_features, torch.cat(alone), atol=1e-4, rtol=0)
+    test = TestExpressions([RECORDS[:2], RECORDS[2:]], owl, EvaluationSettings())
+    of_each = torch.cat([alone[number] for number in (0, 0, 1, 2, 2)])
+    torch.testing.assert_close(test.plain["vision"], of_each, atol=1e-4, rtol=0)
+    assert (alone[0] - alone[2]).abs().max() > 1e-3  # the other way round, they would be others'
 
 
 def test_an_epoch_depends_on_seed_and_epoch_alone(dino: GroundingBackbone) -> None:

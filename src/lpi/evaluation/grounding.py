@@ -65,8 +65,8 @@ class TestExpressions:
         self.tasks, self.settings, self.backbone = len(groups), settings, backbone
         self.task = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor([len(group) for group in groups]))
         self.set = ExpressionSet("test", self.records, backbone, batch=settings.batch)
-        names = list(dict.fromkeys(record.picture.name for record in self.records))
-        picture = [names.index(name) for name in (record.picture.name for record in self.records)]
+        pictures: dict[str, int] = {}
+        picture = [pictures.setdefault(record.picture.name, len(pictures)) for record in self.records]
         words = {expression: row for row, expression in enumerate(self.set.expressions)}
         self._words = torch.tensor([words[record.expression] for record in self.records])
         self.plain = {

@@ -127,8 +127,10 @@ class ExpressionSet:
 
     @cached_property
     def image_features(self) -> Tensor:
-        """Unprompted, L2-normalised, of every different picture, [pictures, features]."""
-        first = {record.picture.name: record for record in reversed(self.records)}
+        """Unprompted, L2-normalised, of every different picture, [pictures, features], in the order of first sight."""
+        first: dict[str, ReferringExpression] = {}
+        for record in self.records:
+            first.setdefault(record.picture.name, record)
 
         def features(records: Sequence[ReferringExpression]) -> Tensor:
             pictures = self.backbone.inputs.pictures([self._open(record) for record in records])

@@ -11,6 +11,7 @@ from random import Random
 from lpi.data.expressions.record import ReferringExpression
 from lpi.data.scenes.expressions import Meaning, meanings
 from lpi.data.scenes.sampling import sample_scene
+from lpi.data.scenes.sources import SOURCES, Source
 from lpi.data.scenes.supply import DEFAULT_SIDE, ScenePicture
 from lpi.data.scenes.world import FAMILIES, GENERAL, Scene, SceneObject, SceneWorld, check_request, seeded, task_world
 from lpi.errors import ConfigError
@@ -33,6 +34,7 @@ def load_scene_expressions(
     difficulty: str | float = "standard",
     per_picture: int = 2,
     held_out: int = 128,
+    sources: bool = True,
 ) -> list[ReferringExpression]:
     """The expressions of a stream, task by task, then the held-out ones.
 
@@ -45,6 +47,8 @@ def load_scene_expressions(
         difficulty: easy, standard, hard, or the novelty itself (0 to 1), as for :func:`lpi.data.scenes.load_scenes`.
         per_picture: objects of a picture that are asked for at most, each once: the same picture with another answer.
         held_out: expressions of the general world (task "general", split "held_out") that no pre-training ever sees.
+        sources: each family comes from a collection of its own, which mounts its pictures and words its expressions in
+            its own way (:mod:`lpi.data.scenes.sources`).
 
     Raises:
         UnknownNameError: an unknown family or difficulty.
@@ -58,7 +62,7 @@ def load_scene_expressions(
     records: list[ReferringExpression] = []
     for family in families:
         for split in ("train", "val", "test"):
-            found = _supply(world, seed, family, split, per_picture)
+            found = _supply(world, seed, family, split, per_picture, SOURCES[family] if sources else None)
             records += [next(found) for _ in range(counts[split])]
     found = _supply(GENERAL, seed, None, "held_out", per_picture)
     return records + [next(found) for _ in range(held_out)]
@@ -81,11 +85,14 @@ def general_expressions(
     for number in range(first, first + count):
         scene = sample_scene(seeded("expressions", world.name, seed, number), world)
         picture = ScenePicture(scene, f"expressions/{world.name}/{seed}-{number:07d}")
-        yield tuple(_record(picture, one, world.name, "train") for one in meanings(scene, DEFAULT_SIDE, world))
+        yield tuple(
+            _record(picture, one, world.name, "train", one.referral.phrase)
+            for one in meanings(scene, DEFAULT_SIDE, world)
+        )
 
 
 def _supply(
-    world: SceneWorld, seed: int, family: str | None, split: str, per_picture: int
+    world: SceneWorld, seed: int, family: str | None, split: str, per_picture: int, source: Source | None = None
 ) -> Iterator[ReferringExpression]:
     """A task's expressions without end; of any family where there is none given."""
     task = family or world.name
@@ -93,9 +100,10 @@ def _supply(
     while True:
         rng = seeded("expressions", seed, task, split, number)
         scene = sample_scene(rng, world, family=family)
-        picture = ScenePicture(scene, f"expressions/{task}/{split}/{seed}-{number:05d}")
+        picture = ScenePicture(scene, f"expressions/{task}/{split}/{seed}-{number:05d}", source)
         for one in _asked(rng, scene, world, family, per_picture):
-            yield _record(picture, one, task, split)
+            phrase = one.referral.phrase if source is None else source.word(one.referral.phrase, rng)
+            yield _record(picture, one, task, split, phrase)
         number += 1
 
 
@@ -117,8 +125,8 @@ def _asked(rng: Random, scene: Scene, world: SceneWorld, family: str | None, mos
     return chosen
 
 
-def _record(picture: ScenePicture, one: Meaning, task: str, split: str) -> ReferringExpression:
+def _record(picture: ScenePicture, one: Meaning, task: str, split: str, phrase: str) -> ReferringExpression:
     fields = {"way": one.way, "kind": one.item.kind, "style": picture.scene.style}
     size = (DEFAULT_SIDE, DEFAULT_SIDE)
-    name = f"{picture.name}, {one.referral.phrase!r}"
-    return ReferringExpression(picture, one.referral.phrase, one.referral.box, size, task, split, name, fields)
+    name = f"{picture.name}, {phrase!r}"
+    return ReferringExpression(picture, phrase, one.referral.box, size, task, split, name, fields)
