@@ -117,10 +117,10 @@ def main() -> None:
 def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     photos, captioned, place = options.photos, options.captioned, work / "index"
     if options.small or options.drawn:
-        domains_drawn = 1 + len(OLD)
-        sizes = (
-            {"train": -(-options.drawn // domains_drawn) - DRAWN_TESTS, "test": DRAWN_TESTS} if options.drawn else {}
-        )
+        sizes = {}
+        if options.drawn:
+            each = -(-options.drawn // (1 + len(OLD)))  # rounded up
+            sizes = {"train": each - DRAWN_TESTS, "test": DRAWN_TESTS}
         photos, domains = draw(work / "drawn", **sizes)
         captioned = domains / options.name
     started = time.monotonic()
