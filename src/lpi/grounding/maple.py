@@ -24,4 +24,3 @@ class GroundingMaPLe(GroundingPrompted, MaPLe):
     @taking_options_of(MaPLe)
     def __init__(self, backbone: GroundingBackbone, **options: Any) -> None:
         super().__init__(backbone, **options)
-        self._check_towers()

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, TowerPrompts
-from lpi.methods.base import TaskData, TrainingBatch, recorded
-from lpi.methods.prompted import Prompted, Start, at_least, even, fitting_depth
+from lpi.methods.base import TaskData, recorded
+from lpi.methods.prompted import Plain, Prompted, Start, at_least, even, fitting_depth
 from lpi.prompts.low_rank import TOWERS
 
 PAPER_DEPTH = 5
@@ -142,7 +142,7 @@ class CODAPrompt(Prompted):
         gate = dict(self.learned.named_parameters()).get(f"gate_{tower}")
         return (TowerPrompts(states, tuple(range(states.shape[1])), "prefix", gate=gate),)
 
-    def constraints(self, batch: TrainingBatch) -> dict[str, Tensor]:
+    def constraints(self, plain: Plain) -> dict[str, Tensor]:
         """The three orthogonality terms, both towers."""
         if not self.options["orthogonality_weight"]:
             return {}

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, TowerPrompts
 from lpi.errors import ConfigError, check_choice
-from lpi.methods.base import FALLBACK, TaskData, TrainingBatch, recorded
-from lpi.methods.prompted import PROMPT_STD, Prompted, Start, at_least, even, normal
+from lpi.methods.base import FALLBACK, TaskData, recorded
+from lpi.methods.prompted import PROMPT_STD, Plain, Prompted, Start, at_least, even, normal
 from lpi.prompts.low_rank import TOWERS
 
 Form = Literal["prefix", "prompt"]
@@ -134,12 +134,10 @@ class DualPrompt(Prompted):
                 parts.append(TowerPrompts(states[layer : layer + 1], (block,), "shallow", gate=own_gate))
         return parts
 
-    def constraints(self, batch: TrainingBatch) -> dict[str, Tensor]:
+    def constraints(self, plain: Plain) -> dict[str, Tensor]:
         """The pull between the task's items and its key, both towers."""
         newest = len(self.tasks) - 1
-        pulls = [
-            self.distances(tower, query)[:, newest].mean() for tower, query in zip(TOWERS, batch.plain(), strict=True)
-        ]
+        pulls = [self.distances(tower, query)[:, newest].mean() for tower, query in zip(TOWERS, plain(), strict=True)]
         return {"match": self.options["match_weight"] * torch.stack(pulls).sum()}
 
     # ---- routing -----------------------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, TowerPrompts
 from lpi.errors import ConfigError
-from lpi.methods.base import TrainingBatch, recorded
-from lpi.methods.prompted import PROMPT_STD, Prompted, Start, at_least, normal
+from lpi.methods.base import recorded
+from lpi.methods.prompted import PROMPT_STD, Plain, Prompted, Start, at_least, normal
 from lpi.prompts.low_rank import TOWERS
 
 
@@ -89,9 +89,9 @@ class L2P(Prompted):
         states = learned[f"pool_{tower}"][rows].flatten(1, 2)  # [batch, chosen * length, width]
         return (TowerPrompts(states[:, None], (0,), "shallow", gate=learned.get(f"gate_{tower}")),)
 
-    def constraints(self, batch: TrainingBatch) -> dict[str, Tensor]:
+    def constraints(self, plain: Plain) -> dict[str, Tensor]:
         """The pull between items and the keys they chose, both towers."""
         distances = [
-            self.choose(tower, query)[0].sum(dim=1).mean() for tower, query in zip(TOWERS, batch.plain(), strict=True)
+            self.choose(tower, query)[0].sum(dim=1).mean() for tower, query in zip(TOWERS, plain(), strict=True)
         ]
         return {"match": self.options["match_weight"] * torch.stack(distances).sum()}

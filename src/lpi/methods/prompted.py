@@ -21,6 +21,7 @@ from lpi.methods.base import FALLBACK, Method, TaskData, TrainingBatch
 from lpi.prompts.low_rank import normal
 
 Start = Literal["paper", "neutral"]
+Plain = Callable[[], tuple[Tensor, Tensor]]
 PROMPT_STD = 0.02
 
 
@@ -127,8 +128,12 @@ class Prompted(Method):
         """
         raise NotImplementedError
 
-    def constraints(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """What the loss holds beside the items, weighted."""
+    def constraints(self, plain: Plain) -> dict[str, Tensor]:
+        """What the loss holds beside the items, weighted.
+
+        Args:
+            plain: gives the items' unprompted, L2-normalised features, pictures and texts, [batch, features] each.
+        """
         return {}
 
     # ---- learning ----------------------------------------------------------------------------------------------------
@@ -153,7 +158,7 @@ class Prompted(Method):
         if not self.options["multi_positive"]:
             positives = F.one_hot(batch.owner, len(positives)).T.bool()
         scale = self.backbone.logit_scale.exp()
-        return {"item": item_loss(images, texts, positives, logit_scale=scale)} | self.constraints(batch)
+        return {"item": item_loss(images, texts, positives, logit_scale=scale)} | self.constraints(batch.plain)
 
     def trainable(self) -> list[nn.Parameter]:
         """What is shared, and the newest task's own."""
@@ -222,6 +227,7 @@ class Prompted(Method):
 
 __all__ = [
     "PROMPT_STD",
+    "Plain",
     "Prompted",
     "Start",
     "at_least",

@@ -51,7 +51,7 @@ def task_hashes(method: Method) -> list[str]:
 def _base(method: Method) -> list[Any]:
     name = type(method).__module__.rpartition(".")[2]
     # an option that a method was given later has its default in whatever was made before: that is no difference
-    usual = {name: option.default for name, option in inspect.signature(type(method)).parameters.items()}
+    usual = {key: option.default for key, option in inspect.signature(type(method)).parameters.items()}
     options = {key: value for key, value in method.options.items() if value != usual.get(key)}
     return [method.backbone.identity, name, options, tensors_hash(method.shared_state())]
 
