@@ -1,10 +1,14 @@
 """The results page is what its script makes of the committed files, and says of every bar whether it is reached."""
 
 import json
+from pathlib import Path
 from typing import Any
 
+import pytest
 import results_page
+from tiny import tiny_clip
 
+import lpi
 from lpi.config import read_experiment, shipped
 from lpi.methods import method_class, method_names
 
@@ -93,6 +97,13 @@ def test_the_shipped_comparison_has_a_row_for_every_method_of_the_library() -> N
         method = experiment.row(name).method
         assert method.get("preset") in (None, *method_class(method["name"]).presets)
     assert set(method_names()) <= names
+
+
+@pytest.mark.parametrize("source", ["compare_scenes", results_page.ROOT / "experiments" / "compare_domains.toml"])
+def test_the_row_lpi_of_a_comparison_is_lpi_as_published(source: str | Path, tmp_path: Path) -> None:
+    clip = lpi.backbone(str(tiny_clip(tmp_path)))
+    options = {key: value for key, value in read_experiment(source).row("lpi").method.items() if key != "name"}
+    assert lpi.method("lpi", clip, **options).options == lpi.method("lpi", clip, preset="paper").options
 
 
 def test_shipped_and_committed_experiments_are_read() -> None:
