@@ -15,6 +15,7 @@ from lpi.backbones import DualEncoder, load_backbone
 from lpi.cli import main as entry
 from lpi.config import TrainingSettings
 from lpi.data.records import CaptionedImage
+from lpi.grounding.backbones import GroundingBackbone, load_grounding_backbone
 from lpi.methods.base import Method, TrainingBatch
 from lpi.tasks.batches import batches
 from lpi.tasks.stream import Task, TaskStream
@@ -186,3 +187,14 @@ def world(tmp_path_factory: pytest.TempPathFactory, stream: TaskStream) -> Any:
 def index(world: Any) -> Any:
     """The index of :func:`world`, opened."""
     return world.build_once()
+
+
+@pytest.fixture(scope="module")
+def detectors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, GroundingBackbone]:
+    """One tiny frozen detector of every family."""
+    from tiny_grounding import DETECTORS
+
+    return {
+        name: load_grounding_backbone(make(tmp_path_factory.mktemp("detectors") / name))
+        for name, make in DETECTORS.items()
+    }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from tiny import _random, _save, clip_tokenizer
 from transformers import (
@@ -162,3 +163,7 @@ def pictures(count: int = 3) -> list[Image.Image]:
         Image.fromarray(drawn.integers(0, 256, (*shapes[number % 3], 3), dtype=np.uint8)) for number in range(count)
     ]
     return [*images[:-1], images[-1].convert("L")]
+
+
+IMAGES = pictures(4)
+TRUTH = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.3, 0.3, 0.2, 0.2], [0.7, 0.6, 0.2, 0.5], [0.5, 0.2, 0.6, 0.2]])

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_grounding import DETECTORS, EXPRESSIONS, pictures
+from tiny_grounding import DETECTORS, EXPRESSIONS, IMAGES, TRUTH
 from torch import Tensor
 
 from lpi.errors import CheckpointError, ConfigError, LpiError, MissingExtraError, ShapeError, UnknownNameError
 from lpi.grounding import losses
-from lpi.grounding.backbones import GroundingBackbone, load_grounding_backbone
+from lpi.grounding.backbones import GroundingBackbone
 from lpi.grounding.base import GroundingBatch, GroundingMethod
 from lpi.grounding.losses import detection_losses
 from lpi.grounding.lpi import GroundingLPI, told
@@ -19,17 +19,6 @@ from lpi.grounding.methods import METHODS, grounding_method, load_grounding_meth
 from lpi.methods.base import FALLBACK, TaskData
 from lpi.prompts.interaction import Interaction, interaction_parameters
 from lpi.prompts.low_rank import LowRankPrompts, low_rank_parameters
-
-IMAGES = pictures(4)
-TRUTH = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.3, 0.3, 0.2, 0.2], [0.7, 0.6, 0.2, 0.5], [0.5, 0.2, 0.6, 0.2]])
-
-
-@pytest.fixture(scope="module")
-def detectors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, GroundingBackbone]:
-    return {
-        name: load_grounding_backbone(make(tmp_path_factory.mktemp("detectors") / name))
-        for name, make in DETECTORS.items()
-    }
 
 
 def batch_of(backbone: GroundingBackbone) -> GroundingBatch:

@@ -5,29 +5,19 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_grounding import DETECTORS, EXPRESSIONS, pictures
+from tiny_grounding import DETECTORS, EXPRESSIONS, IMAGES, TRUTH
 from torch import Tensor
 
 from lpi.errors import ConfigError
-from lpi.grounding.backbones import GroundingBackbone, load_grounding_backbone
+from lpi.grounding.backbones import GroundingBackbone
 from lpi.grounding.base import GroundingBatch, GroundingMethod
 from lpi.grounding.l2p import GroundingL2P
 from lpi.grounding.losses import detection_losses
 from lpi.grounding.methods import grounding_method, load_grounding_method
 from lpi.methods.base import FALLBACK, TaskData
 
-IMAGES = pictures(4)
-TRUTH = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.3, 0.3, 0.2, 0.2], [0.7, 0.6, 0.2, 0.5], [0.5, 0.2, 0.6, 0.2]])
 RIVALS = ("l2p", "maple")
 NOTHING: Any = None  # neither rival looks at a task's features
-
-
-@pytest.fixture(scope="module")
-def detectors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, GroundingBackbone]:
-    return {
-        name: load_grounding_backbone(make(tmp_path_factory.mktemp("detectors") / name))
-        for name, make in DETECTORS.items()
-    }
 
 
 @pytest.fixture(params=[name for name in DETECTORS if name.startswith("owl")])
