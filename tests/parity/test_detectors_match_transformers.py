@@ -105,10 +105,12 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_expressions(backbone: GroundingB
     image = [IMAGES[0]] * 4
     truth = torch.tensor([[0.5, 0.5, 0.4, 0.3], [0.3, 0.6, 0.2, 0.5], [0.7, 0.2, 0.3, 0.3], [0.4, 0.4, 0.7, 0.6]])
     seen = backbone.inputs.pictures(image)
-    together = detection_losses(backbone.detect(seen, backbone.inputs.tokenize(EXPRESSIONS)), truth)
+    together = detection_losses(backbone.detect(seen, backbone.inputs.tokenize(EXPRESSIONS)), truth, place=1.0)
     alone = [
         detection_losses(
-            backbone.detect(seen.rows(torch.tensor([row])), backbone.inputs.tokenize([text])), truth[row : row + 1]
+            backbone.detect(seen.rows(torch.tensor([row])), backbone.inputs.tokenize([text])),
+            truth[row : row + 1],
+            place=1.0,
         )
         for row, text in enumerate(EXPRESSIONS)
     ]

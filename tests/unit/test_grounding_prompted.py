@@ -80,7 +80,7 @@ def test_the_pool_is_asked_by_frozen_features_and_the_loss_counts_how_far_the_ke
             distances = sorted(1 - float(query @ key / key.norm()) for key in keys)
             far += sum(distances[:2]) / len(EXPRESSIONS)
     assert float(parts["match"].detach()) == pytest.approx(0.25 * far, rel=1e-4)
-    own = detection_losses(method.detect(batch.pictures, batch.texts, 0), batch.boxes)
+    own = detection_losses(method.detect(batch.pictures, batch.texts, 0), batch.boxes, **method.weights)
     assert {name: float(part.detach()) for name, part in own.items()} == {
         name: pytest.approx(float(parts[name].detach())) for name in own
     }

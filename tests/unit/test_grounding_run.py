@@ -311,7 +311,12 @@ def test_every_row_of_the_shipped_experiment_can_be_built(owl: Path) -> None:
     assert built["lpi"].options["route_by"] == "both"
     assert built["s_prompts"].options["decomposition"] == "free"
     assert built["joint"].joint
-    assert {name for name in built if name.startswith("no_")} == {"no_interaction", "no_layer_loss", "no_task_loss"}
+    assert {name[3:] for name in built if name.startswith("no_")} == {
+        "interaction",
+        "layer_loss",
+        "place_loss",
+        "task_loss",
+    }
 
 
 def test_the_towers_that_advance_together_run_too(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -66,12 +66,14 @@ class GroundingMethod(Method):
     """
 
     backbone: GroundingBackbone
+    #: what every method learns from by default; see :func:`lpi.grounding.losses.detection_losses`
+    weights: ClassVar[dict[str, float]] = {"alignment": 0.2, "place": 1.0}
 
     # ---- what a method answers -----------------------------------------------------------------------------------
 
     def loss(self, batch: GroundingBatch) -> dict[str, Tensor]:  # type: ignore[override]
-        """Named scalars, already weighted; the detector's own losses by default."""
-        return detection_losses(self.detect(batch.pictures, batch.texts, 0), batch.boxes)
+        """Named scalars, already weighted; the detector's losses by default."""
+        return detection_losses(self.detect(batch.pictures, batch.texts, 0), batch.boxes, **self.weights)
 
     def detect(self, pictures: PictureInputs, texts: TextInputs, route: int) -> Detections:
         """What is found under one route; FALLBACK is the frozen detector."""

@@ -9,18 +9,23 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.loss.loss_grounding_dino import GroundingDinoHungarianMatcher, GroundingDinoImageLoss
 
 from lpi.errors import MissingExtraError, ShapeError
+from lpi.evaluation.boxes import iou
 from lpi.grounding.backbones.base import Detections
 
 COSTS = {"class_cost": 1.0, "bbox_cost": 5.0, "giou_cost": 2.0}  # of the matching; Grounding DINO's own
 WEIGHTS = {"alignment": 2.0, "box": 5.0, "overlap": 2.0}  # of the losses; Grounding DINO's own
 FOCAL_ALPHA = 0.25
+RIGHT = 0.5  # IoU from which a box counts as found, in the metric and in the place loss
 
 
-def detection_losses(found: Detections, truth: Tensor) -> dict[str, Tensor]:
+def detection_losses(
+    found: Detections, truth: Tensor, *, alignment: float = 1.0, place: float = 0.0
+) -> dict[str, Tensor]:
     """The detector's own losses, each times its own weight; the expression's object is matched to one box.
 
     ``alignment`` is the focal loss of the boxes' logits against the tokens that say what is meant: all of them for the
@@ -30,9 +35,11 @@ def detection_losses(found: Detections, truth: Tensor) -> dict[str, Tensor]:
     Args:
         found: of a batch, one expression a picture.
         truth: the box of each, [batch, 4], (centre x, centre y, width, height) in 0..1.
+        alignment: how much of the focal loss counts, as a share of Grounding DINO's own weight.
+        place: weight of :func:`place_loss`; nothing by default, which is the published loss.
 
     Returns:
-        ``alignment``, ``box`` and ``overlap``, averaged over expressions, scalars.
+        ``alignment``, ``box``, ``overlap`` and, if it has a weight, ``place``, averaged over expressions, scalars.
 
     Raises:
         ShapeError: as many boxes as expressions are needed.
@@ -60,7 +67,38 @@ def detection_losses(found: Detections, truth: Tensor) -> dict[str, Tensor]:
     criterion: Any = GroundingDinoImageLoss(matcher, FOCAL_ALPHA, ["labels", "boxes"])  # type: ignore[no-untyped-call]
     losses = criterion(outputs, targets)
     names = {"alignment": "loss_ce", "box": "loss_bbox", "overlap": "loss_giou"}
-    return {name: WEIGHTS[name] * losses[theirs] for name, theirs in names.items()}
+    parts = {name: WEIGHTS[name] * losses[theirs] for name, theirs in names.items()}
+    parts["alignment"] = alignment * parts["alignment"]
+    if place:
+        parts["place"] = place * place_loss(found, truth)
+    return parts
+
+
+def place_loss(found: Detections, truth: Tensor) -> Tensor:
+    """Minus the logarithm of the share that right boxes have in a softmax over all boxes' scores, scalar (ours).
+
+    Right is what covers the object with an IoU of at least a half, as the metric says, or is the nearest to that. The
+    focal loss calls one box right and its neighbours, however well they lie, as wrong as any: then what was ahead of
+    the others falls behind them together. Here they are right together, and compete with boxes elsewhere.
+
+    Args:
+        found: of a batch, one expression a picture.
+        truth: [batch, 4], (centre x, centre y, width, height) in 0..1.
+    """
+    scores = found.logits.float().amax(dim=-1)
+    with torch.no_grad():
+        overlap = torch.vmap(_covering)(corners_of(found.boxes.float()), corners_of(truth.float()))
+        right = (overlap >= RIGHT) | (overlap == overlap.amax(dim=1, keepdim=True))
+    return (scores.logsumexp(dim=1) - scores.masked_fill(~right, -torch.inf).logsumexp(dim=1)).mean()
+
+
+def corners_of(boxes: Tensor) -> Tensor:
+    """Left, top, right, bottom from centre and size, [..., 4]."""
+    return torch.cat([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], dim=-1)
+
+
+def _covering(boxes: Tensor, truth: Tensor) -> Tensor:
+    return iou(boxes, truth[None])[:, 0]
 
 
 def _row(like: Tensor, row: int) -> Tensor:

@@ -91,7 +91,10 @@ class GroundingLPI(GroundingMethod, LPI):
 
     Args:
         backbone: the frozen detector.
-        detection_weight: weight of the detector's own losses beside the layer and the task loss.
+        detection_weight: weight of the detector's losses beside the layer and the task loss.
+        alignment_share: how much of the detector's focal loss counts; 1 is the paper's.
+        place_weight: of the loss that lets all boxes on the object be right together (ours; see
+            :func:`lpi.grounding.losses.place_loss`); 0 is the paper's.
         route_by: which features say what task an expression belongs to: those of the picture (``vision``, the paper),
             of the expression (``text``), or the product of what both say (``both``).
         options: LPI's own; see :class:`lpi.methods.lpi.LPI`.
@@ -104,8 +107,10 @@ class GroundingLPI(GroundingMethod, LPI):
 
     stable: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "paper": {"start": "paper", "norm": "unit", "metric": "cosine"},
+        "paper": {"start": "paper", "norm": "unit", "metric": "cosine", "alignment_share": 1.0, "place_weight": 0.0},
         "authors-release": {
+            "alignment_share": 1.0,
+            "place_weight": 0.0,
             "start": "paper",
             "norm": "unit",
             "task_form": "authors",
@@ -123,14 +128,22 @@ class GroundingLPI(GroundingMethod, LPI):
         backbone: GroundingBackbone,
         *,
         detection_weight: float = 0.8,
+        alignment_share: float = 0.2,
+        place_weight: float = 1.0,
         route_by: RouteBy = "vision",
         **options: Any,
     ) -> None:
         super().__init__(backbone, **{**WITHOUT, **options})
-        self.options |= {"detection_weight": detection_weight, "route_by": route_by}
+        self.options |= {
+            "detection_weight": detection_weight,
+            "alignment_share": alignment_share,
+            "place_weight": place_weight,
+            "route_by": route_by,
+        }
         check_choice("route_by", route_by, RouteBy)
-        if detection_weight < 0:
-            raise ConfigError(f"detection_weight must be at least 0; got {detection_weight}.")
+        for name in ("detection_weight", "alignment_share", "place_weight"):
+            if self.options[name] < 0:
+                raise ConfigError(f"{name} must be at least 0; got {self.options[name]}.")
         for name, only in WITHOUT.items():
             if self.options.get(name, only) != only:
                 raise ConfigError(
@@ -166,11 +179,12 @@ class GroundingLPI(GroundingMethod, LPI):
     # ---- learning ----------------------------------------------------------------------------------------------------
 
     def loss(self, batch: GroundingBatch) -> dict[str, Tensor]:  # type: ignore[override]
-        """The detector's own losses, the layer loss and the task loss, each times its weight."""
+        """The detector's losses, the layer loss and the task loss, each times its weight."""
         o, expert = self.options, self._expert(-1)
         raw = expert.raw()
         found = self.backbone.detect(batch.pictures, batch.texts, self._entering(expert, raw))
-        parts = {name: o["detection_weight"] * part for name, part in detection_losses(found, batch.boxes).items()}
+        losses = detection_losses(found, batch.boxes, alignment=o["alignment_share"], place=o["place_weight"])
+        parts = {name: o["detection_weight"] * part for name, part in losses.items()}
         if o["layer_weight"]:
             parts["layer"] = o["layer_weight"] * layer_loss(raw["vision"], raw["text"], scaling=o["layer_scaling"])
         if o["task_weight"] and len(self.experts) > 1:

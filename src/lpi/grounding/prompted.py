@@ -36,10 +36,10 @@ class GroundingPrompted(GroundingMethod, Prompted):
         super().__init__(backbone, **options)
 
     def loss(self, batch: GroundingBatch) -> dict[str, Tensor]:  # type: ignore[override]
-        """The detector's own losses, and the method's own constraints."""
+        """The detector's losses, and the method's own constraints."""
         plain = self._plain_of(batch.pictures, batch.texts)
         found = self._found(batch.pictures, batch.texts, len(self.tasks) - 1, plain)
-        return detection_losses(found, batch.boxes) | self.constraints(plain)
+        return detection_losses(found, batch.boxes, **self.weights) | self.constraints(plain)
 
     def detect(self, pictures: PictureInputs, texts: TextInputs, route: int) -> Detections:
         """See :class:`GroundingMethod`; FALLBACK is the frozen detector, and so is any route before the first task."""

@@ -31,7 +31,7 @@ from lpi.evaluation.boxes import generalised_iou
 from lpi.grounding.backbones.base import GroundingBackbone
 from lpi.grounding.backbones.inputs import PictureInputs
 from lpi.grounding.backbones.loading import load_grounding_backbone
-from lpi.grounding.losses import FOCAL_ALPHA, WEIGHTS
+from lpi.grounding.losses import FOCAL_ALPHA, WEIGHTS, corners_of
 from lpi.grounding.tuned import GroundingTuned
 from lpi.methods.base import Batches, TaskData, no_batches
 from lpi.pretrain.phases import finish, learn_phase
@@ -250,11 +250,6 @@ def focal(logits: Tensor, right: Tensor) -> Tensor:
     weight = torch.where(right, FOCAL_ALPHA, 1 - FOCAL_ALPHA)
     entropy = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
     return (weight * wrong.square() * entropy).sum() / right.sum()
-
-
-def corners_of(boxes: Tensor) -> Tensor:
-    """Left, top, right, bottom from centre and size, [boxes, 4]."""
-    return torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], dim=1)
 
 
 def _overlap(first: Tensor, second: Tensor) -> Tensor:
