@@ -25,7 +25,7 @@ def migrate(
         typer.Option(help="What to move to: a run, a saved model, or a backbone. Needed the first time."),
     ] = None,
     bridge: Annotated[
-        str | None, typer.Option(help="Kind of bridge: procrustes, affine or mlp.", show_default="affine")
+        str | None, typer.Option(help="Kind of bridge: procrustes, affine or mlp.", show_default="procrustes")
     ] = None,
     sample: Annotated[
         int | None, typer.Option(min=1, help="Pictures that the bridge is learned from.", show_default="1000")

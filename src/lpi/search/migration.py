@@ -47,7 +47,7 @@ from lpi.search.writer import (
 from lpi.storage import write_json
 
 SAMPLE = 1000
-KIND = "affine"
+KIND = "procrustes"
 SLICE_BATCHES = 8  # batches between two looks at the clock
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
