@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation.continual": {"errors"},
     "grounding": {"grounding", "methods", "data.expressions.record", "evaluation.boxes", *BELOW_METHODS},
     "grounding.backbones": {"grounding.backbones", "backbones", "errors"},
-    "grounding.losses": {"grounding.backbones", "errors"},
+    "grounding.losses": {"grounding.backbones", "evaluation.boxes", "errors"},
     "report": {"report", "evaluation.continual", "errors", "storage"},
     "search": {"search", "trainer", "methods", "data", *BELOW_METHODS},
     "search.recorded": {"search", "evaluation", "trainer", "methods", "data", *BELOW_METHODS},  # recall twice
