@@ -19,6 +19,12 @@ HIT = 0.5
 """The overlap from which a box counts as found."""
 
 
+def corners_of(boxes: Tensor) -> Tensor:
+    """Left, top, right, bottom from centre and size, [..., 4]."""
+    middle, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([middle - half, middle + half], dim=-1)
+
+
 def area(boxes: Tensor) -> Tensor:
     """The area of each box; none where its edges are in the wrong order.
 

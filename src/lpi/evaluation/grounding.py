@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lpi.config import EvaluationSettings
 from lpi.data.expressions.record import ReferringExpression
-from lpi.evaluation.boxes import KS, apart, hit_ranks, precision_per_task
+from lpi.evaluation.boxes import KS, apart, corners_of, hit_ranks, precision_per_task
 from lpi.evaluation.continual import (
     Matrix,
     authors_average,
@@ -115,8 +115,7 @@ class TestExpressions:
                 batch = self.set.ready(part.tolist(), method.tokens)
                 seen = method.detect(batch.pictures, batch.texts, route)
                 boxes, scores = seen.boxes, seen.scores
-            middle, half = boxes[..., :2].float().cpu(), boxes[..., 2:].float().cpu() / 2
-            corners = torch.cat([middle - half, middle + half], dim=-1)
+            corners = corners_of(boxes.float().cpu())
             for own, score in zip(corners, scores.float().cpu(), strict=True):
                 kept = apart(own, score, most=max(KS), share=self.settings.suppress)
                 found.append(Best(own[kept], score[kept]))

@@ -14,13 +14,12 @@ from torch import Tensor
 from transformers.loss.loss_grounding_dino import GroundingDinoHungarianMatcher, GroundingDinoImageLoss
 
 from lpi.errors import MissingExtraError, ShapeError
-from lpi.evaluation.boxes import iou
+from lpi.evaluation.boxes import HIT, corners_of, iou
 from lpi.grounding.backbones.base import Detections
 
 COSTS = {"class_cost": 1.0, "bbox_cost": 5.0, "giou_cost": 2.0}  # of the matching; Grounding DINO's own
 WEIGHTS = {"alignment": 2.0, "box": 5.0, "overlap": 2.0}  # of the losses; Grounding DINO's own
 FOCAL_ALPHA = 0.25
-RIGHT = 0.5  # IoU from which a box counts as found, in the metric and in the place loss
 
 
 def detection_losses(
@@ -88,13 +87,8 @@ def place_loss(found: Detections, truth: Tensor) -> Tensor:
     scores = found.logits.float().amax(dim=-1)
     with torch.no_grad():
         overlap = torch.vmap(_covering)(corners_of(found.boxes.float()), corners_of(truth.float()))
-        right = (overlap >= RIGHT) | (overlap == overlap.amax(dim=1, keepdim=True))
+        right = (overlap >= HIT) | (overlap == overlap.amax(dim=1, keepdim=True))
     return (scores.logsumexp(dim=1) - scores.masked_fill(~right, -torch.inf).logsumexp(dim=1)).mean()
-
-
-def corners_of(boxes: Tensor) -> Tensor:
-    """Left, top, right, bottom from centre and size, [..., 4]."""
-    return torch.cat([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], dim=-1)
 
 
 def _covering(boxes: Tensor, truth: Tensor) -> Tensor:

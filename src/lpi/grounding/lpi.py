@@ -128,8 +128,8 @@ class GroundingLPI(GroundingMethod, LPI):
         backbone: GroundingBackbone,
         *,
         detection_weight: float = 0.8,
-        alignment_share: float = 0.2,
-        place_weight: float = 1.0,
+        alignment_share: float = GroundingMethod.weights["alignment"],
+        place_weight: float = GroundingMethod.weights["place"],
         route_by: RouteBy = "vision",
         **options: Any,
     ) -> None:
