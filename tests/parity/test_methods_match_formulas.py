@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lpi.backbones import DualEncoder
 from lpi.config import TrainingSettings
 from lpi.methods import method
-from lpi.methods.adapters import Adapted, LowRank, features_before, target_layers
+from lpi.methods.adapters import Adapted, LowRank, SharedLowRank, features_before, target_layers
 from lpi.methods.base import Method, TaskData, TrainingBatch
 from lpi.methods.c_clip import consolidation_loss
 from lpi.methods.dar import experts_of, pair
@@ -130,6 +130,38 @@ def test_a_change_that_runs_beside_the_layers_equals_changed_weights(
             torch.testing.assert_close(model.encode_images(pixels), changed.encode_images(pixels), rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(model.encode_texts(texts), changed.encode_texts(texts), rtol=1e-4, atol=1e-5)
         assert torch.equal(adapted.model.encode_images(pixels), backbone.encode_images(pixels))  # and leaves no trace
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_change_with_shared_factors_is_one_tensor_over_the_blocks(
+    family: str, families: Callable[[str], DualEncoder], pictures: Tensor
+) -> None:
+    backbone = families(family)
+    adapted = Adapted(backbone, "attention", first={"vision": 1, "text": 2})
+    change = SharedLowRank(adapted.layers, rank=2, generator=seeded())
+    draw = seeded(5)
+    with torch.no_grad():
+        for factor in change.parameters():
+            factor.copy_(0.3 * torch.randn(factor.shape, generator=draw))
+    changed = deepcopy(backbone)
+    numbers = 0
+    with torch.no_grad():
+        for tower, first in (("vision", 1), ("text", 2)):
+            blocks = getattr(changed, tower).layers[first:]
+            for kind in {name.split("/", 2)[2] for name in adapted.layers if name.startswith(tower)}:
+                down, up = change.down[f"{tower}/{kind}"], change.up[f"{tower}/{kind}"]
+                scale = change.scale[f"{tower}/{kind}"]
+                for row, block in enumerate(blocks):
+                    weight = block.get_submodule(kind.replace("/", ".")).weight
+                    for k in range(2):
+                        weight += scale[row, k] * torch.outer(up[:, k], down[k])
+                numbers += 2 * (len(blocks) + sum(weight.shape))
+        assert sum(factor.numel() for factor in change.parameters()) == numbers
+        pixels, texts = backbone.inputs.normalise(pictures[:4]), backbone.inputs.tokenize(["red dot", "box"])
+        with adapted.under((change, 1.0)) as model:
+            torch.testing.assert_close(model.encode_images(pixels), changed.encode_images(pixels), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(model.encode_texts(texts), changed.encode_texts(texts), rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(changed.encode_texts(texts), backbone.encode_texts(texts), atol=1e-2)
 
 
 # ---- ewc -----------------------------------------------------------------------------------------------------------

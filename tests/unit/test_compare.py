@@ -17,7 +17,7 @@ from lpi.evaluation.compare import Outcome, default_jobs, make_cells, read_tuned
 from lpi.evaluation.harness import Workbench, open_stream, run_experiment
 from lpi.evaluation.scoreboard import markdown, scoreboard, table
 from lpi.evaluation.tuning import trials_of, tune
-from lpi.storage import read_json
+from lpi.storage import read_json, write_json
 
 COLOURS = {"cold": ("blue", "teal"), "warm": ("red", "gold")}
 OUTSIDE = '''"""Scales the features, which changes no ranking."""
@@ -365,7 +365,25 @@ def test_the_command_writes_what_compare_reads(
     code, out, _ = lpi("compare", toml, "--methods", "lpi", "--tuned", tuned, "--out", tmp_path, "--jobs", 1, "--json")
     assert code == 0
     record = json.loads(out)
-    assert record["tuned"]["lpi"]["trials"] == read_json(tuned)["rows"]["lpi"]["trials"]
+    found = read_json(tuned)
+    assert record["tuned"]["lpi"]["trials"] == found["rows"]["lpi"]["trials"]
+
+    found["rows"]["lpi"]["chosen"] = {"training.learning_rate": 0.123}
+    write_json(tmp_path / "later.json", found)
+    once_more = [
+        "--tuned",
+        tuned,
+        "--tuned",
+        tmp_path / "later.json",
+        "--out",
+        tmp_path / "again",
+        "--jobs",
+        1,
+        "--json",
+    ]
+    code, out, _ = lpi("compare", toml, "--methods", "lpi", *once_more)
+    assert code == 0
+    assert json.loads(out)["settings"]["lpi"]["training"]["learning_rate"] == 0.123  # the last file counts
 
 
 def test_a_bench_serves_every_row_of_its_stream(experiment: Experiment) -> None:

@@ -15,6 +15,7 @@ from lpi.errors import ConfigError, UnknownNameError
 from lpi.evaluation.protocol import Evaluator
 from lpi.losses import distillation_loss, item_loss, layer_loss, task_loss
 from lpi.methods import method
+from lpi.methods.adapters import private_copy, target_layers
 from lpi.methods.base import FALLBACK, TrainingBatch
 from lpi.methods.lpi import LPI, TaskPrompts, paired_blocks
 from lpi.prompts.interaction import Interaction, interaction_parameters
@@ -244,14 +245,18 @@ def test_without_multi_positive_only_a_pictures_own_caption_is_right(
 
 @pytest.mark.parametrize("interaction", [True, False])
 @pytest.mark.parametrize("norm", ["matched", "none"])
+@pytest.mark.parametrize("adapter", [0, 3])
 @pytest.mark.parametrize(("injection", "start"), [("into", "neutral"), ("replace", "neutral"), ("replace", "paper")])
 def test_a_tasks_parameters_are_those_of_the_closed_formulas(
-    interaction: bool, norm: Any, injection: str, start: str, build: Callable[..., LPI], clip: DualEncoder
+    interaction: bool, norm: Any, adapter: int, injection: str, start: str, build: Callable[..., LPI], clip: DualEncoder
 ) -> None:
-    model = build(interaction=interaction, norm=norm, injection=injection, start=start)
+    model = build(interaction=interaction, norm=norm, adapter_rank=adapter, injection=injection, start=start)
     expected = low_rank_parameters(layers=3, length=4, widths=clip.widths, rank=2)
     if interaction:
         expected += interaction_parameters(layers=3, widths=clip.widths, rank=2, norm=norm != "none")
+    for tower in TOWERS:  # four maps of the attention: a scale a block, and one pair of factors for all blocks
+        blocks = clip.depths[tower] - model.blocks[tower][0]
+        expected += 4 * adapter * (blocks + 2 * clip.widths[tower])
     if injection != "into" and start == "neutral":
         expected += 2 * 3  # a gate a layer and tower
     assert task_numbers(model._new_expert(torch.Generator())) == expected
@@ -460,6 +465,8 @@ CHOICES: dict[str, list[Any]] = {
     "interaction_rank": [1],
     "interaction_share": [0, 0.0, 1.0],
     "norm": ["matched", "unit", "none"],
+    "adapter_rank": [0, 1, 4],
+    "adapter_targets": ["query_value", "attention", "mlp", "all"],
     "multi_positive": [True, False],
     "layer_weight": [0.0, 1.0],
     "layer_scaling": ["normalised", "raw"],
@@ -556,6 +563,9 @@ def test_an_unknown_preset_names_the_nearest(clip: DualEncoder) -> None:
         ("depth", 4, "depth must be between 1 and 3, .*; got 4."),
         ("clusters", 0, "clusters must be at least 1; got 0."),
         ("frozen_share", 2, "frozen_share must be between 0 and 1; got 2."),
+        ("adapter_rank", -1, "adapter_rank must be at least 0; got -1."),
+        ("adapter_rank", 99, "rank must be between 1 and 24, the narrowest changed layer; got 99"),
+        ("adapter_targets", "attn", "adapter_targets must be one of .*; got 'attn'."),
         ("directions", 0, "directions must be at least 1; got 0."),
         ("ood_quantile", 0.0, "ood_quantile must be above 0 and at most 1; got 0.0."),
         ("ood_quantile", 99.0, "ood_quantile must be above 0 and at most 1; got 99.0."),
@@ -614,9 +624,13 @@ def test_features_kept_of_earlier_tasks_compete_in_the_next_ones_loss(
 # ---- what the library adds to the published method -------------------------------------------------------------------
 
 
-def test_the_best_preset_is_what_the_constructor_does_by_default(clip: DualEncoder, small: dict[str, Any]) -> None:
+def test_the_best_preset_is_the_constructors_default_with_an_adapter_for_the_norm(
+    clip: DualEncoder, small: dict[str, Any]
+) -> None:
     sizes = {name: small[name] for name in ("rank", "length", "interaction_rank", "clusters")}
-    assert method("lpi", clip, preset="best", **sizes).options == method("lpi", clip, **sizes).options
+    best, usual = (method("lpi", clip, preset=preset, **sizes).options for preset in ("best", None))
+    changed = {name: best[name] for name in best if best[name] != usual[name]}
+    assert changed == {"norm": "none", "adapter_rank": 4}
 
 
 def test_a_soft_choice_mixes_the_likeliest_tasks_by_their_posteriors(
@@ -745,3 +759,33 @@ def test_the_frozen_model_keeps_its_share_of_every_vector(
     slow = F.normalize(0.75 * vectors[0.0, 1] + 0.25 * plain, dim=-1)
     torch.testing.assert_close(vectors[0.25, 1], slow, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(vectors[0.25, 2], vectors[0.0, 2], atol=1e-3)
+
+
+@pytest.mark.parametrize("placement", ["first", "last"])
+def test_an_adapter_changes_the_weights_that_a_task_sees_and_nothing_else(
+    placement: str,
+    build: Callable[..., LPI],
+    learn: Learn,
+    stream: TaskStream,
+    pictures: Tensor,
+    captions: list[str],
+    clip: DualEncoder,
+) -> None:
+    kept = {name: weight.clone() for name, weight in clip.named_parameters()}
+    model = learn(build(adapter_rank=2, depth=2, placement=placement, injection="into"), stream.tasks[:2])
+    with torch.no_grad():
+        found = encode(model, pictures, captions, task="cold")
+        expert = model._expert(1)
+        assert expert.change is not None
+        changed = private_copy(clip, target_layers(clip, "attention").values())
+        for name, layer in target_layers(changed, "attention").items():
+            tower, block, _ = name.split("/", 2)
+            if int(block) >= model.blocks[tower][0]:
+                assert float(expert.change.delta(name).abs().max()) > 1e-4
+                layer.weight += expert.change.delta(name)
+        prompts = model.tower_prompts(1)
+        expected = {"vision": changed.encode_images(clip.inputs.normalise(pictures), prompts["vision"])}
+        expected["text"] = changed.encode_texts(clip.inputs.tokenize(captions), prompts["text"])
+        for tower in TOWERS:
+            torch.testing.assert_close(found[tower], F.normalize(expected[tower], dim=-1), rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(weight, kept[name]) for name, weight in clip.named_parameters())

@@ -37,7 +37,10 @@ def compare(
     orders: Annotated[
         int, typer.Option(min=1, help="Orders of the tasks: the stream's own, its reverse, then drawn ones.")
     ] = 1,
-    tuned: Annotated[Path | None, typer.Option(help="Settings that 'lpi tune' chose.")] = None,
+    tuned: Annotated[
+        list[Path] | None,
+        typer.Option(help="Settings that 'lpi tune' chose. May be repeated: of a row in two files the last counts."),
+    ] = None,
     against: Annotated[
         str | None, typer.Option(help="The row to compare all others with. By default the best one.")
     ] = None,
@@ -62,7 +65,7 @@ def compare(
     places = [file for file in (results, out / settings.name / "compare.json") if file is not None]
     for file in places:
         make_folder(file)  # now, not when the figures are there
-    chosen = read_tuned(tuned)["rows"] if tuned is not None else None
+    chosen = {row: found for file in tuned for row, found in read_tuned(file)["rows"].items()} if tuned else None
     names = [*(names_of(methods) or settings.row_names()), *map(str, method_file or [])]
     rows = rows_of(settings, names, chosen)
     if against is not None and against not in rows:

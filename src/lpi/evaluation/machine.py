@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+ROOT = Path(__file__).resolve().parents[3]  # of the library's own source, where it runs from a checkout
 VERSIONED = ("lpi", "torch", "transformers", "numpy", "pillow", "safetensors")
 
 
@@ -27,7 +28,7 @@ def environment() -> dict[str, Any]:
         "system": platform.system(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-    return {"versions": versions, "machine": machine, "commit": _commit()}
+    return {"versions": versions, "machine": machine, "commit": commit_of(ROOT)}
 
 
 def _processor() -> str:
@@ -40,15 +41,18 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _commit() -> str | None:
-    """The commit of the library's own source, when it runs from a checkout."""
-    root = Path(__file__).resolve().parents[3]
+def commit_of(root: Path) -> str | None:
+    """The commit of a checkout, with ``-dirty`` behind it if a file was changed that makes figures; or ``None``.
+
+    Results, and the pages made from them, are what runs write: they make nothing.
+    """
     if not (root / ".git").exists():
         return None
-    done = subprocess.run(
-        ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() or None
+    commit = _git(root, "describe", "--always", "--abbrev=12")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!results", ":!docs")
+    return f"{commit}-dirty" if commit and changed else commit or None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip()

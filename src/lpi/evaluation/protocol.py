@@ -318,14 +318,18 @@ class Evaluator:
             mixture = [part.cpu() for part in method.mixture(tower, plain.to(method.device))]
             routes[tower] = method.tasks_of(mixture[0][:, 0])
             found = cache.mixed(method, tower, rows[tower], *mixture)
-            features[tower] = self._scored(method, tower, found, plain)
+            features[tower] = self._scored(method, tower, found, plain, routes[tower])
         return Encoded(rows, routes, features)
 
-    def _scored(self, method: Method, tower: str, features: Tensor, plain: Tensor) -> Tensor:
-        """Features whose inner product is the score: for ``routed``, both sides' task posteriors stand behind."""
+    def _scored(self, method: Method, tower: str, features: Tensor, plain: Tensor, routes: Tensor) -> Tensor:
+        """Features whose inner product is the score: for ``routed``, both sides' task posteriors stand behind.
+
+        What belongs to no task agrees with every task alike: as a query it then ranks by its cosines alone.
+        """
         if self.settings.scoring == "plain" or not method.routed:
             return features
         posteriors = method.posteriors(method.distances(tower, plain.to(method.device)), tower).cpu()
+        posteriors[routes == FALLBACK] = 1 / posteriors.shape[1]
         return torch.cat([features, self.settings.routed_weight**0.5 * posteriors], dim=1)
 
     def _beside(self, method: Method, known: Encoded, rows: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -66,8 +66,32 @@ def _wanted(path: Sequence[str], targets: Targets) -> bool:
     return targets == "all" or attention == (targets == "attention")
 
 
-class LowRank(nn.Module):
-    """A change of low rank for each of some linear layers: up @ down, [out, in]. It starts at zero.
+def check_rank(layers: Mapping[str, nn.Linear], rank: int) -> None:
+    """Refuse a rank that a change of these layers can't have.
+
+    Raises:
+        ConfigError: naming the largest.
+    """
+    largest = min(min(layer.weight.shape) for layer in layers.values())
+    if not 1 <= rank <= largest:
+        raise ConfigError(f"rank must be between 1 and {largest}, the narrowest changed layer; got {rank}.")
+
+
+class Change(nn.Module):
+    """A change of low rank for each of some linear layers: up @ down, [out, in]."""
+
+    def factors(self, name: str) -> tuple[Tensor, Tensor]:
+        """One layer's down [rank, in] and up [out, rank]."""
+        raise NotImplementedError
+
+    def delta(self, name: str) -> Tensor:
+        """The change of one layer's weight, [out, in]."""
+        down, up = self.factors(name)
+        return up @ down
+
+
+class LowRank(Change):
+    """A change of low rank whose factors are each layer's own. It starts at zero.
 
     Args:
         layers: which.
@@ -82,9 +106,7 @@ class LowRank(nn.Module):
 
     def __init__(self, layers: Mapping[str, nn.Linear], *, rank: int, generator: torch.Generator) -> None:
         super().__init__()
-        largest = min(min(layer.weight.shape) for layer in layers.values())
-        if not 1 <= rank <= largest:
-            raise ConfigError(f"rank must be between 1 and {largest}, the narrowest changed layer; got {rank}.")
+        check_rank(layers, rank)
         self.down = nn.ParameterDict()
         self.up = nn.ParameterDict()
         for name, layer in layers.items():
@@ -92,10 +114,53 @@ class LowRank(nn.Module):
             self.down[name] = nn.Parameter(drawn / layer.in_features**0.5)
             self.up[name] = nn.Parameter(torch.zeros(layer.out_features, rank))
 
-    def delta(self, name: str) -> Tensor:
-        """The change of one layer's weight, [out, in]."""
-        product: Tensor = self.up[name] @ self.down[name]
-        return product
+    def factors(self, name: str) -> tuple[Tensor, Tensor]:
+        """One layer's down [rank, in] and up [out, rank]."""
+        return self.down[name], self.up[name]
+
+
+class SharedLowRank(Change):
+    """A change of low rank with factors that all blocks of a tower have in common.
+
+    The weights of one kind of layer (a tower's query maps, say) change by one tensor of rank r over blocks, inputs and
+    outputs: up @ diag(scale[block]) @ down. That takes r (blocks + in + out) numbers a kind, where a :class:`LowRank`
+    takes r blocks (in + out). It starts at zero.
+
+    Args:
+        layers: which, by tower, block and name as :func:`target_layers` gives them.
+        rank: of each change.
+        generator: draws ``down``, as a :class:`LowRank`'s.
+
+    Raises:
+        ConfigError: the rank is out of range.
+
+    Paper: FacT (arXiv 2212.03145), section 3.3, in the CP form that this library's prompts have.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Linear], *, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        check_rank(layers, rank)
+        self.down = nn.ParameterDict()
+        self.up = nn.ParameterDict()
+        self.scale = nn.ParameterDict()
+        self.place: dict[str, tuple[str, int]] = {}  # of a layer: its kind, and which row of ``scale`` is its own
+        counts: dict[str, int] = {}
+        for name, layer in layers.items():
+            tower, _, kind = name.split("/", 2)
+            group = f"{tower}/{kind}"
+            self.place[name] = (group, counts.get(group, 0))
+            counts[group] = counts.get(group, 0) + 1
+            if group not in self.down:
+                drawn = 2 * torch.rand(rank, layer.in_features, generator=generator) - 1
+                self.down[group] = nn.Parameter(drawn / layer.in_features**0.5)
+                self.up[group] = nn.Parameter(torch.zeros(layer.out_features, rank))
+        for group, count in counts.items():
+            self.scale[group] = nn.Parameter(torch.ones(count, rank))
+
+    def factors(self, name: str) -> tuple[Tensor, Tensor]:
+        """One layer's down [rank, in], by its block's scale, and up [out, rank]."""
+        group, row = self.place[name]
+        return self.scale[group][row][:, None] * self.down[group], self.up[group]
 
 
 class Adapted(nn.Module):
@@ -105,18 +170,25 @@ class Adapted(nn.Module):
         backbone: left as it is.
         targets: which layers, see :func:`target_layers`.
         own: copy the weights of these layers, so that changes can be merged into them for good.
+        first: of each tower, the lowest block whose layers may be changed; by default all may.
     """
 
-    def __init__(self, backbone: DualEncoder, targets: Targets, *, own: bool = False) -> None:
+    def __init__(
+        self, backbone: DualEncoder, targets: Targets, *, own: bool = False, first: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__()
         self.model = private_copy(backbone, target_layers(backbone, targets).values() if own else ())
-        self.layers = target_layers(self.model, targets)
-        self.active: tuple[tuple[LowRank, float], ...] = ()
+        self.layers = {
+            name: layer
+            for name, layer in target_layers(self.model, targets).items()
+            if first is None or int(name.split("/")[1]) >= first[name.split("/")[0]]
+        }
+        self.active: tuple[tuple[Change, float], ...] = ()
         for name, layer in self.layers.items():
             layer.register_forward_hook(partial(self._add, name))
 
     @contextmanager
-    def under(self, *changes: tuple[LowRank, float]) -> Iterator[DualEncoder]:
+    def under(self, *changes: tuple[Change, float]) -> Iterator[DualEncoder]:
         """The backbone with its weights plus each change times its factor; none is the backbone as it is."""
         before, self.active = self.active, changes
         try:
@@ -126,11 +198,12 @@ class Adapted(nn.Module):
 
     def _add(self, name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         for change, factor in self.active:
-            output = output + factor * F.linear(F.linear(inputs[0], change.down[name]), change.up[name])
+            down, up = change.factors(name)
+            output = output + factor * F.linear(F.linear(inputs[0], down), up)
         return output
 
     @torch.no_grad()
-    def merge(self, change: LowRank, factor: float) -> None:
+    def merge(self, change: Change, factor: float) -> None:
         """Add a change times its factor to the weights for good; only for weights of its own."""
         for name, layer in self.layers.items():
             layer.weight += factor * change.delta(name)

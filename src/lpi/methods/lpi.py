@@ -5,15 +5,16 @@ tower's prompts take up something of the other's; contrastive losses on items, l
 goes to the task of its nearest k-means key, so tasks never overwrite each other.
 
 Paper: Low-rank Prompt Interaction (arXiv 2501.14369, ACM MM 2024).
-Differs: the constructor's defaults, which ``preset="best"`` spells out, are what measured best here: prompts added
-*into* the first tokens, a start at the frozen model, kept features of earlier tasks as negatives, a pull towards the
-frozen model, whitened keys and a soft choice of the task. ``preset="paper"`` and ``preset="authors-release"`` are the
-published readings.
+Differs: the constructor's defaults are what measured best here with prompts alone: prompts added *into* the first
+tokens, a start at the frozen model, kept features of earlier tasks as negatives, a pull towards the frozen model,
+whitened keys and a soft choice of the task. ``preset="best"`` adds what prompts can't do, a low-rank change of the
+frozen weights, and leaves out the norm. ``preset="paper"`` and ``preset="authors-release"`` are the published readings.
 """
 
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, cast
 
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from lpi.backbones.base import DualEncoder, Injection, TextInputs, TowerPrompts, TowerState, View
 from lpi.errors import ConfigError, check_choice
 from lpi.losses import LayerScaling, TaskLoss, distillation_loss, item_loss, layer_loss, task_loss
+from lpi.methods.adapters import Adapted, SharedLowRank, Targets
 from lpi.methods.base import FALLBACK, TaskData, TrainingBatch, recorded
 from lpi.methods.experts import Keyed, KeyedExperts
 from lpi.prompts.interaction import Interaction, Norm
@@ -85,10 +87,18 @@ class TaskPrompts(Keyed):
 
     semantics: Tensor
 
-    def __init__(self, prompts: LowRankPrompts, interaction: Interaction | None, gated: bool, features: int) -> None:
+    def __init__(
+        self,
+        prompts: LowRankPrompts,
+        interaction: Interaction | None,
+        gated: bool,
+        features: int,
+        change: SharedLowRank | None = None,
+    ) -> None:
         super().__init__()
         self.prompts = prompts
         self.interaction = interaction
+        self.change = change
         self.gates = nn.ParameterDict()
         if gated:
             self.gates = nn.ParameterDict({tower: nn.Parameter(torch.zeros(prompts.layers)) for tower in TOWERS})
@@ -129,6 +139,10 @@ class LPI(KeyedExperts):
         interaction_rank: components of each cross-modal map, r_i.
         interaction_share: how much comes from the other tower, a.
         norm: LayerNorm after the interaction: ``matched``, ``unit`` or ``none``.
+        adapter_rank: components of a change of the frozen weights, one tensor over all blocks of a tower for each kind
+            of layer, a task (ours); 0 is none. The weights themselves stay as they are.
+        adapter_targets: the layers that it changes: ``query_value``, ``attention``, ``mlp`` or ``all``, of the first
+            prompted block and those above it.
         multi_positive: captions that equal another picture's count as positives of it.
         layer_weight, layer_scaling: weight and form of the layer-level loss.
         task_weight, task_form, task_temperature: weight, form and temperature of the task-level loss.
@@ -162,7 +176,7 @@ class LPI(KeyedExperts):
 
     stable: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "best": {**OURS, "injection": "into", "start": "neutral"},
+        "best": {**OURS, "injection": "into", "start": "neutral", "norm": "none", "adapter_rank": 4},
         "paper": {**PUBLISHED, "injection": "replace", "start": "paper", "metric": "cosine"},
         "authors-release": {
             **PUBLISHED,
@@ -198,6 +212,8 @@ class LPI(KeyedExperts):
         interaction_rank: int = 4,
         interaction_share: float = 0.1,
         norm: Norm = "matched",
+        adapter_rank: int = 0,
+        adapter_targets: Targets = "attention",
         multi_positive: bool = True,
         layer_weight: float = 0.1,
         layer_scaling: LayerScaling = "normalised",
@@ -240,6 +256,7 @@ class LPI(KeyedExperts):
             ("routing_words", routing_words, Literal["plain", "placeholders"]),
             ("metric", metric, Metric),
             ("routing", routing, Routing),
+            ("adapter_targets", adapter_targets, Targets),
         ):
             check_choice(name, value, choices)
         for name, number, low, high in (  # wrong numbers are refused now, not when a task begins or has been learned
@@ -253,6 +270,7 @@ class LPI(KeyedExperts):
             ("clusters", clusters, 1, math.inf),
             ("directions", directions, 1, math.inf),
             ("memory", memory, 0, math.inf),
+            ("adapter_rank", adapter_rank, 0, math.inf),
             ("frozen_share", frozen_share, 0.0, 1.0),
             ("soft_tasks", soft_tasks, 1, math.inf),
         ):
@@ -267,6 +285,10 @@ class LPI(KeyedExperts):
                 limit = "" if math.isinf(high) else f" and at most {high:g}"
                 raise ConfigError(f"{name} must be above 0{limit}; got {number}.")
         self.blocks = paired_blocks(backbone.depths, self.depth, placement)
+        self.adapted: Adapted | None = None
+        if adapter_rank:
+            first = {tower: blocks[0] for tower, blocks in self.blocks.items()}
+            self.adapted = Adapted(backbone, adapter_targets, first=first)
         self.experts = nn.ModuleList()
         self._new_expert(torch.Generator().manual_seed(0))  # refuses wrong sizes now, not when a task begins
 
@@ -296,7 +318,12 @@ class LPI(KeyedExperts):
                 neutral=neutral and into,
                 generator=generator,
             )
-        return TaskPrompts(prompts, interaction, gated=neutral and not into, features=self.backbone.feature_width)
+        change = None
+        if self.adapted is not None:
+            change = SharedLowRank(self.adapted.layers, rank=o["adapter_rank"], generator=generator)
+        return TaskPrompts(
+            prompts, interaction, gated=neutral and not into, features=self.backbone.feature_width, change=change
+        )
 
     def _expert(self, index: int) -> TaskPrompts:
         return cast(TaskPrompts, self.experts[index])
@@ -368,8 +395,10 @@ class LPI(KeyedExperts):
         o, expert = self.options, self._expert(-1)
         raw = expert.raw()
         states = expert(raw)
-        images = self._encode_images(batch.images, self._enter(expert, states, "vision"))
-        texts = F.normalize(self.backbone.encode_texts(batch.texts, self._enter(expert, states, "text")), dim=-1)
+        with self._changed(expert) as model:
+            images = self._encode_images(model, batch.images, self._enter(expert, states, "vision"))
+            texts = model.encode_texts(batch.texts, self._enter(expert, states, "text"))
+        images, texts = F.normalize(images, dim=-1), F.normalize(texts, dim=-1)
         scale = self.backbone.logit_scale.exp()
         positives = batch.positives
         if not o["multi_positive"]:
@@ -478,21 +507,32 @@ class LPI(KeyedExperts):
 
     def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
         """See :class:`Method`; FALLBACK is the unprompted backbone."""
-        prompts = None if route == FALLBACK else self.tower_prompts(route)["vision"]
-        return self._encode_images(images, prompts)
-
-    def _encode_images(self, images: Tensor | TowerState, prompts: TowerPrompts | None) -> Tensor:
-        vision = self.backbone.vision
-        if isinstance(images, TowerState):  # the trunk has been run already
-            features = vision.finish(vision.advance(images, self.trunk(), vision.depth, prompts))
-        else:
-            features = vision(images, prompts)
+        if route == FALLBACK:
+            return F.normalize(self._encode_images(self.backbone, images, None), dim=-1)
+        expert = self._expert(route)
+        with self._changed(expert) as model:
+            features = self._encode_images(model, images, self.tower_prompts(route)["vision"])
         return F.normalize(features, dim=-1)
 
     def text_features(self, texts: TextInputs, route: int) -> Tensor:
         """See :class:`Method`; FALLBACK is the unprompted backbone."""
-        prompts = None if route == FALLBACK else self.tower_prompts(route)["text"]
-        return F.normalize(self.backbone.encode_texts(texts, prompts), dim=-1)
+        if route == FALLBACK:
+            return F.normalize(self.backbone.encode_texts(texts), dim=-1)
+        expert = self._expert(route)
+        with self._changed(expert) as model:
+            features = model.encode_texts(texts, self.tower_prompts(route)["text"])
+        return F.normalize(features, dim=-1)
+
+    def _changed(self, expert: TaskPrompts) -> AbstractContextManager[DualEncoder]:
+        """The frozen backbone with a task's change of its weights, if there is one."""
+        if self.adapted is None or expert.change is None:
+            return nullcontext(self.backbone)
+        return self.adapted.under((expert.change, 1.0))
+
+    def _encode_images(self, model: DualEncoder, images: Tensor | TowerState, prompts: TowerPrompts | None) -> Tensor:
+        if isinstance(images, TowerState):  # the trunk has been run already
+            return model.vision.finish(model.vision.advance(images, self.trunk(), model.vision.depth, prompts))
+        return model.encode_images(images, prompts)
 
     def trunk(self) -> int:
         """Vision blocks below the first prompted one."""
