@@ -1,5 +1,6 @@
 """A real ``lpi serve`` on an index of painted pictures with two stages, and a real browser before it."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -93,8 +94,11 @@ def tab(browser: Any) -> Iterator[Any]:
 
 
 @pytest.fixture
-def visit(tab: Any, served: Served) -> Iterator[Callable[..., Any]]:
-    """Open the page; in the end, nothing may have been complained of, or asked of anybody but the server."""
+def visit(tab: Any, served: Served, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Open the page; in the end, nothing may have been complained of, or asked of anybody but the server.
+
+    What a test ended with is kept as a picture, among its temporary files or in the folder that LPI_SCREENSHOTS names.
+    """
     problems: list[str] = []
     asked: list[str] = []
     known, quiet = ["blob:"], [True]
@@ -115,6 +119,9 @@ def visit(tab: Any, served: Served) -> Iterator[Callable[..., Any]]:
     for event, hear in heard.items():
         tab.on(event, hear)
     yield go
+    pictures = Path(os.environ.get("LPI_SCREENSHOTS", tmp_path))
+    pictures.mkdir(parents=True, exist_ok=True)
+    tab.screenshot(path=pictures / f"{request.node.name}.png")
     tab.unroute_all()
     tab.goto("about:blank")
     for event, hear in heard.items():
