@@ -198,6 +198,7 @@ COLUMNS: dict[str, Callable[[Record], str]] = {
     "t2i R@1/5/10": lambda row: "/".join(f"{row['text_to_image'][f'r{k}']:.1f}" for k in KS),
     "i2t R@1/5/10": lambda row: "/".join(f"{row['image_to_text'][f'r{k}']:.1f}" for k in KS),
     "R@1": lambda row: f"{row['final_r1']:.1f} ± {row['final_r1_std']:.1f}",
+    "cosines/frozen": lambda row: _beside(row),
     "authors'": lambda row: f"{row['average_r1']:.1f}",
     "forgot": lambda row: f"{row['forgetting_r1']:+.1f}",
     "fixed": lambda row: _shown(row, "forgetting_fixed_gallery_r1", "+.1f"),
@@ -230,6 +231,12 @@ def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 def _verdict(found: Mapping[str, Any]) -> str:
     """``*``: larger than the spread of the paired differences; ``~``: not."""
     return "" if found["spread"] is None else " *" if found["larger_than_spread"] else " ~"
+
+
+def _beside(row: Record) -> str:
+    """Of a row whose score counts the routing: R@1 by cosines alone, and the frozen model's with the same routing."""
+    cosines, frozen = (_shown(row, f"{name}_r1", ".1f") for name in ("cosine", "frozen_with_routing"))
+    return f"{cosines}/{frozen}" if cosines and frozen else ""
 
 
 def _shown(row: Mapping[str, Any], name: str, form: str) -> str:

@@ -29,13 +29,14 @@ from lpi.prompts.low_rank import TOWERS
 
 Built = TypeVar("Built", bound=Callable[..., None])
 RouteBy = Literal["vision", "text", "both"]
-#: options of LPI that are about vectors of pictures and captions on their own, and what they must be here
+#: options of LPI that are about towers and vectors of pictures and captions on their own, and what they must be here
 WITHOUT: dict[str, Any] = {
     "distill_weight": 0.0,
     "memory": 0,
     "soft_tasks": 1,
     "multi_positive": True,
     "routing": "features",
+    "adapter_rank": 0,
 }
 
 
@@ -133,6 +134,12 @@ class GroundingLPI(GroundingMethod, LPI):
         route_by: RouteBy = "vision",
         **options: Any,
     ) -> None:
+        for name, only in WITHOUT.items():
+            if options.get(name, only) != only:
+                raise ConfigError(
+                    f"{name} must be {only} for a detector, which has no towers and vectors of pictures or expressions "
+                    f"alone; got {options[name]}."
+                )
         super().__init__(backbone, **{**WITHOUT, **options})
         self.options |= {
             "detection_weight": detection_weight,
@@ -144,12 +151,6 @@ class GroundingLPI(GroundingMethod, LPI):
         for name in ("detection_weight", "alignment_share", "place_weight"):
             if self.options[name] < 0:
                 raise ConfigError(f"{name} must be at least 0; got {self.options[name]}.")
-        for name, only in WITHOUT.items():
-            if self.options.get(name, only) != only:
-                raise ConfigError(
-                    f"{name} must be {only} for a detector, which has no vectors of pictures or expressions alone; "
-                    f"got {self.options[name]}."
-                )
         if backbone.joint:
             self._check_joint()
         backbone.check(self._entering(self._new_expert(torch.Generator().manual_seed(0))))
