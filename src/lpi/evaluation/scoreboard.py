@@ -156,13 +156,16 @@ def _protocols(runs: Sequence[Record]) -> Record:
 
 
 def _add_way(methods: dict[str, Record], runs: Mapping[str, Sequence[Record]]) -> None:
-    """How much of the way from the frozen backbone to joint training each row has come, in per cent."""
+    """How much of the way from the frozen backbone to joint training each row has come, in per cent.
+
+    Where joint training found less than the frozen backbone does, there is no such way.
+    """
     joint = next((row for row, own in runs.items() if own[0]["joint"]), None)
     if joint is None:
         return
     start = 100 * mean(run["result"]["zero_shot"]["r1"] for run in runs[joint])
     for row in methods.values():
-        if methods[joint]["final_r1"] != start:
+        if methods[joint]["final_r1"] > start:
             row["way_to_joint"] = round(100 * (row["final_r1"] - start) / (methods[joint]["final_r1"] - start), 1)
 
 
