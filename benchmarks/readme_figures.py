@@ -1,4 +1,4 @@
-"""Write the figures in README.md from results/scenes.json, between its two markers.
+"""Write the figures in README.md from results/scenes.json and results/compare_scenes.json, between their markers.
 
 python benchmarks/readme_figures.py
 """
@@ -11,10 +11,23 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 FIRST, LAST = "<!-- figures -->", "<!-- end of figures -->"
+FIRST_COMPARED, LAST_COMPARED = "<!-- comparison -->", "<!-- end of comparison -->"
 NAMES = {
     "zero_shot": "frozen model",
     "lpi": "**LPI**, tasks inferred",
     "finetune": "full fine-tuning, task after task",
+    "joint": "joint training (upper bound)",
+}
+COMPARED = {
+    "lpi_best_large": "**LPI**, `preset=best`",
+    "lpi_best": "**LPI**, a tenth of DAR's size",
+    "replay": "replay of kept pairs",
+    "dar": "DAR: a LoRA expert a task",
+    "finetune": "full fine-tuning, task after task",
+    "ewc": "EWC",
+    "c_clip": "C-CLIP",
+    "zero_shot": "frozen model",
+    "lpi": "LPI as published",
     "joint": "joint training (upper bound)",
 }
 
@@ -46,16 +59,51 @@ def figures(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def updated(readme: str, record: dict[str, Any]) -> str:
-    before, _, rest = readme.partition(FIRST)
-    _, _, after = rest.partition(LAST)
-    return f"{before}{FIRST}\n{figures(record)}\n{LAST}{after}"
+def comparison(record: dict[str, Any]) -> str:
+    lines = [
+        "| R@1 after 4 tasks, one gallery, per cent | both directions | forgotten | held out | stored numbers |",
+        "|---|---|---|---|---|",
+    ]
+    methods = {name: record["methods"][name] for name in COMPARED if name in record["methods"]}
+    for name, row in sorted(methods.items(), key=lambda item: -item[1]["final_r1"]):
+        recall = f"{row['final_r1']:.1f} ± {row['final_r1_std']:.1f}"
+        lines.append(
+            f"| {COMPARED[name]} | {recall} | {row['forgetting_r1']:+.1f} | {row['retention']:.0f} % | "
+            f"{row['stored_parameters']:,} |"
+        )
+    best = record["methods"]["lpi_best"]
+    seeds, orders = len(record["seeds"]), record["orders"]
+    lines.append("")
+    lines.append(
+        f"{seeds} seeds, {orders} task order{'s' if orders > 1 else ''}, every method's rate chosen with the same "
+        "budget on validation pictures. The two upper rows of LPI count in their score whether query and candidate "
+        f"belong together by their routing: without that the smaller has {best['cosine_r1']:.1f}, and the frozen "
+        f"model with it {best['frozen_with_routing_r1']:.1f}. All {len(record['methods'])} rows, what they cost and "
+        "what they differ in: [docs/results.md](docs/results.md). From `results/compare_scenes.json`, made by"
+    )
+    lines.append(f"`{record['command']}`.")
+    return "\n".join(lines)
+
+
+def between(text: str, first: str, last: str, content: str) -> str:
+    """A text with what stands between two markers put in anew."""
+    before, _, rest = text.partition(first)
+    _, _, after = rest.partition(last)
+    return f"{before}{first}\n{content}\n{last}{after}"
+
+
+def updated(readme: str, scenes: dict[str, Any], compared: dict[str, Any]) -> str:
+    readme = between(readme, FIRST, LAST, figures(scenes))
+    return between(readme, FIRST_COMPARED, LAST_COMPARED, comparison(compared))
 
 
 def main() -> None:
-    record = json.loads((ROOT / "results" / "scenes.json").read_text(encoding="utf-8"))
+    scenes, compared = (
+        json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("scenes", "compare_scenes")
+    )
     readme = ROOT / "README.md"
-    readme.write_text(updated(readme.read_text(encoding="utf-8"), record), encoding="utf-8")
+    readme.write_text(updated(readme.read_text(encoding="utf-8"), scenes, compared), encoding="utf-8")
 
 
 if __name__ == "__main__":

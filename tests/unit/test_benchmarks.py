@@ -56,6 +56,9 @@ def test_the_readme_shows_what_the_results_file_says() -> None:
 
     import readme_figures
 
-    record = json.loads((readme_figures.ROOT / "results" / "scenes.json").read_text(encoding="utf-8"))
+    records = [
+        json.loads((readme_figures.ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("scenes", "compare_scenes")
+    ]
     readme = (readme_figures.ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme_figures.updated(readme, record) == readme
+    assert readme_figures.updated(readme, *records) == readme
