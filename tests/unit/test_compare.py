@@ -370,18 +370,8 @@ def test_the_command_writes_what_compare_reads(
 
     found["rows"]["lpi"]["chosen"] = {"training.learning_rate": 0.123}
     write_json(tmp_path / "later.json", found)
-    once_more = [
-        "--tuned",
-        tuned,
-        "--tuned",
-        tmp_path / "later.json",
-        "--out",
-        tmp_path / "again",
-        "--jobs",
-        1,
-        "--json",
-    ]
-    code, out, _ = lpi("compare", toml, "--methods", "lpi", *once_more)
+    both = ["--tuned", tuned, "--tuned", tmp_path / "later.json"]
+    code, out, _ = lpi("compare", toml, "--methods", "lpi", *both, "--out", tmp_path / "again", "--jobs", 1, "--json")
     assert code == 0
     assert json.loads(out)["settings"]["lpi"]["training"]["learning_rate"] == 0.123  # the last file counts
 

@@ -38,9 +38,7 @@ def test_every_picture_is_found_once(index: SearchIndex, world: World) -> None:
 
 
 def test_nothing_is_embedded_or_written_again_when_nothing_changed(mine: World) -> None:
-    for file in mine.photos.rglob(
-        "*.png"
-    ):  # a file painted a moment ago would be looked at again, and noted as settled
+    for file in mine.photos.rglob("*.png"):  # one painted a moment ago is looked at again, and noted as settled
         os.utime(file, (1e9, 1e9))
     mine.update()
     before = (mine.index / "index.json").read_bytes()

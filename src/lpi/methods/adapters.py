@@ -77,6 +77,12 @@ def check_rank(layers: Mapping[str, nn.Linear], rank: int) -> None:
         raise ConfigError(f"rank must be between 1 and {largest}, the narrowest changed layer; got {rank}.")
 
 
+def new_factors(layer: nn.Linear, rank: int, generator: torch.Generator) -> tuple[nn.Parameter, nn.Parameter]:
+    """A drawn down [rank, in] and an up of zeros [out, rank]: their product is zero."""
+    drawn = 2 * torch.rand(rank, layer.in_features, generator=generator) - 1
+    return nn.Parameter(drawn / layer.in_features**0.5), nn.Parameter(torch.zeros(layer.out_features, rank))
+
+
 class Change(nn.Module):
     """A change of low rank for each of some linear layers: up @ down, [out, in]."""
 
@@ -110,9 +116,7 @@ class LowRank(Change):
         self.down = nn.ParameterDict()
         self.up = nn.ParameterDict()
         for name, layer in layers.items():
-            drawn = 2 * torch.rand(rank, layer.in_features, generator=generator) - 1
-            self.down[name] = nn.Parameter(drawn / layer.in_features**0.5)
-            self.up[name] = nn.Parameter(torch.zeros(layer.out_features, rank))
+            self.down[name], self.up[name] = new_factors(layer, rank, generator)
 
     def factors(self, name: str) -> tuple[Tensor, Tensor]:
         """One layer's down [rank, in] and up [out, rank]."""
@@ -151,9 +155,7 @@ class SharedLowRank(Change):
             self.place[name] = (group, counts.get(group, 0))
             counts[group] = counts.get(group, 0) + 1
             if group not in self.down:
-                drawn = 2 * torch.rand(rank, layer.in_features, generator=generator) - 1
-                self.down[group] = nn.Parameter(drawn / layer.in_features**0.5)
-                self.up[group] = nn.Parameter(torch.zeros(layer.out_features, rank))
+                self.down[group], self.up[group] = new_factors(layer, rank, generator)
         for group, count in counts.items():
             self.scale[group] = nn.Parameter(torch.ones(count, rank))
 
