@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,25 @@ def test_a_rank_that_does_not_fit_is_refused(rank: int, clip: DualEncoder) -> No
     layers = Adapted(clip, "attention").layers
     with pytest.raises(ConfigError, match=rf"rank must be between 1 and 24, the narrowest changed layer; got {rank}"):
         LowRank(layers, rank=rank, generator=torch.Generator())
+
+
+def test_a_change_is_of_the_thread_that_asked_for_it(clip: DualEncoder) -> None:
+    adapted = Adapted(clip, "attention")
+    change = LowRank(adapted.layers, rank=2, generator=torch.Generator().manual_seed(0))
+    texts = clip.inputs.tokenize(["red dot"])
+
+    def encode() -> Tensor:
+        with torch.no_grad():
+            return adapted.model.encode_texts(texts)
+
+    with torch.no_grad():
+        for factor in change.up.values():
+            factor.fill_(0.3)
+    plain = encode()
+    with adapted.under((change, 1.0)), ThreadPoolExecutor(1) as other:
+        assert torch.equal(other.submit(encode).result(), plain)
+        assert not torch.allclose(encode(), plain, atol=1e-2)
+    assert torch.equal(encode(), plain)
 
 
 def test_what_is_drawn_for_a_batch_depends_on_the_batch_alone(

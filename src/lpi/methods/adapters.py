@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import deepcopy
 from functools import partial
 from typing import Any, Literal
@@ -165,6 +166,12 @@ class SharedLowRank(Change):
         return self.scale[group][row][:, None] * self.down[group], self.up[group]
 
 
+#: whose changes run now, and which: of each thread its own, for several may encode at once under different tasks
+ACTIVE: ContextVar[tuple[nn.Module | None, tuple[tuple[Change, float], ...]]] = ContextVar(
+    "changes", default=(None, ())
+)
+
+
 class Adapted(nn.Module):
     """A private copy of a backbone through whose linear layers low-rank changes may run.
 
@@ -185,21 +192,21 @@ class Adapted(nn.Module):
             for name, layer in target_layers(self.model, targets).items()
             if first is None or int(name.split("/")[1]) >= first[name.split("/")[0]]
         }
-        self.active: tuple[tuple[Change, float], ...] = ()
         for name, layer in self.layers.items():
             layer.register_forward_hook(partial(self._add, name))
 
     @contextmanager
     def under(self, *changes: tuple[Change, float]) -> Iterator[DualEncoder]:
         """The backbone with its weights plus each change times its factor; none is the backbone as it is."""
-        before, self.active = self.active, changes
+        token = ACTIVE.set((self, changes))
         try:
             yield self.model
         finally:
-            self.active = before
+            ACTIVE.reset(token)
 
     def _add(self, name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        for change, factor in self.active:
+        owner, changes = ACTIVE.get()
+        for change, factor in changes if owner is self else ():
             down, up = change.factors(name)
             output = output + factor * F.linear(F.linear(inputs[0], down), up)
         return output
