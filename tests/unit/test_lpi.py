@@ -564,7 +564,7 @@ def test_an_unknown_preset_names_the_nearest(clip: DualEncoder) -> None:
         ("clusters", 0, "clusters must be at least 1; got 0."),
         ("frozen_share", 2, "frozen_share must be between 0 and 1; got 2."),
         ("adapter_rank", -1, "adapter_rank must be at least 0; got -1."),
-        ("adapter_rank", 99, "rank must be between 1 and 24, the narrowest changed layer; got 99"),
+        ("adapter_rank", 99, "adapter_rank must be between 1 and 24, the narrowest changed layer; got 99"),
         ("adapter_targets", "attn", "adapter_targets must be one of .*; got 'attn'."),
         ("directions", 0, "directions must be at least 1; got 0."),
         ("ood_quantile", 0.0, "ood_quantile must be above 0 and at most 1; got 0.0."),

@@ -67,15 +67,20 @@ def _wanted(path: Sequence[str], targets: Targets) -> bool:
     return targets == "all" or attention == (targets == "attention")
 
 
-def check_rank(layers: Mapping[str, nn.Linear], rank: int) -> None:
+def check_rank(layers: Mapping[str, nn.Linear], rank: int, option: str = "rank") -> None:
     """Refuse a rank that a change of these layers can't have.
+
+    Args:
+        layers: what would be changed.
+        rank: of each change.
+        option: the name that the user knows it by.
 
     Raises:
         ConfigError: naming the largest.
     """
     largest = min(min(layer.weight.shape) for layer in layers.values())
     if not 1 <= rank <= largest:
-        raise ConfigError(f"rank must be between 1 and {largest}, the narrowest changed layer; got {rank}.")
+        raise ConfigError(f"{option} must be between 1 and {largest}, the narrowest changed layer; got {rank}.")
 
 
 def new_factors(layer: nn.Linear, rank: int, generator: torch.Generator) -> tuple[nn.Parameter, nn.Parameter]:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from lpi.backbones.base import DualEncoder, Injection, TextInputs, TowerPrompts, TowerState, View
 from lpi.errors import ConfigError, check_choice
 from lpi.losses import LayerScaling, TaskLoss, distillation_loss, item_loss, layer_loss, task_loss
-from lpi.methods.adapters import Adapted, SharedLowRank, Targets
+from lpi.methods.adapters import Adapted, SharedLowRank, Targets, check_rank
 from lpi.methods.base import FALLBACK, TaskData, TrainingBatch, recorded
 from lpi.methods.experts import Keyed, KeyedExperts
 from lpi.prompts.interaction import Interaction, Norm
@@ -289,6 +289,7 @@ class LPI(KeyedExperts):
         if adapter_rank:
             first = {tower: blocks[0] for tower, blocks in self.blocks.items()}
             self.adapted = Adapted(backbone, adapter_targets, first=first)
+            check_rank(self.adapted.layers, adapter_rank, "adapter_rank")
         self.experts = nn.ModuleList()
         self._new_expert(torch.Generator().manual_seed(0))  # refuses wrong sizes now, not when a task begins
 
