@@ -15,7 +15,6 @@ FIRST_COMPARED, LAST_COMPARED = "<!-- comparison -->", "<!-- end of comparison -
 NAMES = {
     "zero_shot": "frozen model",
     "lpi": "**LPI**, tasks inferred",
-    "prompts_alone": "LPI's prompts alone",
     "finetune": "full fine-tuning, task after task",
     "joint": "joint training (upper bound)",
 }
@@ -53,8 +52,8 @@ def figures(record: dict[str, Any]) -> str:
         "and captions. Forgotten: R@1 of the earlier tasks, last less best, against the pictures and captions of all "
         "twelve tasks; against those of the tasks seen so far, the usual way, LPI has "
         f"{lpi['forgetting_r1']:+.1f} and the frozen model, from the growing gallery alone, "
-        f"{record['zero_shot']['forgetting_r1']:+.1f}. Scores of both rows of LPI count whether query and candidate "
-        f"belong together by their routing: without that LPI has {lpi['cosine_r1']:.1f}, and the frozen model with it "
+        f"{record['zero_shot']['forgetting_r1']:+.1f}. LPI's score counts whether query and candidate belong together "
+        f"by their routing: without that it has {lpi['cosine_r1']:.1f}, and the frozen model with it "
         f"{lpi['frozen_with_routing_r1']:.1f}. LPI keeps {lpi['retention']:.1f} % of what the frozen model "
         "finds in pictures of no task. From `results/scenes.json`, made by"
     )

@@ -79,6 +79,8 @@ class EvaluationSettings(Settings):
             that doesn't grow, in which a model that doesn't change forgets nothing.
         scoring: ``plain`` cosines, or ``routed``: plus ``routed_weight`` times the agreement of both sides' routing.
         routed_weight: see ``scoring``.
+        foreign_pairs: for ``routed``: what a pair is scored by of which one side belongs to no task: the vectors that
+            the method ``mixed``, or those of the ``frozen`` model, as if nothing had been learned.
         oracle: also measure with the true task given.
         transfer: also measure the next task before it is learned.
         batch: pictures or captions encoded at once.
@@ -96,6 +98,7 @@ class EvaluationSettings(Settings):
     fixed_gallery: bool = True
     scoring: Literal["plain", "routed"] = "plain"
     routed_weight: float = Field(default=0.1, ge=0)
+    foreign_pairs: Literal["mixed", "frozen"] = "mixed"
     oracle: bool = True
     transfer: bool = True
     batch: int = Field(default=128, ge=1)
@@ -315,6 +318,7 @@ OF_CAPTIONS = {
         "fixed_gallery",
         "scoring",
         "routed_weight",
+        "foreign_pairs",
         "diagnostics",
     ),
 }

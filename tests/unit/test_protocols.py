@@ -204,3 +204,32 @@ def test_a_score_with_routing_is_held_against_cosines_and_against_the_frozen_mod
     for task in range(3):
         own = ranks[test.task["text"] == task]
         assert records[1]["frozen"]["text_to_image"]["1"][task] == pytest.approx(float((own < 1).float().mean()))
+
+
+def test_a_pair_with_a_stranger_can_be_left_to_the_frozen_model(
+    clip: DualEncoder, stream: TaskStream, learn: Any, small: dict[str, Any]
+) -> None:
+    learner = learn(
+        lpi.method("lpi", clip, **{**small, "ood": "fallback", "ood_quantile": 0.5}), stream.tasks, learning_rate=0.5
+    )
+    settings = EvaluationSettings(scoring="routed", routed_weight=0.05, foreign_pairs="frozen")
+    evaluator = Evaluator(clip, stream, settings)
+    record = evaluator.stage(learner, 2)
+    test, known, own, agreement = evaluator.test, {}, {}, {}
+    for tower in TOWERS:
+        looks = test.routing_features(learner, tower)
+        known[tower] = learner.route(tower, looks) != FALLBACK
+        agreement[tower] = learner.posteriors(learner.distances(tower, looks), tower)
+        agreement[tower][~known[tower]] = 1 / 3
+        rows = torch.arange(test.count(tower))
+        own[tower] = evaluator.mixed(learner, tower, rows, *learner.mixture(tower, looks))
+    assert all(0 < float(part.float().mean()) < 1 for part in known.values())
+    both = known["text"][:, None] & known["vision"][None]
+    cosines = torch.where(both, own["text"] @ own["vision"].T, test.plain["text"] @ test.plain["vision"].T)
+    scores = cosines + 0.05 * agreement["text"] @ agreement["vision"].T
+    features = evaluator.final_features(learner)
+    assert torch.allclose(features["text"] @ features["vision"].T, scores, atol=1e-5)
+    assert record["cosine"] == evaluator.recall(
+        {tower: torch.arange(test.count(tower)) for tower in TOWERS}, own, gallery="union"
+    )
+    assert record["recall"] != record["cosine"]

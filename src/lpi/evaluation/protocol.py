@@ -8,7 +8,7 @@ now sends elsewhere is encoded again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -183,11 +183,13 @@ class Encoded:
         rows: which items, int64 [items] a tower.
         routes: the likeliest task of each, int64 [items].
         features: what is scored, [items, features].
+        mixed: what ``features`` were made from: the method's own vectors, [items, width].
     """
 
     rows: dict[str, Tensor]
     routes: dict[str, Tensor]
     features: dict[str, Tensor]
+    mixed: dict[str, Tensor] = field(default_factory=dict)
 
     def upto(self, test: TestSet, tasks: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Rows and features of the first ``tasks`` tasks only."""
@@ -311,37 +313,46 @@ class Evaluator:
         return self._encoded(method, self.test, self._cache, min(ahead, tasks))
 
     def _encoded(self, method: Method, test: TestSet, cache: FeatureCache, tasks: int) -> Encoded:
-        rows, routes, features = {}, {}, {}
+        rows, routes, mixed, features = {}, {}, {}, {}
         for tower in TOWERS:
             rows[tower] = test.upto(tower, tasks)
             plain = test.routing_features(method, tower)[rows[tower]]
             mixture = [part.cpu() for part in method.mixture(tower, plain.to(method.device))]
             routes[tower] = method.tasks_of(mixture[0][:, 0])
-            found = cache.mixed(method, tower, rows[tower], *mixture)
-            features[tower] = self._scored(method, tower, found, plain, routes[tower])
-        return Encoded(rows, routes, features)
+            mixed[tower] = features[tower] = cache.mixed(method, tower, rows[tower], *mixture)
+            if self.settings.scoring == "routed" and method.routed:
+                frozen = test.plain[tower][rows[tower]]
+                features[tower] = self._scored(method, tower, mixed[tower], frozen, plain, routes[tower])
+        return Encoded(rows, routes, features, mixed)
 
-    def _scored(self, method: Method, tower: str, features: Tensor, plain: Tensor, routes: Tensor) -> Tensor:
-        """Features whose inner product is the score: for ``routed``, both sides' task posteriors stand behind.
+    def _scored(
+        self, method: Method, tower: str, mixed: Tensor, frozen: Tensor, plain: Tensor, routes: Tensor
+    ) -> Tensor:
+        """Features whose inner product is the ``routed`` score: both sides' task posteriors stand behind.
 
-        What belongs to no task agrees with every task alike: as a query it then ranks by its cosines alone.
+        What belongs to no task agrees with every task alike: as a query it then ranks by its cosines alone. With
+        ``foreign_pairs = "frozen"`` those are the frozen model's, f, instead of the mixed vectors', v: where k is 1
+        for what belongs to a task and 0 for what doesn't, k k' v v' + (1 - k k') f f'.
         """
-        if self.settings.scoring == "plain" or not method.routed:
-            return features
         posteriors = method.posteriors(method.distances(tower, plain.to(method.device)), tower).cpu()
         posteriors[routes == FALLBACK] = 1 / posteriors.shape[1]
-        return torch.cat([features, self.settings.routed_weight**0.5 * posteriors], dim=1)
+        agreement = self.settings.routed_weight**0.5 * posteriors
+        if self.settings.foreign_pairs == "mixed":
+            return torch.cat([mixed, agreement], dim=1)
+        known = (routes != FALLBACK)[:, None]
+        sign = 1 if tower == "vision" else -1
+        return torch.cat([known * mixed, frozen, sign * known * frozen, agreement], dim=1)
 
     def _beside(self, method: Method, known: Encoded, rows: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Any]]:
         """What a ``routed`` score is to be held against: plain cosines of the same features, and the frozen features
         with the same routing. Only what is above both comes from the two together.
         """
-        width = self.backbone.feature_width
+        tasks = len(method.tasks)
         cosine, frozen = {}, {}
-        for tower in TOWERS:
-            own = known.features[tower][: len(rows[tower])]  # tasks come first to last
-            cosine[tower] = own[:, :width]
-            frozen[tower] = torch.cat([self.test.plain[tower][rows[tower]], own[:, width:]], dim=1)
+        for tower in TOWERS:  # tasks come first to last
+            cosine[tower] = known.mixed[tower][: len(rows[tower])]
+            agreement = known.features[tower][: len(rows[tower]), -tasks:]
+            frozen[tower] = torch.cat([self.test.plain[tower][rows[tower]], agreement], dim=1)
         return self._recall(rows, cosine), self._recall(rows, frozen)
 
     def _recall(
