@@ -13,8 +13,8 @@ query. Two answers:
   together, at the price of one encoding and one search a route; but scores of different tasks have different scales
   where one task's training drew its pairs closer together than another's.
 
-The first is the default, and what ``lpi run`` measures. ``lpi teach --scoring`` and ``benchmarks/search_teach.py``
-measure either.
+The first is the default, and what ``lpi run`` measures with ``evaluation.scoring = "plain"``; what ``"routed"`` adds to
+it is not part of an index. ``lpi teach --scoring`` and ``benchmarks/search_teach.py`` measure either.
 """
 
 from __future__ import annotations
