@@ -48,8 +48,9 @@ def figures(record: dict[str, Any]) -> str:
     lines.append("")
     lines.append(
         f"{len(record['seeds'])} seeds; LPI learns {lpi['trainable_per_task']:,} numbers a task. With the true task "
-        f"given it reaches {lpi['oracle_r1']:.1f}; the router finds it for {lpi['routing_accuracy']:.0f} % of pictures "
-        "and captions. Forgotten: R@1 of the earlier tasks, last less best, against the pictures and captions of all "
+        f"given it reaches {lpi['oracle_r1']:.1f} by cosines alone; the router finds it for "
+        f"{lpi['routing_accuracy']:.0f} % of pictures and captions. Forgotten: R@1 of the earlier tasks, last less "
+        "best, against the pictures and captions of all "
         "twelve tasks; against those of the tasks seen so far, the usual way, LPI has "
         f"{lpi['forgetting_r1']:+.1f} and the frozen model, from the growing gallery alone, "
         f"{record['zero_shot']['forgetting_r1']:+.1f}. LPI's score counts whether query and candidate belong together "
