@@ -213,6 +213,15 @@ def test_a_comparison_says_everything_about_every_method(experiment: Experiment,
     assert markdown(head, body).count("\n") == 6
 
 
+def test_the_oracle_gap_holds_cosines_against_cosines(world: dict[str, Any], tmp_path: Path) -> None:
+    routed = parse(world | {"evaluation": {"examples": 0, "scoring": "routed", "routed_weight": 5.0}}, "small.toml")
+    cells = make_cells(routed, rows_of(routed, ["lpi"]), seeds=[3], orders=1, out=tmp_path)
+    row = scoreboard(run_cells(cells, say=silent))["methods"]["lpi"]
+    result = read_json(cells[0].folder / "result.json")
+    assert result["final"]["r1"] != result["cosine"]["r1"]  # or the routing does nothing here
+    assert row["oracle_gap_r1"] == pytest.approx(100 * (result["oracle"]["r1"] - result["cosine"]["r1"]), abs=1e-3)
+
+
 def test_finished_runs_are_left_alone_and_lost_ones_run_again(experiment: Experiment, tmp_path: Path) -> None:
     cells = make_cells(experiment, rows_of(experiment, ["lpi"]), seeds=[0, 1], orders=1, out=tmp_path)
     run_cells(cells, say=silent)
