@@ -98,7 +98,9 @@ def legend(record: Record) -> str:
     tuned = record.get("tuned")
     if tuned:
         trials = sorted({len(row["trials"]) for row in tuned.values()})
-        lines.append(f"Settings chosen on validation data, {' or '.join(map(str, trials))} trials a row.")
+        own = [row for row in record["methods"] if row not in tuned]
+        rest = f"; as the experiment has them: {', '.join(own)}" if own else ""
+        lines.append(f"Settings chosen on validation data, {' or '.join(map(str, trials))} trials a row{rest}.")
     lines += [f"Row `{row}` failed: {problem}" for row, problem in record["failed"].items()]
     return "\n".join(lines) + "\n"
 
