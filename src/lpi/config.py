@@ -20,6 +20,8 @@ else:
 
 GROUNDING_KINDS = ("scene_expressions", "expressions", "refcoco", "mdetr")
 """Kinds of streams whose tasks are expressions with boxes; those of all others are pictures with captions."""
+ROUTED_WEIGHT = 0.1
+"""How much the agreement of both sides' routing counts in a score, where it counts, beside a cosine of at most 1."""
 
 
 class Settings(BaseModel):
@@ -97,7 +99,7 @@ class EvaluationSettings(Settings):
     gallery: Literal["union", "own"] = "union"
     fixed_gallery: bool = True
     scoring: Literal["plain", "routed"] = "plain"
-    routed_weight: float = Field(default=0.1, ge=0)
+    routed_weight: float = Field(default=ROUTED_WEIGHT, ge=0)
     foreign_pairs: Literal["mixed", "frozen"] = "mixed"
     oracle: bool = True
     transfer: bool = True

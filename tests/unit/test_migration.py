@@ -300,8 +300,9 @@ def test_filters_and_earlier_stages_work_meanwhile(worlds: dict[str, Moving], ha
         assert {hit.id for hit in index.search_text("a dot", PICTURES, Filters(task=task))} == expected
     with pytest.raises(UnknownNameError, match=r"No task is called 'wram'\. Did you mean 'warm'"):
         index.search_text("a dot", filters=Filters(task="wram"))
-    with pytest.raises(ConfigError, match="scoring must be plain"):
-        index.search_text("a dot", scoring="matched")
+    for scoring in ("matched", "routed"):
+        with pytest.raises(ConfigError, match="scoring must be plain"):
+            index.search_text("a dot", scoring=scoring)
     with pytest.raises(ConfigError, match="k must be at least 1; got 0"):
         index.search_text("a dot", 0)
 

@@ -10,10 +10,15 @@ import torch
 from PIL import Image
 from search_world import World, vectors_of
 
+import lpi
 from lpi.errors import CheckpointError, ConfigError, DataError, MissingFileError, OutputError, UnknownNameError
+from lpi.methods.base import Method
+from lpi.methods.checkpoint import save_method
 from lpi.search import Filters, SearchIndex
+from lpi.search.best import best_rows_each
 from lpi.search.files import content_id
 from lpi.search.manifest import read_manifest
+from lpi.search.scoring import EVERY, TASKS
 from lpi.search.writer import change, create
 from lpi.storage import read_json
 
@@ -218,7 +223,7 @@ def test_a_hit_names_its_task_and_how_sure_the_router_was(index: SearchIndex) ->
         assert hit.confidence == pytest.approx(float(sure), abs=1e-5)
 
 
-@pytest.mark.parametrize("scoring", ["plain", "matched"])
+@pytest.mark.parametrize("scoring", ["plain", "matched", "routed"])
 def test_filters_leave_the_order_of_what_remains(index: SearchIndex, scoring: str) -> None:
     everything = index.search_text("a dot", 24, scoring=scoring)
     assert len(everything) == 24
@@ -247,10 +252,60 @@ def test_matched_scores_compare_a_picture_with_the_query_under_its_own_route(ind
         assert hit.score == pytest.approx(expected[hit.id], abs=1e-5)
 
 
+def posteriors(method: Method, tower: str, looks: torch.Tensor) -> torch.Tensor:
+    """How likely each task is, [items, tasks], of what routes them."""
+    return method.posteriors(method.distances(tower, looks), tower)
+
+
+def test_routed_scores_add_the_agreement_of_both_sides_to_the_cosine(index: SearchIndex, world: World) -> None:
+    method, rows = index.method(), index.rows()
+    columns = rows.columns("id", "paths")
+    vectors = torch.from_numpy(rows.vectors(columns["id"]))
+    pictures = [Image.open(world.photos / paths[0]).convert("RGB") for paths in columns["paths"]]
+    prepared = method.backbone.inputs.normalise(
+        torch.stack([torch.tensor(method.backbone.inputs.prepare(picture)).permute(2, 0, 1) for picture in pictures])
+    )
+    theirs = posteriors(method, "vision", method.routing_images(prepared))
+    words = ["a dot", "a teal bar"]
+    ours = posteriors(method, "text", method.routing_texts(words))
+    scores = method.encode_texts(words) @ vectors.T + 0.1 * ours @ theirs.T
+    for word, own in zip(words, scores, strict=True):
+        found = {hit.id: hit.score for hit in index.search_text(word, 24, scoring="routed")}
+        assert found == pytest.approx(dict(zip(columns["id"], own.tolist(), strict=True)), abs=1e-3)  # half precision
+        assert found != pytest.approx({hit.id: hit.score for hit in index.search_text(word, 24)}, abs=1e-3)
+    own = method.encode_images(pictures[:1]) @ vectors.T + 0.1 * theirs[:1] @ theirs.T
+    found = {hit.id: hit.score for hit in index.search_image(pictures[0], 24, scoring="routed")}
+    assert found == pytest.approx(dict(zip(columns["id"], own[0].tolist(), strict=True)), abs=1e-3)
+
+
+def test_what_agrees_best_is_found_however_far_down_the_cosines_it_stands(index: SearchIndex) -> None:
+    view = index._view(None)
+    probes = [
+        {EVERY: index.method().encode_texts(["a dot"])[0], TASKS: torch.tensor(weights)}
+        for weights in ([9.0, 0.0], [0.0, 9.0], [0.1, 0.0], [0.0, 0.0])
+    ]
+    found = best_rows_each(view.rows, probes, 2, Filters(), False, belonging=view.belonging)
+    every = view.rows.columns("id", "task", "distances")
+    rows = [dict(zip(every, values, strict=True)) for values in zip(*every.values(), strict=True)]
+    vectors = torch.from_numpy(view.rows.vectors(every["id"]))
+    for own, best in zip(probes, found, strict=True):
+        scores = vectors @ own[EVERY] + view.belonging(rows) @ own[TASKS]
+        order = sorted(range(len(rows)), key=lambda row: (-float(scores[row]), every["id"][row]))
+        assert [row["id"] for row in best] == [every["id"][row] for row in order[:2]]
+    assert len({row["task"] for best in found[:2] for row in best}) == 2
+
+
+def test_a_model_without_tasks_has_nothing_to_agree_on(index: SearchIndex, world: World, tmp_path: Path) -> None:
+    save_method(lpi.method("lpi", index.method().backbone), tmp_path / "untaught")
+    create(tmp_path / "index", world.photos, tmp_path / "untaught", device="cpu")
+    plain = SearchIndex.open(tmp_path / "index", device="cpu")
+    assert plain.search_text("a dot", 5, scoring="routed") == plain.search_text("a dot", 5)
+
+
 def test_captions_are_ranked_by_their_scores(index: SearchIndex, world: World) -> None:
     captions = ["a red dot", "teal bar", "black tip", "teal bar"]
     file = world.photos / "cold" / "teal" / "bar.png"
-    for scoring in ("plain", "matched"):
+    for scoring in ("plain", "matched", "routed"):
         ranked = index.rank_captions(file, captions, scoring=scoring)
         assert sorted(text for text, _ in ranked) == sorted(captions)
         assert [score for _, score in ranked] == sorted((score for _, score in ranked), reverse=True)
@@ -265,7 +320,9 @@ def test_requests_that_make_no_sense_are_refused_by_name(index: SearchIndex, wor
         index.search_text("  ")
     with pytest.raises(ConfigError, match="k must be at least 1; got 0"):
         index.search_text("a dot", 0)
-    with pytest.raises(ConfigError, match=r"scoring must be plain or matched; got 'mached'\. Did you mean 'matched'"):
+    with pytest.raises(
+        ConfigError, match=r"scoring must be plain, matched or routed; got 'mached'\. Did you mean 'matched'"
+    ):
         index.search_text("a dot", scoring="mached")
     with pytest.raises(ConfigError, match="stage must be between 0 and 0; got 3"):
         index.search_text("a dot", stage=3)

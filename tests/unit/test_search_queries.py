@@ -60,7 +60,7 @@ def test_before_any_task_the_frozen_model_answers_and_without_routing_nobody_is_
 # ---- several at once -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scoring", ["plain", "matched"])
+@pytest.mark.parametrize("scoring", ["plain", "matched", "routed"])
 @pytest.mark.parametrize("filters", [None, Filters(folder="warm"), Filters(until="2001-01-01")])
 def test_queries_looked_for_together_find_what_each_finds_alone(
     index: SearchIndex, scoring: str, filters: Filters | None

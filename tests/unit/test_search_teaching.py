@@ -77,7 +77,7 @@ def test_after_teaching_every_vector_has_the_bits_of_a_full_rebuild(taught: Worl
     rebuilt = fresh(taught, tmp_path / "fresh")
     assert vectors_of(index) == vectors_of(rebuilt)
     for query in ("a gray dot", "red box", "bar 2"):
-        for scoring in ("plain", "matched"):
+        for scoring in ("plain", "matched", "routed"):
             hits = index.search_text(query, 24, scoring=scoring)
             assert hits == rebuilt.search_text(query, 24, scoring=scoring)
             assert len(hits) == 24
@@ -218,21 +218,28 @@ def test_each_domains_queries_meet_the_pictures_of_all(world: World, tmp_path: P
     mine = world.copy(tmp_path)
     sets = [TestSet(task, read_domain(world.captioned / task, task).test) for task in ("warm", "cold")]
     with change(mine.index, device="cpu") as writer:
-        found = Gallery(sets).recall(writer, writer.method, scoring="plain")
+        found, routed = (Gallery(sets).recall(writer, writer.method, scoring=way) for way in ("plain", "routed"))
         method = writer.method
     records = [record for own in sets for record in own.records]
     texts, owner, pairs = relevance(records, equal_captions=True)
     image_task = torch.arange(2).repeat_interleave(8)
-    expected = recall_both_directions(
-        method.encode_texts(texts),
-        method.encode_images([record.picture.open() for record in records]),
-        torch.from_numpy(pairs),
-        text_task=image_task[torch.from_numpy(owner)],
-        image_task=image_task,
-        ks=(1,),
-    )
-    for direction, values in expected.items():
-        assert [found[task][direction] for task in ("warm", "cold")] == pytest.approx(values["1"], abs=1e-6)
+    inputs, pictures = method.backbone.inputs, [record.picture.open() for record in records]
+    pixels = torch.stack([torch.tensor(inputs.prepare(picture)).permute(2, 0, 1) for picture in pictures])
+    vectors = method.encode_texts(texts), method.encode_images(pictures)
+    sure = [0.1**0.5 * own for own in (method.text_belonging(texts), method.image_belonging(pixels))]
+    both = [torch.cat(side, dim=1) for side in zip(vectors, sure, strict=True)]
+    for measured, (ours, theirs) in ((found, vectors), (routed, both)):
+        expected = recall_both_directions(
+            ours,
+            theirs,
+            torch.from_numpy(pairs),
+            text_task=image_task[torch.from_numpy(owner)],
+            image_task=image_task,
+            ks=(1,),
+            similarity="dot",
+        )
+        for direction, values in expected.items():
+            assert [measured[task][direction] for task in ("warm", "cold")] == pytest.approx(values["1"], abs=1e-6)
 
 
 def test_test_pictures_that_are_gone_are_counted_and_left_out(world: World, tmp_path: Path) -> None:

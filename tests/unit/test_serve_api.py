@@ -295,7 +295,7 @@ ADDRESSES = [
     f"/api/search?q={words}&k={k}&folder={folder}&scoring={scoring}"
     for words in ("a+red+dot", "a+very+long+query+about+a+teal+bar+and+a+box", "gold", "blue+tip")
     for k, folder in ((5, ""), (3, "warm"))
-    for scoring in ("plain", "matched")
+    for scoring in ("plain", "matched", "routed")
 ]
 
 
@@ -312,7 +312,7 @@ def test_queries_that_come_together_share_forwards_and_are_answered_as_if_alone(
     for service in (batched, alone):
         assert figure(service, "lpi_batch_size_sum", work="encode") == queries
     assert figure(alone, "lpi_batch_size_count", work="encode") == queries
-    assert figure(batched, "lpi_batch_size_count", work="encode") == 3, "one a scoring, and the one to warm up"
+    assert figure(batched, "lpi_batch_size_count", work="encode") == 4, "one a scoring, and the one to warm up"
     assert figure(batched, "lpi_batch_size_count", work="find") < len(ADDRESSES)
 
 

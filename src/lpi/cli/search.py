@@ -23,7 +23,7 @@ IndexOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda.")]
 ScoringOption = Annotated[
-    str, typer.Option(help="How vectors of different prompts are compared: plain or matched. See docs/search.md.")
+    str, typer.Option(help="How queries and pictures are compared: plain, matched or routed. See docs/search.md.")
 ]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Threads that read and decode.")]
 SKIPPED_SHOWN = 5

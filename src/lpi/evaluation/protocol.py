@@ -330,13 +330,13 @@ class Evaluator:
     ) -> Tensor:
         """Features whose inner product is the ``routed`` score: both sides' task posteriors stand behind.
 
-        What belongs to no task agrees with every task alike: as a query it then ranks by its cosines alone. With
+        What belongs to no task agrees with every task alike (:meth:`lpi.methods.base.Method.belonging`): as a query it
+        then ranks by its cosines alone. With
         ``foreign_pairs = "frozen"`` those are the frozen model's, f, instead of the mixed vectors', v: where k is 1
         for what belongs to a task and 0 for what doesn't, k k' v v' + (1 - k k') f f'.
         """
-        posteriors = method.posteriors(method.distances(tower, plain.to(method.device)), tower).cpu()
-        posteriors[routes == FALLBACK] = 1 / posteriors.shape[1]
-        agreement = self.settings.routed_weight**0.5 * posteriors
+        belonging = method.belonging(tower, method.distances(tower, plain.to(method.device)), routes).cpu()
+        agreement = self.settings.routed_weight**0.5 * belonging
         if self.settings.foreign_pairs == "mixed":
             return torch.cat([mixed, agreement], dim=1)
         known = (routes != FALLBACK)[:, None]

@@ -227,6 +227,19 @@ class Method(
         """How likely each task is, [queries, tasks], from :meth:`distances`."""
         raise ConfigError(f"{type(self).__name__} has no task keys, so it can't tell which task a query belongs to.")
 
+    def belonging(self, tower: str, distances: Tensor, tasks: Tensor) -> Tensor:
+        """How much each item belongs to each task, [items, tasks]; the inner product of two says whether they agree.
+
+        These are the posteriors; but what belongs to no task agrees with every task alike.
+
+        Args:
+            tower: ``vision`` or ``text``.
+            distances: of the items to each task, from :meth:`distances`.
+            tasks: the task that each was sent to first of all, int64 [items], as :meth:`tasks_of` gives it.
+        """
+        posteriors = self.posteriors(distances, tower)
+        return torch.where((tasks == FALLBACK).to(posteriors.device)[:, None], 1 / posteriors.shape[1], posteriors)
+
     def route(self, tower: str, plain: Tensor) -> Tensor:
         """The route of each query, int64 [queries], from its unprompted features [queries, features]."""
         return torch.zeros(len(plain), dtype=torch.int64)
@@ -310,8 +323,7 @@ class Method(
         """
         if not self.routed or not len(pixels):
             return self._only(len(pixels), 0)
-        plain = self._encoded(len(pixels), lambda rows: self.routing_images(self._ready(pixels, rows)))
-        routes, weights = self.mixture("vision", plain)
+        routes, weights = self.mixture("vision", self._looks_of_images(pixels))
         return routes.cpu(), weights.cpu()
 
     @torch.no_grad()
@@ -319,9 +331,29 @@ class Method(
         """Where captions are routed, and how much each route counts; see :meth:`mixture`."""
         if not self.routed or not len(texts):
             return self._only(len(texts), 0)
-        plain = self._encoded(len(texts), lambda rows: self.routing_texts([texts[row] for row in rows.tolist()]))
-        routes, weights = self.mixture("text", plain)
+        routes, weights = self.mixture("text", self._looks_of_texts(texts))
         return routes.cpu(), weights.cpu()
+
+    @torch.no_grad()
+    def image_belonging(self, pixels: Tensor) -> Tensor:
+        """:meth:`belonging` of prepared pictures, [images, tasks]; see :meth:`image_mixture`."""
+        return self._belonging("vision", self._looks_of_images(pixels))
+
+    @torch.no_grad()
+    def text_belonging(self, texts: Sequence[str]) -> Tensor:
+        """:meth:`belonging` of captions, [texts, tasks]."""
+        return self._belonging("text", self._looks_of_texts(texts))
+
+    def _belonging(self, tower: str, plain: Tensor) -> Tensor:
+        tasks = self.tasks_of(self.mixture(tower, plain)[0][:, 0])
+        return self.belonging(tower, self.distances(tower, plain), tasks).cpu()
+
+    def _looks_of_images(self, pixels: Tensor) -> Tensor:
+        """What routes prepared pictures, [images, routing features]."""
+        return self._encoded(len(pixels), lambda rows: self.routing_images(self._ready(pixels, rows)))
+
+    def _looks_of_texts(self, texts: Sequence[str]) -> Tensor:
+        return self._encoded(len(texts), lambda rows: self.routing_texts([texts[row] for row in rows.tolist()]))
 
     def _ready(self, pixels: Tensor, rows: Tensor) -> Tensor:
         return self.backbone.inputs.normalise(pixels[rows].to(self.device))

@@ -18,7 +18,7 @@ class Hit:
         id: of its content.
         path: its first file, relative to the indexed folder.
         copies: further files with the same content.
-        score: cosine with the query, at most 1.
+        score: cosine with the query, at most 1; with ``routed`` scores the agreement on the tasks comes on top.
         task: where the router sent it; empty for nowhere.
         confidence: how likely that task is, between 0 and 1; ``None`` where no task was learned.
         margin: how much farther the next task is; ``None`` with fewer than two.
@@ -44,7 +44,7 @@ class Query:
 
     Attributes:
         stage: the stage that it searches.
-        probes: what pictures are compared with.
+        probes: what pictures are compared with; see :class:`lpi.search.scoring.Probes`.
         model: what stands for the model that encoded it.
         routes: the tasks that it was routed to and how much each counts, the most first; an empty name is the frozen
             model. Nothing where the model tells no tasks apart.

@@ -15,7 +15,8 @@ from PIL import Image
 from lpi.data.records import FilePicture
 from lpi.errors import ConfigError, DataError, MissingFileError, UnknownNameError, did_you_mean
 from lpi.methods.base import Method
-from lpi.search.best import SHOWN, TIES, best_rows_each
+from lpi.prompts.task_keys import FALLBACK
+from lpi.search.best import SHOWN, TIES, Found, best_rows_each
 from lpi.search.building import build
 from lpi.search.crossing import is_crossing
 from lpi.search.encoding import Encoder
@@ -26,9 +27,11 @@ from lpi.search.identity import RouteKeys
 from lpi.search.manifest import Manifest, Stage, read_manifest
 from lpi.search.scoring import (
     EVERY,
+    TASKS,
     Answering,
     Probes,
     Routes,
+    belonging_of,
     check_scoring,
     image_probes,
     routes_by_key,
@@ -49,6 +52,11 @@ class _View:
     method: Method
     rows: Rows
     routes: Routes
+
+    def belonging(self, rows: Found) -> torch.Tensor:
+        """How much rows with their ``task`` and ``distances`` belong to each task, [rows, tasks]."""
+        places = {name: place for place, name in enumerate(self.method.tasks)} | {"": FALLBACK}
+        return belonging_of(self.method, [row["distances"] for row in rows], [places[row["task"]] for row in rows])
 
 
 class SearchIndex:
@@ -351,7 +359,7 @@ class SearchIndex:
         names = [task["name"] for task in view.stage.tasks]
         if filters.task and filters.task not in names:
             raise UnknownNameError(f"No task is called {filters.task!r}. {did_you_mean(filters.task, names)}")
-        each = best_rows_each(view.rows, probes, k + TIES, filters, exact, without)
+        each = best_rows_each(view.rows, probes, k + TIES, filters, exact, without, view.belonging)
         return [[hit_of(row) for row in rows[:k]] for rows in each]
 
     def rank_captions(
@@ -370,10 +378,13 @@ class SearchIndex:
         pixels = _pixels(view.method, [image])
         picture = image_probes(view.method, pixels, {}, "plain").vectors[EVERY]
         encoder = Encoder(view.method, batch=1)
-        route = int(encoder.routing(encoder.looks(pixels)).routes[0, 0])
-        key = RouteKeys(view.method)[route]
+        routing = encoder.routing(encoder.looks(pixels))
+        key = RouteKeys(view.method)[int(routing.routes[0, 0])]
         texts = text_probes(view.method, captions, routes_by_key(view.method, [key]), scoring)
-        scores = texts.scores(picture, [key])[:, 0].tolist()
+        belonging = None
+        if TASKS in texts.vectors:
+            belonging = belonging_of(view.method, torch.from_numpy(routing.distances), routing.tasks.tolist())
+        scores = texts.scores(picture, [key], belonging)[:, 0].tolist()
         order = sorted(range(len(captions)), key=lambda place: (-scores[place], place))
         return [(captions[place], scores[place]) for place in order]
 

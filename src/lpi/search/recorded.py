@@ -21,7 +21,7 @@ from lpi.methods.base import Method
 from lpi.search.files import content_id
 from lpi.search.identity import short_hash
 from lpi.search.rows import RowMaker
-from lpi.search.scoring import routes_by_key, text_probes
+from lpi.search.scoring import TASKS, Probes, belonging_of, routes_by_key, text_probes
 from lpi.search.writer import Writer
 from lpi.storage import read_json, write_json
 from lpi.tasks.relevance import relevance
@@ -134,10 +134,15 @@ class Gallery:
         routes = [first[place[self.ids[row]]] for row in there]
         texts, owner, pairs = relevance(records, equal_captions=True)
         probes = text_probes(method, texts, routes_by_key(method, routes), scoring)
-        blocks = [
-            type(probes)({key: v[start : start + BLOCK] for key, v in probes.vectors.items()}).scores(vectors, routes)
+        belonging = None
+        if TASKS in probes.vectors:
+            belonging = belonging_of(method, torch.from_numpy(routing.distances), routing.tasks.tolist())
+            belonging = belonging[[place[self.ids[row]] for row in there]]
+        parts = [
+            Probes({key: v[start : start + BLOCK] for key, v in probes.vectors.items()})
             for start in range(0, len(texts), BLOCK)
         ]
+        blocks = [part.scores(vectors, routes, belonging) for part in parts]
         image_task = self.owners[there]
         text_task = image_task[torch.from_numpy(owner)]
         return self._by_task(torch.cat(blocks), torch.from_numpy(pairs), text_task, image_task)

@@ -2,7 +2,7 @@
 
 A picture's vector was made under its own task's prompts (or a mixture), a query's under those of the task that the
 router takes the query to belong to. The two need not be the same, and pictures of different tasks compete for one
-query. Two answers:
+query. Three answers:
 
 - ``plain``: the query is encoded once, under its own mixture, and every picture's score is the cosine of the two
   vectors. This trusts that prompts bend the common space but don't tear it: the backbone that both went through is the
@@ -12,9 +12,12 @@ query. Two answers:
   the query under that picture's own first route. Both sides were then always made with prompts that were trained
   together, at the price of one encoding and one search a route; but scores of different tasks have different scales
   where one task's training drew its pairs closer together than another's.
+- ``routed``: as ``plain``, plus :data:`lpi.config.ROUTED_WEIGHT` times how far the query and the picture belong to the
+  same tasks. A picture's part of that follows from its kept distances to the tasks, so nothing more is stored, and a
+  stage that changes them writes no vector. Where nothing was learned yet it is the same as ``plain``.
 
-The first is the default, and what ``lpi run`` measures with ``evaluation.scoring = "plain"``; what ``"routed"`` adds to
-it is not part of an index. ``lpi teach --scoring`` and ``benchmarks/search_teach.py`` measure either.
+The first is the default. The first and the last are what ``lpi run`` measures with ``evaluation.scoring = "plain"`` and
+``"routed"``. ``lpi teach --scoring`` measures each.
 """
 
 from __future__ import annotations
@@ -27,15 +30,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lpi.config import ROUTED_WEIGHT
 from lpi.errors import ConfigError, did_you_mean
 from lpi.methods.base import Method, Mixture, chunks
 from lpi.prompts.task_keys import FALLBACK
 from lpi.search.identity import PLAIN, RouteKeys
 from lpi.trainer import plain_text_features
 
-Scoring = Literal["plain", "matched"]
+Scoring = Literal["plain", "matched", "routed"]
 BATCH = 64
 EVERY = "*"  # the route of a vector that is compared with all pictures
+TASKS = "*tasks"  # in the place of a route: how much a query belongs to each task, times the weight of that
 
 
 def check_scoring(scoring: str) -> None:
@@ -46,7 +51,7 @@ def check_scoring(scoring: str) -> None:
     """
     if scoring not in get_args(Scoring):
         raise ConfigError(
-            f"scoring must be plain or matched; got {scoring!r}. {did_you_mean(scoring, get_args(Scoring))}"
+            f"scoring must be plain, matched or routed; got {scoring!r}. {did_you_mean(scoring, get_args(Scoring))}"
         )
 
 
@@ -56,6 +61,8 @@ class Probes:
 
     Attributes:
         vectors: by the key of the route whose pictures they are for, [queries, features]; :data:`EVERY` is for all.
+            Under :data:`TASKS`, with ``routed``, what is compared with how much pictures belong to tasks, [queries,
+            tasks].
     """
 
     vectors: Mapping[str, Tensor]
@@ -66,15 +73,20 @@ class Probes:
     def __getitem__(self, row: int) -> dict[str, Tensor]:
         return {key: vectors[row] for key, vectors in self.vectors.items()}
 
-    def scores(self, images: Tensor, routes: Sequence[str]) -> Tensor:
+    def scores(self, images: Tensor, routes: Sequence[str], belonging: Tensor | None = None) -> Tensor:
         """Scores against pictures, [queries, pictures].
 
         Args:
             images: searched vectors, [pictures, features].
             routes: the key of each picture's first route.
+            belonging: how much each belongs to each task, [pictures, tasks]; needed for ``routed`` only.
         """
         if EVERY in self.vectors:
-            return self.vectors[EVERY] @ images.T
+            cosines = self.vectors[EVERY] @ images.T
+            if TASKS not in self.vectors:
+                return cosines
+            assert belonging is not None
+            return cosines + self.vectors[TASKS] @ belonging.T
         scores = torch.full((len(self), len(images)), -1.0)
         for key, vectors in self.vectors.items():
             own = [place for place, route in enumerate(routes) if route == key]
@@ -107,6 +119,23 @@ def tasks_of(method: Method, mixture: Mixture) -> list[Answering]:
     return answering
 
 
+def tells_tasks(method: Method) -> bool:
+    """Whether a method has learned tasks, and knows them apart."""
+    return method.routed and len(method.tasks) > 0
+
+
+def belonging_of(method: Method, distances: Sequence[Sequence[float]] | Tensor, tasks: Sequence[int]) -> Tensor:
+    """How much pictures belong to each task, [pictures, tasks], from what an index keeps of them.
+
+    Args:
+        method: of the stage that the distances are of.
+        distances: of each picture to each task.
+        tasks: the task that each was sent to, FALLBACK for none.
+    """
+    measured = torch.as_tensor(distances, dtype=torch.float32).reshape(len(tasks), len(method.tasks))
+    return method.belonging("vision", measured, torch.as_tensor(tasks, dtype=torch.int64)).cpu()
+
+
 @torch.no_grad()
 def text_probes(
     method: Method, texts: Sequence[str], routes: Routes, scoring: str, mixture: Mixture | None = None
@@ -117,12 +146,14 @@ def text_probes(
         method: what encodes them.
         texts: at least one.
         routes: the routes that pictures have, by key, as :func:`routes_by_key` gives them.
-        scoring: ``plain`` or ``matched``.
+        scoring: ``plain``, ``matched`` or ``routed``.
         mixture: where they were routed already.
     """
     check_scoring(scoring)
     mixed = method.encode_texts(texts, mixture=mixture).float().cpu()
-    if scoring == "plain" or not routes:
+    if scoring == "routed" and tells_tasks(method):
+        return Probes({EVERY: mixed, TASKS: ROUTED_WEIGHT * method.text_belonging(texts)})
+    if scoring != "matched" or not routes:
         return Probes({EVERY: mixed})
 
     def under(route: int) -> Tensor:
@@ -144,12 +175,14 @@ def image_probes(
         method: what encodes them.
         pixels: prepared, [pictures, 3, height, width] uint8.
         routes: the routes that pictures have, by key.
-        scoring: ``plain`` or ``matched``.
+        scoring: ``plain``, ``matched`` or ``routed``.
         mixture: where they were routed already.
     """
     check_scoring(scoring)
     mixed = method.encode_images(pixels, mixture=mixture).float().cpu()
-    if scoring == "plain" or not routes:
+    if scoring == "routed" and tells_tasks(method):
+        return Probes({EVERY: mixed, TASKS: ROUTED_WEIGHT * method.image_belonging(pixels)})
+    if scoring != "matched" or not routes:
         return Probes({EVERY: mixed})
     backbone = method.backbone
     ready = backbone.inputs.normalise(pixels.to(method.device))
