@@ -1,4 +1,4 @@
-"""Write the figures in README.md from results/scenes.json and results/compare_scenes.json, between their markers.
+"""Write the figures in README.md from the results of scenes and of both comparisons, between their markers.
 
 python benchmarks/readme_figures.py
 """
@@ -62,7 +62,7 @@ def figures(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def comparison(record: dict[str, Any]) -> str:
+def comparison(record: dict[str, Any], domains: dict[str, Any]) -> str:
     lines = [
         "| R@1 after 4 tasks, one gallery, per cent | both directions | forgotten | held out | stored numbers |",
         "|---|---|---|---|---|",
@@ -84,8 +84,26 @@ def comparison(record: dict[str, Any]) -> str:
         f"model with it {best['frozen_with_routing_r1']:.1f}. All {len(record['methods'])} rows, what they cost and "
         "what they differ in: [docs/results.md](docs/results.md). From `results/compare_scenes.json`, made by"
     )
-    lines.append(f"`{record['command']}`.")
+    lines.append(f"`{record['command']}`.\n\n{on_domains(domains)}")
     return "\n".join(lines)
+
+
+def on_domains(record: dict[str, Any]) -> str:
+    """The comparison on real pictures in a sentence."""
+    rows, tasks = record["methods"], record["stream"]["tasks"]
+    shown = ("lpi_best", "dar", "joint", "zero_shot", "finetune", "lpi")
+    names = {
+        **COMPARED,
+        "lpi_best": "LPI in a tenth of DAR's size",
+        "dar": "DAR",
+        "joint": "joint training",
+        "finetune": "fine-tuning",
+    }
+    found = ", ".join(f"{names[row]} {rows[row]['final_r1']:.1f} ± {rows[row]['final_r1_std']:.1f}" for row in shown)
+    return (
+        f"On photographs, stamps, clip art and four kinds of emoji, {tasks[0]['train']} training pictures each, with a "
+        f"real encoder: {found} (`results/compare_domains.json`, {len(rows)} rows)."
+    )
 
 
 def between(text: str, first: str, last: str, content: str) -> str:
@@ -95,18 +113,20 @@ def between(text: str, first: str, last: str, content: str) -> str:
     return f"{before}{first}\n{content}\n{last}{after}"
 
 
-def updated(readme: str, scenes: dict[str, Any], compared: dict[str, Any]) -> str:
+def updated(readme: str, scenes: dict[str, Any], compared: dict[str, Any], domains: dict[str, Any]) -> str:
     readme = between(readme, FIRST, LAST, figures(scenes))
-    return between(readme, FIRST_COMPARED, LAST_COMPARED, comparison(compared))
+    return between(readme, FIRST_COMPARED, LAST_COMPARED, comparison(compared, domains))
+
+
+def records() -> list[dict[str, Any]]:
+    """The results that the figures are from, as :func:`updated` takes them."""
+    files = [ROOT / "results" / f"{name}.json" for name in ("scenes", "compare_scenes", "compare_domains")]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
 def main() -> None:
-    scenes, compared = (
-        json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("scenes", "compare_scenes")
-    )
     readme = ROOT / "README.md"
-    readme.write_text(updated(readme.read_text(encoding="utf-8"), scenes, compared), encoding="utf-8")
+    readme.write_text(updated(readme.read_text(encoding="utf-8"), *records()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -52,13 +52,7 @@ def test_a_quick_run_writes_every_figure(tmp_path: Path) -> None:
 
 
 def test_the_readme_shows_what_the_results_file_says() -> None:
-    import json
-
     import readme_figures
 
-    records = [
-        json.loads((readme_figures.ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("scenes", "compare_scenes")
-    ]
     readme = (readme_figures.ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme_figures.updated(readme, *records) == readme
+    assert readme_figures.updated(readme, *readme_figures.records()) == readme
