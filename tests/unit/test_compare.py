@@ -17,6 +17,7 @@ from lpi.evaluation.compare import Outcome, default_jobs, make_cells, read_tuned
 from lpi.evaluation.harness import Workbench, open_stream, run_experiment
 from lpi.evaluation.scoreboard import markdown, scoreboard, table
 from lpi.evaluation.tuning import trials_of, tune
+from lpi.methods.checkpoint import load_method
 from lpi.storage import read_json, write_json
 
 COLOURS = {"cold": ("blue", "teal"), "warm": ("red", "gold")}
@@ -293,6 +294,27 @@ def test_the_command_compares_in_two_processes_and_goes_on(
     assert json.loads(out)["methods"].keys() == record["methods"].keys()
     code, _, err = lpi(*words, "--against", "lourder")
     assert (code, err.strip()) == (2, "lpi: No row is called 'lourder'. Did you mean 'louder'?")
+
+
+def test_the_method_in_the_docs_is_one_short_file_and_appears_in_the_table(
+    lpi: Callable[..., tuple[int, str, str]], world: dict[str, Any], tmp_path: Path
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "comparing.md").read_text(encoding="utf-8")
+    source = page.split("```python\n")[1].split("```")[0]
+    assert len(source.splitlines()) < 40
+    (tmp_path / "turned.py").write_text(source)
+    toml = write_toml(world | {"training": world["training"] | {"learning_rate": 0.1}}, tmp_path / "small.toml")
+    words = ["--methods", "zero_shot", "--method-file", tmp_path / "turned.py", "--out", tmp_path, "--jobs", "1"]
+    code, out, err = lpi("compare", toml, *words, "--results", tmp_path / "small.json")
+    assert code == 0, err
+    assert "turned" in out
+    rows = read_json(tmp_path / "small.json")["methods"]
+    assert rows["turned"]["stored_parameters"] == rows["turned"]["trainable_per_task"] > 0
+    recalls = [[rows[row][way] for way in ("text_to_image", "image_to_text")] for row in rows]
+    assert recalls[0] != recalls[1]  # it learned something
+    saved = load_method(tmp_path / "small" / "turned" / "seed-0" / "model")
+    assert saved.tasks == sorted(COLOURS)
+    assert saved.shared_state()["up"].abs().sum() > 0
 
 
 # ---- tuning ----------------------------------------------------------------------------------------------------------
