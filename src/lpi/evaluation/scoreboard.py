@@ -110,7 +110,7 @@ def oracle_gap(row: Record) -> float | None:
     if row.get("oracle_r1") is None:
         return None
     by_cosines = row["cosine_r1"] if row.get("cosine_r1") is not None else row["final_r1"]
-    return round(row["oracle_r1"] - by_cosines, 3)
+    return round(float(row["oracle_r1"]) - float(by_cosines), 3)
 
 
 def _stability(run: Record, name: str) -> float | None:
