@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from search_world import World
 
 import lpi
@@ -13,7 +14,7 @@ from lpi.backbones import DualEncoder
 from lpi.errors import CheckpointError, ConfigError, MissingFileError
 from lpi.search import Filters, SearchIndex
 from lpi.search.best import SHOWN
-from lpi.search.scoring import tasks_of
+from lpi.search.scoring import TASKS, tasks_of, text_probes
 from lpi.search.store import Store
 from lpi.tasks.stream import TaskStream
 
@@ -55,6 +56,22 @@ def test_before_any_task_the_frozen_model_answers_and_without_routing_nobody_is_
     untaught, plain = lpi.method("lpi", clip), lpi.method("zero_shot", clip)
     assert tasks_of(untaught, untaught.text_mixture(WORDS[:2])) == [(("", 1.0),)] * 2
     assert tasks_of(plain, plain.text_mixture(WORDS[:2])) == [()] * 2
+
+
+def test_what_routed_a_query_also_tells_how_much_it_belongs_to_each_task(
+    index: SearchIndex, clip: DualEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = index.method()
+    looks = method.routing_texts(WORDS)
+    tasks = method.tasks_of(method.mixture("text", looks)[0][:, 0])
+    expected = 0.1 * method.belonging("text", method.distances("text", looks), tasks)
+    mixture = method.text_mixture(WORDS)
+    monkeypatch.setattr(method, "routing_texts", lambda texts: pytest.fail("the router looked again"))
+    found = text_probes(method, WORDS, {}, "routed", mixture).vectors[TASKS]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    unrouted = lpi.method("zero_shot", clip)
+    with pytest.raises(ConfigError, match="of routed queries only"):
+        unrouted.mixture_belonging("text", unrouted.text_mixture(WORDS))
 
 
 # ---- several at once -------------------------------------------------------------------------------------------------

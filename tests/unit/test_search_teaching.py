@@ -226,7 +226,8 @@ def test_each_domains_queries_meet_the_pictures_of_all(world: World, tmp_path: P
     inputs, pictures = method.backbone.inputs, [record.picture.open() for record in records]
     pixels = torch.stack([torch.tensor(inputs.prepare(picture)).permute(2, 0, 1) for picture in pictures])
     vectors = method.encode_texts(texts), method.encode_images(pictures)
-    sure = [0.1**0.5 * own for own in (method.text_belonging(texts), method.image_belonging(pixels))]
+    routed_to = {"text": method.text_mixture(texts), "vision": method.image_mixture(pixels)}
+    sure = [0.1**0.5 * method.mixture_belonging(tower, mixture) for tower, mixture in routed_to.items()]
     both = [torch.cat(side, dim=1) for side in zip(vectors, sure, strict=True)]
     for measured, (ours, theirs) in ((found, vectors), (routed, both)):
         expected = recall_both_directions(

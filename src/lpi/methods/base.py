@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, get_args, get_type_hints
+from typing import Any, ClassVar, NamedTuple, Protocol, get_args, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,18 @@ class PlainFeatures(Protocol):
         """Of every different caption, [captions, features]."""
 
 
-Mixture = tuple[Tensor, Tensor]  # routes int64 [queries, k], the likeliest first, and weights [queries, k]
+class Mixture(NamedTuple):
+    """Where queries were routed.
+
+    Attributes:
+        routes: int64 [queries, k], the likeliest first.
+        weights: how much each counts, [queries, k]; rows sum to 1.
+        looks: what the router looked at, [queries, routing features]; None where nothing was routed.
+    """
+
+    routes: Tensor
+    weights: Tensor
+    looks: Tensor | None = None
 
 
 class Views(Protocol):
@@ -199,6 +210,11 @@ class Method(
         """Whether queries are sent to tasks at all."""
         return False
 
+    @property
+    def tells_tasks(self) -> bool:
+        """Whether tasks were learned, and are told apart."""
+        return self.routed and len(self.tasks) > 0
+
     def routing_view(self, tower: str) -> View:
         """What of an unprompted pass through a tower tells a query's task; by default its features."""
         return View()
@@ -296,8 +312,11 @@ class Method(
         pixels = images
         if task is not None:
             mixture = self._only(len(pixels), self.task_index(task))
-        routes, weights = self.image_mixture(pixels) if mixture is None else mixture
-        return self._mixed(routes, weights, lambda rows, index: self.image_features(self._ready(pixels, rows), index))
+
+        def encode(rows: Tensor, index: int) -> Tensor:
+            return self.image_features(self._ready(pixels, rows), index)
+
+        return self._mixed(self.image_mixture(pixels) if mixture is None else mixture, encode)
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str], *, task: str | None = None, mixture: Mixture | None = None) -> Tensor:
@@ -311,8 +330,7 @@ class Method(
 
         if task is not None:
             mixture = self._only(len(texts), self.task_index(task))
-        routes, weights = self.text_mixture(texts) if mixture is None else mixture
-        return self._mixed(routes, weights, encode)
+        return self._mixed(self.text_mixture(texts) if mixture is None else mixture, encode)
 
     @torch.no_grad()
     def image_mixture(self, pixels: Tensor) -> Mixture:
@@ -323,43 +341,34 @@ class Method(
         """
         if not self.routed or not len(pixels):
             return self._only(len(pixels), 0)
-        routes, weights = self.mixture("vision", self._looks_of_images(pixels))
-        return routes.cpu(), weights.cpu()
+        looks = self._encoded(len(pixels), lambda rows: self.routing_images(self._ready(pixels, rows)))
+        return self._routed("vision", looks)
 
     @torch.no_grad()
     def text_mixture(self, texts: Sequence[str]) -> Mixture:
         """Where captions are routed, and how much each route counts; see :meth:`mixture`."""
         if not self.routed or not len(texts):
             return self._only(len(texts), 0)
-        routes, weights = self.mixture("text", self._looks_of_texts(texts))
-        return routes.cpu(), weights.cpu()
+        looks = self._encoded(len(texts), lambda rows: self.routing_texts([texts[row] for row in rows.tolist()]))
+        return self._routed("text", looks)
+
+    def _routed(self, tower: str, looks: Tensor) -> Mixture:
+        routes, weights = self.mixture(tower, looks)
+        return Mixture(routes.cpu(), weights.cpu(), looks)
 
     @torch.no_grad()
-    def image_belonging(self, pixels: Tensor) -> Tensor:
-        """:meth:`belonging` of prepared pictures, [images, tasks]; see :meth:`image_mixture`."""
-        return self._belonging("vision", self._looks_of_images(pixels))
-
-    @torch.no_grad()
-    def text_belonging(self, texts: Sequence[str]) -> Tensor:
-        """:meth:`belonging` of captions, [texts, tasks]."""
-        return self._belonging("text", self._looks_of_texts(texts))
-
-    def _belonging(self, tower: str, plain: Tensor) -> Tensor:
-        tasks = self.tasks_of(self.mixture(tower, plain)[0][:, 0])
-        return self.belonging(tower, self.distances(tower, plain), tasks).cpu()
-
-    def _looks_of_images(self, pixels: Tensor) -> Tensor:
-        """What routes prepared pictures, [images, routing features]."""
-        return self._encoded(len(pixels), lambda rows: self.routing_images(self._ready(pixels, rows)))
-
-    def _looks_of_texts(self, texts: Sequence[str]) -> Tensor:
-        return self._encoded(len(texts), lambda rows: self.routing_texts([texts[row] for row in rows.tolist()]))
+    def mixture_belonging(self, tower: str, mixture: Mixture) -> Tensor:
+        """:meth:`belonging` of queries that were routed, [queries, tasks]."""
+        if mixture.looks is None:
+            raise ConfigError("what belongs to which task can be told of routed queries only.")
+        tasks = self.tasks_of(mixture.routes[:, 0])
+        return self.belonging(tower, self.distances(tower, mixture.looks), tasks).cpu()
 
     def _ready(self, pixels: Tensor, rows: Tensor) -> Tensor:
         return self.backbone.inputs.normalise(pixels[rows].to(self.device))
 
     def _only(self, count: int, route: int) -> Mixture:
-        return torch.full((count, 1), route), torch.ones(count, 1)
+        return Mixture(torch.full((count, 1), route), torch.ones(count, 1))
 
     def _plain_texts(self, texts: Sequence[str]) -> Tensor:
         return F.normalize(self.backbone.encode_texts(self.backbone.inputs.tokenize(texts).to(self.device)), dim=-1)
@@ -373,8 +382,9 @@ class Method(
         """Where the backbone lives."""
         return self.backbone.logit_scale.device
 
-    def _mixed(self, routes: Tensor, weights: Tensor, encode: Callable[[Tensor, int], Tensor]) -> Tensor:
+    def _mixed(self, mixture: Mixture, encode: Callable[[Tensor, int], Tensor]) -> Tensor:
         """Encode rows in groups of one route each and add up; rows come back in their own order."""
+        routes, weights, _ = mixture
         features = torch.zeros(len(routes), self.backbone.feature_width, device=self.device)
         for index in sorted(set(routes.flatten().tolist())):
             own, place = ((routes == index) & (weights > 0)).nonzero(as_tuple=True)

@@ -107,7 +107,6 @@ class Encoder:
         """Where pictures belong, decided from their kept routing features [pictures, routing features] alone."""
         method = self.method
         width = method.backbone.view_width("vision", method.routing_view("vision"))
-        tasks = len(method.tasks) if method.routed else 0
         parts: list[list[Tensor]] = []
         for start in range(0, max(len(looks), 1), ROUTING_ROWS):  # once for no pictures: the shapes are right then, too
             own = looks[start : start + ROUTING_ROWS]
@@ -116,9 +115,9 @@ class Encoder:
                 filled[: len(own)] = unit(own.astype(np.float32))
             rows = torch.from_numpy(filled).to(method.device)
             routes, weights = method.mixture("vision", rows)
-            belongs = method.tasks_of(routes[:, 0]) if tasks else torch.full((ROUTING_ROWS,), FALLBACK)
+            belongs = method.tasks_of(routes[:, 0]) if method.tells_tasks else torch.full((ROUTING_ROWS,), FALLBACK)
             distances, confidence = torch.empty(ROUTING_ROWS, 0), torch.full((ROUTING_ROWS,), torch.nan)
-            if tasks:
+            if method.tells_tasks:
                 distances = method.distances("vision", rows)
                 confidence = method.posteriors(distances, "vision").amax(dim=1)
             parts.append([part.cpu()[: len(own)] for part in (routes, belongs, weights, distances, confidence)])

@@ -381,9 +381,8 @@ class SearchIndex:
         routing = encoder.routing(encoder.looks(pixels))
         key = RouteKeys(view.method)[int(routing.routes[0, 0])]
         texts = text_probes(view.method, captions, routes_by_key(view.method, [key]), scoring)
-        belonging = None
-        if TASKS in texts.vectors:
-            belonging = belonging_of(view.method, torch.from_numpy(routing.distances), routing.tasks.tolist())
+        counts = TASKS in texts.vectors
+        belonging = belonging_of(view.method, routing.distances, routing.tasks) if counts else None
         scores = texts.scores(picture, [key], belonging)[:, 0].tolist()
         order = sorted(range(len(captions)), key=lambda place: (-scores[place], place))
         return [(captions[place], scores[place]) for place in order]

@@ -129,15 +129,13 @@ class Gallery:
         if not there:
             return {}
         records = [self.records[row] for row in there]
-        vectors = torch.from_numpy(maker.vectors(kept, routing))[[place[self.ids[row]] for row in there]]
-        first = [maker.keys[route] for route in routing.routes[:, 0].tolist()]
-        routes = [first[place[self.ids[row]]] for row in there]
+        order = [place[self.ids[row]] for row in there]
+        vectors = torch.from_numpy(maker.vectors(kept, routing))[order]
+        routes = [maker.keys[route] for route in routing.routes[order, 0].tolist()]
         texts, owner, pairs = relevance(records, equal_captions=True)
         probes = text_probes(method, texts, routes_by_key(method, routes), scoring)
-        belonging = None
-        if TASKS in probes.vectors:
-            belonging = belonging_of(method, torch.from_numpy(routing.distances), routing.tasks.tolist())
-            belonging = belonging[[place[self.ids[row]] for row in there]]
+        counts = TASKS in probes.vectors
+        belonging = belonging_of(method, routing.distances, routing.tasks)[order] if counts else None
         parts = [
             Probes({key: v[start : start + BLOCK] for key, v in probes.vectors.items()})
             for start in range(0, len(texts), BLOCK)

@@ -26,7 +26,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -34,6 +36,7 @@ from lpi.config import ROUTED_WEIGHT
 from lpi.errors import ConfigError, did_you_mean
 from lpi.methods.base import Method, Mixture, chunks
 from lpi.prompts.task_keys import FALLBACK
+from lpi.search.encoding import Single
 from lpi.search.identity import PLAIN, RouteKeys
 from lpi.trainer import plain_text_features
 
@@ -105,11 +108,10 @@ def tasks_of(method: Method, mixture: Mixture) -> list[Answering]:
         method: whose.
         mixture: of the queries, as its ``text_mixture`` or ``image_mixture`` gives it.
     """
-    routes, weights = mixture
     if not method.routed:
-        return [()] * len(routes)
+        return [()] * len(mixture.routes)
     answering: list[Answering] = []
-    for tasks, shares in zip(method.tasks_of(routes).tolist(), weights.tolist(), strict=True):
+    for tasks, shares in zip(method.tasks_of(mixture.routes).tolist(), mixture.weights.tolist(), strict=True):
         counts: dict[str, float] = {}
         for task, share in zip(tasks, shares, strict=True):
             name = "" if task == FALLBACK else method.tasks[task]
@@ -119,12 +121,9 @@ def tasks_of(method: Method, mixture: Mixture) -> list[Answering]:
     return answering
 
 
-def tells_tasks(method: Method) -> bool:
-    """Whether a method has learned tasks, and knows them apart."""
-    return method.routed and len(method.tasks) > 0
-
-
-def belonging_of(method: Method, distances: Sequence[Sequence[float]] | Tensor, tasks: Sequence[int]) -> Tensor:
+def belonging_of(
+    method: Method, distances: Sequence[Sequence[float]] | Single, tasks: Sequence[int] | NDArray[np.int64]
+) -> Tensor:
     """How much pictures belong to each task, [pictures, tasks], from what an index keeps of them.
 
     Args:
@@ -150,9 +149,10 @@ def text_probes(
         mixture: where they were routed already.
     """
     check_scoring(scoring)
+    mixture = method.text_mixture(texts) if mixture is None else mixture
     mixed = method.encode_texts(texts, mixture=mixture).float().cpu()
-    if scoring == "routed" and tells_tasks(method):
-        return Probes({EVERY: mixed, TASKS: ROUTED_WEIGHT * method.text_belonging(texts)})
+    if scoring == "routed" and method.tells_tasks:
+        return Probes({EVERY: mixed, TASKS: ROUTED_WEIGHT * method.mixture_belonging("text", mixture)})
     if scoring != "matched" or not routes:
         return Probes({EVERY: mixed})
 
@@ -179,9 +179,10 @@ def image_probes(
         mixture: where they were routed already.
     """
     check_scoring(scoring)
+    mixture = method.image_mixture(pixels) if mixture is None else mixture
     mixed = method.encode_images(pixels, mixture=mixture).float().cpu()
-    if scoring == "routed" and tells_tasks(method):
-        return Probes({EVERY: mixed, TASKS: ROUTED_WEIGHT * method.image_belonging(pixels)})
+    if scoring == "routed" and method.tells_tasks:
+        return Probes({EVERY: mixed, TASKS: ROUTED_WEIGHT * method.mixture_belonging("vision", mixture)})
     if scoring != "matched" or not routes:
         return Probes({EVERY: mixed})
     backbone = method.backbone
