@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import shutil
 from pathlib import Path
 from typing import Any
 
-EXTRAS = {
-    "report": ("matplotlib", "HTML reports"),
-    "log": ("tensorboard", "TensorBoard scalars"),
-}
+from lpi.extras import EXTRAS, install_line, missing
 
 
 def examine() -> dict[str, dict[str, Any]]:
@@ -29,10 +25,10 @@ def examine() -> dict[str, dict[str, Any]]:
         "disk": _finding(free > 2, f"{free:.0f} GiB free here"),
         "backbone": _backbone(),
     }
-    for extra, (module, purpose) in EXTRAS.items():
-        there = importlib.util.find_spec(module) is not None
-        advice = f"{purpose}: there" if there else f"{purpose}: not installed; pip install 'lpi[{extra}]'"
-        findings[extra] = _finding(there, advice)
+    for name, extra in EXTRAS.items():
+        there = not missing(name)
+        advice = f"{extra.purpose}: there" if there else f"{extra.purpose}: not installed; {install_line(name)}"
+        findings[name] = _finding(there, advice)
     return findings
 
 

@@ -44,7 +44,7 @@ def kept(bridge: Bridge, queries: Tensor, pictures: Pairs) -> float:
 
 
 def test_procrustes_is_scipys() -> None:
-    linalg = pytest.importorskip("scipy.linalg", reason="SciPy is an extra: lpi[grounding]")
+    linalg = pytest.importorskip("scipy.linalg", reason="SciPy is an extra: grounding")
     lesson, held_out = lessons(Pairs(drawn(50, 12), drawn(50, 12, seed=1)))
     ours = learn_bridge("procrustes", lesson, held_out).tensors()["rotation"]
     theirs, _ = linalg.orthogonal_procrustes(lesson.pictures.new.double().numpy(), lesson.pictures.old.double().numpy())
@@ -53,7 +53,7 @@ def test_procrustes_is_scipys() -> None:
 
 @pytest.mark.parametrize(("new", "old"), [(12, 8), (8, 12)])
 def test_procrustes_between_widths_loses_as_little_as_scipys_on_padded_spaces(new: int, old: int) -> None:
-    linalg = pytest.importorskip("scipy.linalg", reason="SciPy is an extra: lpi[grounding]")
+    linalg = pytest.importorskip("scipy.linalg", reason="SciPy is an extra: grounding")
     lesson, held_out = lessons(Pairs(drawn(50, new), drawn(50, old, seed=1)))
     pictures = lesson.pictures
     bridge = learn_bridge("procrustes", lesson, held_out)

@@ -29,7 +29,7 @@ def mine(world: World, tmp_path: Path) -> World:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Daft leaves its workers' pipes open
 def test_two_processes_make_the_index_that_one_makes(world: World, tmp_path: Path) -> None:
-    pytest.importorskip("daft", reason="Daft is an extra: lpi[cluster]")
+    pytest.importorskip("daft", reason="Daft is an extra: cluster")
     photos = world.copy(tmp_path).photos
     (photos / "broken.png").write_bytes(b"not a picture")
     place = tmp_path / "bulk"
@@ -69,7 +69,7 @@ def test_a_basket_gives_each_picture_away_once() -> None:
 
 
 def test_the_engine_reports_nothing_to_anybody() -> None:
-    pytest.importorskip("daft", reason="Daft is an extra: lpi[cluster]")
+    pytest.importorskip("daft", reason="Daft is an extra: cluster")
     load_daft()
     from daft.scarf_telemetry import opted_out
 

@@ -47,7 +47,7 @@ def karpathy(root: Path, name: str, folder: str) -> None:
 
 
 def parquet(path: Path, column: str, count: int, first: int = 0) -> None:
-    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'lpi[collections]'")
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is an extra: collections")
     from pyarrow import parquet as tables
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,17 +11,18 @@ import pytest
 import lpi
 
 ROOT = Path(lpi.__file__).parent
-LEAVES = {"errors", "storage", "config"}
+LEAVES = {"errors", "extras", "storage", "config"}
 BELOW_METHODS = {"tasks", "backbones", "prompts", "losses", "data.records", *LEAVES}
 
 #: A module may import what its own row, or else that of the folder it lies in, names; a name stands for all below it.
 MAY_IMPORT: dict[str, set[str]] = {
     "": {"backbones.loading", "methods", "search.index", "tasks.stream"},  # the public names, loaded when first used
     "errors": set(),
+    "extras": {"errors"},
     "storage": {"errors"},
     "config": {"errors"},
     "losses": {"errors"},
-    "data": {"data", "errors"},
+    "data": {"data", "errors", "extras"},
     "backbones": {"backbones", "errors", "storage"},
     "prompts": {"prompts", "errors"},
     "tasks": {"tasks", "data", "errors"},
@@ -39,8 +40,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation.continual": {"errors"},
     "grounding": {"grounding", "methods", "data.expressions.record", "evaluation.boxes", *BELOW_METHODS},
     "grounding.backbones": {"grounding.backbones", "backbones", "errors"},
-    "grounding.losses": {"grounding.backbones", "evaluation.boxes", "errors"},
-    "report": {"report", "evaluation.continual", "errors", "storage"},
+    "grounding.losses": {"grounding.backbones", "evaluation.boxes", "errors", "extras"},
+    "report": {"report", "evaluation.continual", "errors", "extras", "storage"},
     "search": {"search", "trainer", "methods", "data", *BELOW_METHODS},
     "search.recorded": {"search", "evaluation", "trainer", "methods", "data", *BELOW_METHODS},  # recall twice
     "serve": {"serve", "search", "grounding", "data.records", *LEAVES},

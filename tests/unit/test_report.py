@@ -360,7 +360,7 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
         return original(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingExtraError, match=r"pip install 'lpi\[report\]'"):
+    with pytest.raises(MissingExtraError, match=r"-e '\.\[report\]'"):
         write_report([run], tmp_path)
     assert not (tmp_path / "report.html").exists()
 

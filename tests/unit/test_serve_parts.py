@@ -329,7 +329,7 @@ def test_a_port_in_use_and_an_address_of_others_are_one_clear_line() -> None:
 def test_what_is_not_installed_is_said_before_anything_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.delitem(sys.modules, "lpi.serve")
-    with pytest.raises(MissingExtraError, match=r"fastapi is not installed.*pip install 'lpi\[serve\]'"):
+    with pytest.raises(MissingExtraError, match=r"serving needs .*fastapi.*-e '\.\[serve\]'"):
         importlib.import_module("lpi.serve")
 
 

@@ -13,7 +13,8 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lpi.errors import MissingExtraError, OutputError
+from lpi.errors import OutputError
+from lpi.extras import missing_extra
 from lpi.storage import reason
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _writer(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise MissingExtraError("TensorBoard is not installed. Install it with: pip install 'lpi[log]'") from error
+        raise missing_extra("TensorBoard is not installed", "log") from error
     try:
         return SummaryWriter(str(folder))
     except OSError as error:

@@ -6,15 +6,15 @@ library has no loss: theirs is the same one over a single token, the whole expre
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.loss.loss_grounding_dino import GroundingDinoHungarianMatcher, GroundingDinoImageLoss
 
-from lpi.errors import MissingExtraError, ShapeError
+from lpi.errors import ShapeError
 from lpi.evaluation.boxes import HIT, corners_of, iou
+from lpi.extras import missing, missing_extra
 from lpi.grounding.backbones.base import Detections
 
 COSTS = {"class_cost": 1.0, "bbox_cost": 5.0, "giou_cost": 2.0}  # of the matching; Grounding DINO's own
@@ -50,8 +50,8 @@ def detection_losses(
     batch = len(found.boxes)
     if truth.shape != (batch, 4):
         raise ShapeError(f"truth must be [batch={batch}, 4]; got {list(truth.shape)}.")
-    if find_spec("scipy") is None:
-        raise MissingExtraError("Learning boxes needs SciPy. Install it: pip install 'lpi[grounding]'.")
+    if missing("grounding"):
+        raise missing_extra("learning boxes needs SciPy, which is not installed", "grounding")
     # The library offsets the labels of every expression but the first by one map's rows, whatever comes before it
     # (right for two expressions only). With all rows in every map, the sum is the expression's own row at any size.
     maps = [found.named.long()] * batch

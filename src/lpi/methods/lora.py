@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder
-from lpi.errors import MissingExtraError
+from lpi.extras import missing_extra
 from lpi.methods.adapters import Targets, check_range, private_copy, target_layers
 from lpi.methods.base import TaskData, recorded
 from lpi.methods.tuned import Copied
@@ -27,7 +27,7 @@ def inject(backbone: DualEncoder, *, rank: int, alpha: int, targets: Targets) ->
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise MissingExtraError("method 'lora' needs the PEFT library: pip install 'lpi[methods]'.") from error
+        raise missing_extra("method 'lora' needs PEFT, which is not installed", "methods") from error
     chosen = {id(layer) for layer in target_layers(backbone, targets).values()}
     names = [name for name, module in backbone.model.named_modules() if id(module) in chosen]
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=names), backbone.model)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lpi.errors import MissingExtraError
+from lpi.extras import missing_extra
 
 # name -> the colour on the light page; the dark page's are in template/style.css under the same names.
 LIGHT = {
@@ -101,9 +101,7 @@ def render(name: str, draw: Draw, size: tuple[float, float]) -> Plot:
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError(
-            "the report's figures need matplotlib. Install it: pip install 'lpi[report]'."
-        ) from error
+        raise missing_extra("the report's figures need matplotlib, which is not installed", "report") from error
     files = {}
     for kind in ("svg", "png"):
         palette = Palette(variables=kind == "svg")

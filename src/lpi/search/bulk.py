@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lpi.errors import LpiError, MissingExtraError
+from lpi.errors import LpiError
+from lpi.extras import missing_extra
 from lpi.methods.checkpoint import load_method
 from lpi.search.embedding import Embedder, Job, Outcome
 from lpi.search.encoding import Encoder, Half
@@ -198,5 +199,5 @@ def load_daft() -> Any:
     try:
         import daft
     except ImportError as error:
-        raise MissingExtraError("Daft is not installed. Install it with: pip install 'lpi[cluster]'") from error
+        raise missing_extra("Daft is not installed", "cluster") from error
     return daft

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpi.errors import CheckpointError, MissingExtraError, OutputError
+from lpi.errors import CheckpointError, OutputError
+from lpi.extras import missing_extra
 from lpi.search.encoding import Half, Single
 from lpi.search.filters import quoted
 from lpi.search.identity import PLAIN, ROUTING
@@ -37,7 +38,7 @@ def _lance() -> tuple[Any, Any]:
         import lancedb
         import pyarrow
     except ImportError as error:
-        raise MissingExtraError("LanceDB is not installed. Install it with: pip install 'lpi[search]'") from error
+        raise missing_extra("LanceDB is not installed", "search") from error
     return lancedb, pyarrow
 
 

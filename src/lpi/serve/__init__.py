@@ -4,10 +4,7 @@
 does it in threads with the help of ``batching``. ``security`` and ``limits`` stand at the door, ``metrics`` counts.
 """
 
-from importlib import util
+from lpi.extras import missing, missing_extra
 
-from lpi.errors import MissingExtraError
-
-for _part in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
-    if util.find_spec(_part) is None:
-        raise MissingExtraError(f"{_part} is not installed. Install what serving needs with: pip install 'lpi[serve]'")
+if _missing := missing("serve"):
+    raise missing_extra(f"serving needs {', '.join(_missing)}, which can't be imported", "serve")

@@ -15,7 +15,8 @@ from PIL import Image
 
 from lpi.data.records import CaptionedImage, open_image
 from lpi.data.rows import OnError, clean_captions
-from lpi.errors import DataError, MissingExtraError
+from lpi.errors import DataError
+from lpi.extras import missing_extra
 
 _READING = (
     Lock()
@@ -62,9 +63,7 @@ def _table(path: Path) -> Any:
     try:
         from pyarrow import ArrowInvalid, parquet
     except ImportError as error:
-        raise MissingExtraError(
-            "Parquet files need pyarrow. Install it with: pip install 'lpi[collections]'"
-        ) from error
+        raise missing_extra("Parquet files need pyarrow, which is not installed", "collections") from error
     try:
         return parquet.ParquetFile(path)
     except (ArrowInvalid, OSError) as error:
