@@ -3,7 +3,7 @@
     python benchmarks/search_scale.py --results results/search_scale.json
     python benchmarks/search_scale.py --sizes 5000 --results scale.json
 
-FAISS is no dependency of this library: pip install faiss-cpu (or --engines lpi). Every engine runs in a process of its
+FAISS is no dependency of this library: pip install faiss-cpu (or leave it out: --engines lpi). Every engine runs in a process of its
 own, so that its peak memory is its own. Vectors of 256 numbers and length 1, drawn anew in every process: ``random``
 ones, and ``clustered`` ones. All pictures lie around one direction, as CLIP's do. Queries come from two directions: an
 ``image`` query lies where pictures do, a ``text`` query around another direction, and only its content is a picture's.
@@ -311,7 +311,7 @@ def main() -> None:
         return
     needed = any(engine.startswith("faiss") for engine in options.engines)
     if needed and importlib.util.find_spec("faiss") is None:
-        raise SystemExit("FAISS is not installed: pip install faiss-cpu, or leave it out with --engines lpi")
+        raise SystemExit("FAISS is not installed: pip install faiss-cpu; without it: --engines lpi")
     started = time.monotonic()
     work = Path(tempfile.mkdtemp(prefix="lpi-scale-", dir=options.work))
     sizes: dict[str, Any] = {}

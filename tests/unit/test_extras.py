@@ -11,7 +11,7 @@ from lpi.errors import MissingExtraError
 from lpi.extras import EXTRAS, install_line, missing, missing_extra
 
 ROOT = Path(__file__).parents[2]
-BARE_NAME = re.compile(r"(?:pip|pipx|uv)[^\n`]*\binstall\b[^\n`]*[ '\"]lpi(?:\[|\b(?![-_/.\w]))")
+BARE_NAME = re.compile(r"(?:pip|pipx|uv)[^\n`]*\binstall\b[^\n`;(]*[ '\"]lpi(?:\[|\b(?![-_/.\w]))")
 
 
 def declared() -> dict[str, list[str]]:
