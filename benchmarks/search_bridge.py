@@ -2,6 +2,7 @@
 
     python benchmarks/search_bridge.py --small
     python benchmarks/search_bridge.py --real FOLDER --results results/search_bridge.json
+    python benchmarks/search_bridge.py --real FOLDER --large --results results/search_bridge_large.json
 
 Pairs of an old and a new backbone: the embedded one before and after a short alignment, and at two input sizes; with
 ``--real`` the same with the backbone FOLDER/backbones/dino-minilm on the photographs of FOLDER/flickr8k. A part of the
@@ -61,6 +62,7 @@ BATCH = 64
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", type=Path, help="folder with flickr8k and backbones/dino-minilm")
+    parser.add_argument("--large", action="store_true", help="only the large upgrades, with --real")
     parser.add_argument("--small", action="store_true", help="few pictures, in a minute or two")
     parser.add_argument("--pictures", type=int, default=4000, help="of a gallery, the sample among them")
     parser.add_argument("--samples", type=int, nargs="+", default=[50, 100, 250, 500, 1000, 2000])
@@ -357,14 +359,38 @@ def real(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     }
 
 
+def large(options: argparse.Namespace) -> dict[str, Any]:
+    """Upgrades worth making, on photographs: another family of model, and twice the side of the input."""
+    source = options.real / "backbones" / "dino-minilm"
+    records = load_source(options.real / "flickr8k")
+    test = [r for r in records if r.split == "test"][: options.pictures // 4]
+    train = [r for r in records if r.split == "train"]
+    random.Random(0).shuffle(train)
+    world = world_of(test, train[: options.pictures - len(test)], captions=2)
+    small = plain(source)
+    words = words_of(small, [], [], WORDS, 0)
+    now = made(world, small, words)
+    return {
+        "flickr8k: lpi-tiny -> dino-minilm": compare(
+            "flickr8k, another model", world, made(world, plain("lpi-tiny"), words), now, options
+        ),
+        "flickr8k: dino-minilm at 112 pixels -> at 224": compare(
+            "flickr8k, twice the side", world, now, made(world, plain(source, 224), words), options
+        ),
+    }
+
+
 def main() -> None:
     options = arguments()
     work = Path(tempfile.mkdtemp(prefix="lpi-bridge-"))
     started = time.monotonic()
     try:
-        pairs = scenes(options, work)
-        if options.real is not None:
-            pairs |= real(options, work)
+        if options.large:
+            pairs = large(options)
+        else:
+            pairs = scenes(options, work)
+            if options.real is not None:
+                pairs |= real(options, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     write_json(
