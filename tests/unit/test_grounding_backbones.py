@@ -5,8 +5,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_grounding import DETECTORS, EXPRESSIONS, pictures, tiny_dino, tiny_owl
 from torch import Tensor, nn
 
@@ -16,6 +18,7 @@ from lpi.grounding.backbones import GroundingBackbone, GroundingPrompts, load_gr
 from lpi.grounding.backbones.inputs import one_phrase, to_pixels, to_units
 from lpi.grounding.backbones.parts import Given, with_parts
 from lpi.grounding.backbones.swin_bert import MapState, SwinBertBackbone, SwinTower
+from lpi.grounding.methods import grounding_method
 
 IMAGES = pictures(3)
 LENGTH = 8
@@ -340,3 +343,31 @@ def test_a_view_has_other_parts_and_the_same_weights() -> None:
     assert view[1] is model[1]
     assert isinstance(model[0][0], nn.Linear)
     assert SimpleNamespace(**dict(view.named_children())).__dict__.keys() == {"0", "1"}
+
+
+@pytest.mark.parametrize("size", [(1, 100_000), (100_000, 1), (1, 1)])
+def test_a_line_of_pixels_takes_no_room_to_speak_of_or_is_refused_in_one_line(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
+    line = Image.new("RGB", size)
+    padded = load_grounding_backbone(tiny_owl(tmp_path / "owl", version=2)).inputs  # padded to a square of its length
+    ready = padded.pictures([line])
+    assert ready.pixels.shape == (1, 3, *padded.image_size)
+    assert ready.frames.tolist() == [[max(size)] * 2]
+    proportioned = load_grounding_backbone(tiny_dino(tmp_path / "dino")).inputs
+    if size == (1, 1):
+        assert len(proportioned.pictures([line])) == 1
+    else:
+        with pytest.raises(DataError, match=r"of \d+ x \d+ pixels is too long for this detector\. Cut it\."):
+            proportioned.pictures([line])
+
+
+def test_a_detector_takes_a_path_and_pixels_and_refuses_what_is_no_picture(tmp_path: Path) -> None:
+    method = grounding_method("zero_shot", load_grounding_backbone(tiny_owl(tmp_path / "owl")))
+    noise = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    expected = method.locate(Image.fromarray(noise), ["a dog"])
+    assert method.locate(tmp_path / "noise.png", "a dog") == method.locate(noise, ["a dog"]) == expected
+    for image, words in ((None, ["a dog"]), (noise / 255, ["a dog"]), (noise, [None]), (noise, 3)):
+        with pytest.raises(ConfigError, match="must be"):
+            method.locate(image, words)  # type: ignore[arg-type]

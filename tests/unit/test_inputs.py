@@ -1,6 +1,8 @@
 """Pixels and tokens: what the towers get to see."""
 
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,3 +111,43 @@ def test_what_decides_the_inputs_is_described(inputs: Inputs) -> None:
     assert described["context"] == 12
     assert described != Inputs(RECIPE.at(64), tiny.clip_tokenizer(12), context=12).describe()
     assert described != Inputs(RECIPE, tiny.bert_tokenizer(12), context=12).describe()
+
+
+@pytest.mark.parametrize("size", [(1, 100_000), (100_000, 1), (1, 20_000_000)])
+def test_a_line_of_pixels_is_cut_before_it_is_enlarged(
+    size: tuple[int, int], inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, made = Image.Image.resize, []
+
+    def resize(image: Image.Image, size: tuple[int, int], *options: Any, **named: Any) -> Image.Image:
+        made.append((image.width * image.height, size[0] * size[1]))
+        return whole(image, size, *options, **named)
+
+    monkeypatch.setattr(Image.Image, "resize", resize)
+    assert inputs.prepare(Image.new("RGB", size, "teal"))[9, 9].tolist() == [0, 128, 128]
+    assert max(max(both) for both in made) < 40 * 40
+
+
+@pytest.mark.parametrize("size", [(1, 65), (3, 300), (300, 4), (7, 1001), (40, 4000), (9000, 130)])
+@pytest.mark.parametrize("resample", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS])
+def test_a_long_picture_looks_as_if_the_whole_had_been_resized(size: tuple[int, int], resample: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    picture, scale = Image.fromarray(noise), 36 / min(size)
+    longest = int(36 * max(size) / min(size))
+    whole = picture.resize((36, longest) if scale * size[0] < 37 else (longest, 36), Image.Resampling(resample))
+    left, top = (whole.width - 32) // 2, (whole.height - 32) // 2
+    expected = np.asarray(whole.crop((left, top, left + 32, top + 32))).astype(int)
+    found = Inputs(replace(RECIPE, resample=int(resample)), tiny.clip_tokenizer(12), context=12).prepare(picture)
+    assert np.abs(found - expected).max() <= 1  # the last bit of a weight, rounded
+
+
+@pytest.mark.parametrize("size", [(10, 640), (640, 10), (90, 60)])
+def test_up_to_a_length_of_64_widths_a_picture_is_prepared_to_the_bit_as_ever(
+    size: tuple[int, int], inputs: Inputs
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}, do_rescale=False, do_normalize=False
+    )
+    expected = processor(Image.fromarray(noise), return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+    np.testing.assert_array_equal(inputs.prepare(Image.fromarray(noise)), expected)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, WebPImagePlugin
 from search_world import World, vectors_of
 
 import lpi
@@ -108,6 +108,25 @@ def test_broken_files_are_skipped_with_a_reason_on_record(mine: World) -> None:
     assert done.pictures == 24
     (mine.photos / "cut.png").write_bytes(whole)
     assert set(mine.update().skipped) == {"empty.jpg", "words.jpg"}
+
+
+def test_pipes_and_what_decoders_choke_on_are_skipped_by_name_and_stop_nothing(
+    mine: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise KeyError("planes")
+
+    os.mkfifo(mine.photos / "pipe.jpg")
+    (mine.photos / "script.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    Image.new("RGB", (9, 9)).save(mine.photos / "odd.webp")
+    Image.new("RGB", (1, 5000), "teal").save(mine.photos / "line.png")
+    monkeypatch.setattr(WebPImagePlugin.WebPImageFile, "load", fails)
+    done = mine.update()
+    assert set(done.skipped) == {"pipe.jpg", "script.jpg", "odd.webp"}
+    assert "it is a pipe" in done.skipped["pipe.jpg"]
+    assert "its content is none of" in done.skipped["script.jpg"]
+    assert "KeyError: 'planes'" in done.skipped["odd.webp"]
+    assert done.pictures == 25
 
 
 def test_a_name_that_is_not_utf8_is_skipped_with_a_reason(mine: World) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from search_world import QUICK, World
 from starlette.testclient import TestClient
 from tiny_grounding import tiny_owl
@@ -262,6 +262,18 @@ def test_pictures_that_are_too_large_or_no_pictures_are_refused(client: TestClie
     refused(415, "got 'application/json'", json={"image": "?"})
     refused(400, "there is no parameter 'q'", params={"q": "words"}, content=picture(9, 9))
     assert client.post("/api/info").status_code == 405
+
+
+def test_a_sent_picture_whose_decoder_fails_is_one_line_and_no_error_of_the_server(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("planes don't agree")
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fails)
+    answer = client.post("/api/search", content=picture(9, 9))
+    assert answer.status_code == 400
+    assert "the picture can't be read (RuntimeError: planes don't agree)" in answer.json()["error"]
 
 
 def test_every_answer_is_guarded(client: TestClient) -> None:

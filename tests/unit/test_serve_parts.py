@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
@@ -189,6 +189,29 @@ def test_a_picture_with_more_pixels_than_may_be_is_refused_before_it_is_decoded(
 def test_what_is_no_picture_that_browsers_show_is_refused(content: bytes) -> None:
     with pytest.raises(DataError, match=r"no picture|can't be read"):
         read_picture(content, pixels=10**6)
+
+
+def test_a_line_of_pixels_is_refused_and_a_long_picture_is_not() -> None:
+    assert read_picture(png(2, 20_000), pixels=10**6).size == (2, 20_000)
+    for size in ((1, 10_001), (10_001, 1)):
+        with pytest.raises(RefusedError, match="at most 10,000 times its width; got ") as refused:
+            read_picture(png(*size), pixels=10**6)
+        assert refused.value.status == 413
+
+
+@pytest.mark.parametrize("place", ["__init__", "load"])
+@pytest.mark.parametrize(
+    "error", [AttributeError("x"), RuntimeError("x"), KeyError("x"), MemoryError(), OverflowError("x")]
+)
+def test_whatever_a_decoder_raises_a_sent_picture_is_refused(
+    place: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, place, fails)
+    with pytest.raises(DataError, match="the picture can't be read"):
+        read_picture(png(9, 9), pixels=10**6)
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["length told", "chunked"])

@@ -321,9 +321,22 @@ class DualEncoder(nn.Module):
         """Features of pictures, [batch, features], not normalised.
 
         Args:
-            pixels: [batch, 3, height, width], as ``inputs.normalise`` gives them.
+            pixels: [batch, 3, height, width], as ``inputs.images`` or ``inputs.normalise`` gives them.
             prompts: for the vision tower.
+
+        Raises:
+            ConfigError: it is anything else, such as pictures or bytes.
         """
+        if not isinstance(pixels, PatchInputs) and not (
+            isinstance(pixels, Tensor) and pixels.dim() == 4 and pixels.is_floating_point()
+        ):
+            shape = (
+                f"{str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}" if isinstance(pixels, Tensor) else ""
+            )
+            raise ConfigError(
+                "a backbone reads normalised pixels, float [batch, 3, height, width]; "
+                f"got {shape or type(pixels).__name__}. Make them with backbone.inputs.images(..)."
+            )
         features: Tensor = self.vision(pixels, prompts)
         return features
 
@@ -356,7 +369,14 @@ class DualEncoder(nn.Module):
         Args:
             texts: as ``inputs.tokenize`` gives them.
             prompts: for the text tower.
+
+        Raises:
+            ConfigError: it is anything else, such as words.
         """
+        if not isinstance(texts, TextInputs):
+            raise ConfigError(
+                f"a backbone reads tokens; got {type(texts).__name__}. Make them with backbone.inputs.tokenize(..)."
+            )
         features: Tensor = self.text(texts, prompts)
         return features
 

@@ -5,6 +5,8 @@ are seen (small enough to be kept and augmented), :meth:`Inputs.normalise` turns
 device.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,10 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lpi.backbones.given import PictureLike, given_pixels, given_texts
 from lpi.backbones.state import PatchInputs, TextInputs
 from lpi.backbones.towers import cut
+from lpi.data.pictures import in_colour
 from lpi.errors import BackboneError, ConfigError
 
+LONG = 64  # times as long as wide: above it, a picture is cut before it is resized, and below it needn't be
+WIDEST_FILTER = 3  # pixels to each side that PIL's resampling filters look at (Lanczos)
 # What a tokenizer's behaviour is recognised by, beside its vocabulary.
 PROBES = ("A photo of 2 cats, sleeping.", "ÉTÉ naïve-looking  street", "don't", "狗 and 🐕!")
 
@@ -49,7 +55,7 @@ class PixelRecipe:
     patches: int | None = None
 
     @classmethod
-    def from_processor(cls, processor: Any) -> "PixelRecipe":
+    def from_processor(cls, processor: Any) -> PixelRecipe:
         """Read it from a transformers image processor.
 
         Raises:
@@ -92,7 +98,7 @@ class PixelRecipe:
         assert isinstance(self.resize, tuple)
         return self.resize
 
-    def at(self, side: int) -> "PixelRecipe":
+    def at(self, side: int) -> PixelRecipe:
         """The same for square pictures of another size: a margin that is cropped away stays in proportion."""
         if isinstance(self.resize, tuple):
             height, width = self.size
@@ -149,11 +155,10 @@ class Inputs:
         Returns:
             [height, width, 3] uint8.
         """
-        if image.mode != "RGB":
-            image = image.convert("RGB")
+        image = in_colour(image)
         recipe = self.recipe
         if recipe.resize is not None:
-            image = _resize(image, recipe.resize, recipe.resample)
+            image = _resize(image, recipe.resize, recipe.resample, recipe.crop)
         if recipe.crop is not None:
             image = _crop(image, recipe.crop)
         return np.asarray(image)
@@ -182,14 +187,31 @@ class Inputs:
         scale, shift = self._scale.to(images.device), self._shift.to(images.device)
         return ((images - shift) / scale).round().clamp(0, 255).to(torch.uint8)
 
-    def images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Pictures ready for ``encode_images``: :meth:`prepare` and :meth:`normalise` in one.
+    def pixels(self, images: PictureLike | Sequence[PictureLike]) -> Tensor:
+        """Whatever a person gives as pictures, prepared; pixels that are of the right size already stay as they are.
+
+        Args:
+            images: one picture or several; see :func:`lpi.backbones.given.given_pixels`.
 
         Returns:
-            [batch, 3, height, width] float32.
+            [batch, 3, height, width] uint8; a batch of one for a single picture.
+
+        Raises:
+            ConfigError: these are no pictures; the message says what was given.
+            DataError, MissingFileError: a file can't be read as a picture.
         """
-        pixels = np.stack([self.prepare(image) for image in images])
-        return self.normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+        return given_pixels(images, self.prepare, self.image_size)[0]
+
+    def images(self, images: PictureLike | Sequence[PictureLike]) -> Tensor:
+        """Pictures ready for a backbone's ``encode_images``: :meth:`pixels` and :meth:`normalise` in one.
+
+        Returns:
+            [batch, 3, height, width] float32; a batch of one for a single picture.
+
+        Raises:
+            As :meth:`pixels`.
+        """
+        return self.normalise(self.pixels(images))
 
     def patches(self, images: Sequence[Image.Image]) -> PatchInputs:
         """Pictures in their own proportions, as NaFlex checkpoints were trained; elsewhere use :meth:`images`.
@@ -202,7 +224,7 @@ class Inputs:
             raise BackboneError("Only NaFlex checkpoints read pictures as patches. Use images() for this one.")
         rows, masks, shapes = [], [], []
         for image in images:
-            image = image.convert("RGB")
+            image = in_colour(image)
             size = _grid_size(image.height, image.width, recipe.patch, recipe.patches)
             pixels = torch.from_numpy(np.array(_resize(image, size, recipe.resample)))
             patches, shape = cut(self.normalise(pixels.permute(2, 0, 1)[None]), recipe.patch)
@@ -213,24 +235,24 @@ class Inputs:
             shapes.append(shape[0])
         return PatchInputs(torch.stack(rows), torch.stack(masks), torch.stack(shapes))
 
-    def tokenize(self, texts: Sequence[str], *, room: int = 0) -> TextInputs:
+    def tokenize(self, texts: str | Sequence[str], *, room: int = 0) -> TextInputs:
         """Texts as tokens, cut to what the context takes; the end token is kept.
 
         Args:
-            texts: at least one.
+            texts: at least one; a single text is a batch of one.
             room: tokens to leave free for prompts in place of placeholders.
 
         Returns:
             Padded to the longest of the batch (SigLIP: to the context less ``room``).
 
         Raises:
-            ConfigError: ``room`` leaves no room for a caption.
+            ConfigError: ``room`` leaves no room for a caption, or these are no texts.
         """
         longest = self.context - room
         if longest < 3:
             raise ConfigError(f"room must leave 3 tokens of the context of {self.context}; got {room}.")
         encoded = self.tokenizer(
-            list(texts),
+            given_texts(texts)[0],
             truncation=True,
             max_length=longest,
             padding="max_length" if self.whole_context else True,
@@ -240,9 +262,9 @@ class Inputs:
         ids, mask = encoded["input_ids"], encoded["attention_mask"]
         return TextInputs(ids, torch.ones_like(mask) if self.whole_context else mask)
 
-    def too_long(self, texts: Sequence[str], *, room: int = 0) -> list[int]:
+    def too_long(self, texts: str | Sequence[str], *, room: int = 0) -> list[int]:
         """Which of the texts would be cut, by their place."""
-        encoded = self.tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
+        encoded = self.tokenizer(given_texts(texts)[0], truncation=False, padding=False, verbose=False)["input_ids"]
         return [place for place, ids in enumerate(encoded) if len(ids) > self.context - room]
 
     def describe(self) -> dict[str, Any]:
@@ -277,14 +299,46 @@ def _three(values: Any) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _resize(image: Image.Image, size: int | tuple[int, int], resample: int) -> Image.Image:
+def _resize(
+    image: Image.Image, size: int | tuple[int, int], resample: int, crop: tuple[int, int] | None = None
+) -> Image.Image:
+    """A picture resized; of a very long one, only as much of its length as the centre crop will keep."""
     if isinstance(size, tuple):
         height, width = size
     else:
         short, long = sorted(image.size)
         longer = int(size * long / short)
         height, width = (longer, size) if image.width <= image.height else (size, longer)
+        kept = None if crop is None else crop[0] if image.width <= image.height else crop[1]
+        if kept is not None and long > LONG * short and longer > kept:
+            return _resize_middle(image, (width, height), kept, resample)
     return image if image.size == (width, height) else image.resize((width, height), Image.Resampling(resample))
+
+
+def _resize_middle(image: Image.Image, size: tuple[int, int], kept: int, resample: int) -> Image.Image:
+    """The middle of a picture's length as it would look if the whole were resized: a line of pixels would take GB.
+
+    Args:
+        image: much longer than wide, or wider than high.
+        size: width and height of the whole, resized.
+        kept: pixels of the longer side that are wanted, out of the middle.
+        resample: PIL's number of the filter.
+    """
+    wide = image.width > image.height
+    length, longer = (image.width, size[0]) if wide else (image.height, size[1])
+    scale = length / longer  # pixels of the picture for one that comes out
+    first = (longer - kept) // 2
+    reach = math.ceil(WIDEST_FILTER * max(scale, 1)) + 1
+    start, end = first * scale, (first + kept) * scale
+    low, high = max(0, math.floor(start) - reach), min(length, math.ceil(end) + reach)
+    # cut to whole pixels before it is resized: PIL's box has single precision, too coarse far from the start
+    part = image.crop((low, 0, high, image.height) if wide else (0, low, image.width, high))
+    box = (
+        (start - low, 0.0, end - low, float(image.height))
+        if wide
+        else (0.0, start - low, float(image.width), end - low)
+    )
+    return part.resize((kept, size[1]) if wide else (size[0], kept), Image.Resampling(resample), box=box)
 
 
 def _crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:

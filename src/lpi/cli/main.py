@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +43,8 @@ app.command()(ground)
 def main() -> None:
     """The entry point: a person's mistake is one line and exit code 2, never a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # what PIL thinks of a camera's note names no picture and helps nobody; a picture that can't be read is named
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         # by itself typer would print usage, hint and error on four lines
         code = app(prog_name="lpi", standalone_mode=False)

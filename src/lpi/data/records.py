@@ -4,11 +4,11 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from lpi.errors import DataError, MissingFileError
+from lpi.data.pictures import open_image
 
 SPLITS = ("train", "val", "test", "held_out")
 
@@ -32,33 +32,6 @@ class Picture(Protocol):
             DataError: the file is broken; the message names it.
             MissingFileError: there is no such file.
         """
-
-
-def open_image(source: Path | BinaryIO, where: str, side: int | None) -> Image.Image:
-    """A picture from a file or from bytes, in RGB, upright, cut-outs on white.
-
-    Args:
-        source: what holds it.
-        where: names it in messages.
-        side: see :meth:`Picture.open`.
-
-    Raises:
-        DataError: it is broken.
-        MissingFileError: there is no such file.
-    """
-    try:
-        with Image.open(source) as image:
-            if side is not None:  # only JPEG obeys: decoding at 1/2, 1/4 or 1/8 is several times faster
-                image.draft("RGB", (2 * side, 2 * side))
-            upright = ImageOps.exif_transpose(image)
-            if "transparency" in upright.info or upright.mode in ("RGBA", "LA", "PA"):
-                rgba = upright.convert("RGBA")  # cut-outs are made to be seen on white, not on black
-                upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-            return upright.convert("RGB")
-    except FileNotFoundError as error:
-        raise MissingFileError(f"{where}: there is no such picture. Check the name in the captions file.") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where}: the picture can't be read ({error}). Replace or remove it.") from error
 
 
 @dataclass(frozen=True, slots=True)

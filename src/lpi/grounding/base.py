@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from lpi.backbones.base import TextInputs
+from lpi.backbones.given import PictureLike, given_picture, given_texts
 from lpi.errors import CheckpointError, LpiError
 from lpi.evaluation.boxes import apart
 from lpi.grounding.backbones.base import Detections, GroundingBackbone
@@ -117,8 +117,8 @@ class GroundingMethod(Method):
     @torch.no_grad()
     def locate(
         self,
-        image: Image.Image,
-        expressions: Sequence[str],
+        image: PictureLike,
+        expressions: str | Sequence[str],
         *,
         task: str | None = None,
         count: int = 5,
@@ -127,16 +127,18 @@ class GroundingMethod(Method):
         """The best boxes for each expression, best first.
 
         Args:
-            image: of any size and mode.
-            expressions: what to look for.
+            image: a PIL picture of any size and mode, a path, or uint8 pixels [height, width, 3].
+            expressions: what to look for; a single text is a list of one.
             task: use this task's knowledge; by default each expression is routed.
             count: at most so many boxes an expression.
             suppress: a box that overlaps a better one by more than this share (IoU) is left out; 1 keeps all.
 
         Raises:
             UnknownNameError: no such task was learned.
-            DataError: an expression without words.
+            ConfigError: this is no picture, or these are no texts.
+            DataError: an expression without words, or a picture that can't be read.
         """
+        expressions, image = given_texts(expressions)[0], given_picture(image)
         if not expressions:
             return []
         one = self.backbone.inputs.pictures([image]).to(self.device)

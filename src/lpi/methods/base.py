@@ -16,11 +16,11 @@ from typing import Any, ClassVar, NamedTuple, Protocol, get_args, get_type_hints
 import torch
 import torch.nn.functional as F
 from huggingface_hub import ModelHubMixin
-from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, TextInputs, TowerState, View
+from lpi.backbones.given import PictureLike, given_pixels, given_texts
 from lpi.errors import CheckpointError, ConfigError, LpiError, UnknownNameError, did_you_mean
 from lpi.prompts.task_keys import FALLBACK
 
@@ -295,58 +295,78 @@ class Method(
 
     @torch.no_grad()
     def encode_images(
-        self, images: Sequence[Image.Image] | Tensor, *, task: str | None = None, mixture: Mixture | None = None
+        self, images: PictureLike | Sequence[PictureLike], *, task: str | None = None, mixture: Mixture | None = None
     ) -> Tensor:
-        """L2-normalised features, [images, features], of pictures or of uint8 pixels [images, 3, height, width].
+        """L2-normalised features of pictures, [images, features]; of a single picture, [features].
 
         Args:
-            images: what to encode.
+            images: one or a list of: a PIL picture of any mode, a path, uint8 pixels as an array [height, width, 3] or
+                a tensor [3, height, width]; or a whole batch, uint8 [images, 3, height, width]. Pixels of the
+                backbone's own size are encoded as they are, all else is resized as its checkpoint wants it.
             task: use this task's knowledge; by default each picture is routed.
             mixture: where they were routed already, by :meth:`image_mixture`.
+
+        Raises:
+            ConfigError: these are no pictures, or could be read in several ways (float pixels, channels elsewhere).
+            DataError, MissingFileError: a file can't be read as a picture.
+            UnknownNameError: no such task was learned.
         """
         inputs = self.backbone.inputs
-        if not isinstance(images, Tensor):
-            size = inputs.image_size
-            prepared = [torch.tensor(inputs.prepare(image)).permute(2, 0, 1) for image in images]
-            images = torch.stack(prepared) if prepared else torch.empty(0, 3, *size, dtype=torch.uint8)
-        pixels = images
+        pixels, single = given_pixels(images, inputs.prepare, inputs.image_size)
         if task is not None:
             mixture = self._only(len(pixels), self.task_index(task))
 
         def encode(rows: Tensor, index: int) -> Tensor:
             return self.image_features(self._ready(pixels, rows), index)
 
-        return self._mixed(self.image_mixture(pixels) if mixture is None else mixture, encode)
+        features = self._mixed(self.image_mixture(pixels) if mixture is None else mixture, encode)
+        return features[0] if single else features
 
     @torch.no_grad()
-    def encode_texts(self, texts: Sequence[str], *, task: str | None = None, mixture: Mixture | None = None) -> Tensor:
-        """L2-normalised features of captions, [texts, features]; see :meth:`encode_images`."""
+    def encode_texts(
+        self, texts: str | Sequence[str], *, task: str | None = None, mixture: Mixture | None = None
+    ) -> Tensor:
+        """L2-normalised features of captions, [texts, features]; of a single text, [features].
+
+        Args:
+            texts: one text, or a list of them.
+            task: see :meth:`encode_images`.
+            mixture: where they were routed already, by :meth:`text_mixture`.
+
+        Raises:
+            ConfigError: these are no texts.
+            UnknownNameError: no such task was learned.
+        """
+        words, single = given_texts(texts)
 
         def encode(rows: Tensor, index: int) -> Tensor:
-            chosen = [texts[row] for row in rows.tolist()]
+            chosen = [words[row] for row in rows.tolist()]
             if index == FALLBACK:  # nothing of the method's own takes room in the context
                 return self._plain_texts(chosen)
             return self.text_features(self.tokens(chosen), index)
 
         if task is not None:
-            mixture = self._only(len(texts), self.task_index(task))
-        return self._mixed(self.text_mixture(texts) if mixture is None else mixture, encode)
+            mixture = self._only(len(words), self.task_index(task))
+        features = self._mixed(self.text_mixture(words) if mixture is None else mixture, encode)
+        return features[0] if single else features
 
     @torch.no_grad()
-    def image_mixture(self, pixels: Tensor) -> Mixture:
-        """Where prepared pictures are routed, and how much each route counts; see :meth:`mixture`.
+    def image_mixture(self, images: PictureLike | Sequence[PictureLike]) -> Mixture:
+        """Where pictures are routed, and how much each route counts; see :meth:`mixture`.
 
         Args:
-            pixels: [images, 3, height, width] uint8.
+            images: as :meth:`encode_images` takes them.
         """
+        pixels = self.backbone.inputs.pixels(images)
         if not self.routed or not len(pixels):
             return self._only(len(pixels), 0)
         looks = self._encoded(len(pixels), lambda rows: self.routing_images(self._ready(pixels, rows)))
         return self._routed("vision", looks)
 
     @torch.no_grad()
-    def text_mixture(self, texts: Sequence[str]) -> Mixture:
+    def text_mixture(self, texts: str | Sequence[str]) -> Mixture:
         """Where captions are routed, and how much each route counts; see :meth:`mixture`."""
+        texts = given_texts(texts)[0]
         if not self.routed or not len(texts):
             return self._only(len(texts), 0)
         looks = self._encoded(len(texts), lambda rows: self.routing_texts([texts[row] for row in rows.tolist()]))
@@ -412,7 +432,7 @@ class Method(
             UnknownNameError: it wasn't learned.
         """
         if task not in self.tasks:
-            raise UnknownNameError(f"No task is called {task!r}. {did_you_mean(task, self.tasks)}")
+            raise UnknownNameError(f"No task is called {task!r}. {did_you_mean(str(task), self.tasks)}")
         return self.tasks.index(task)
 
     def learn(self, task: Any, **settings: Any) -> None:

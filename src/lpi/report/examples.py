@@ -5,8 +5,9 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from lpi.data.pictures import open_image
 from lpi.errors import DataError
 from lpi.report.reading import Record
 from lpi.report.rows import Row, follow
@@ -91,11 +92,7 @@ def picture(folder: Path, name: object, alt: str) -> str:
 
 def data_uri(path: Path) -> str:
     """A picture file as a small JPEG data URI: drawn anew, so that nothing but a picture gets into the page."""
-    try:
-        with Image.open(path) as image:
-            small = image.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: the picture can't be read ({error}). Replace or remove it.") from error
+    small = open_image(path, str(path), None)
     small.thumbnail((2 * SIDE, SIDE), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     small.save(out, "JPEG", quality=85, optimize=True)

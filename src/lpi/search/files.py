@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,14 +12,11 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from lpi.data.pictures import SUFFIXES, check_regular, naming, opened, upright_size
 from lpi.data.records import FilePicture
 from lpi.errors import LpiError, MissingFileError
 from lpi.tasks.batches import Prepare
 
-SUFFIXES = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"),
-    *(".jp2", ".ppm", ".pgm", ".pbm", ".tga", ".ico"),
-}
 SETTLED_SECONDS = 2.0  # a file that was written to more recently may change again without its time showing it
 DATE_TAGS = ((0x8769, 0x9003), (None, 0x0132))  # when it was taken; when it was saved
 
@@ -99,7 +95,7 @@ def scan(
 
     def look(name: str) -> tuple[str, str]:
         path = root / name
-        status = path.stat()
+        status = check_regular(path)
         unsettled = "?" if now - status.st_mtime < SETTLED_SECONDS else ""
         stamp = f"{unsettled}{status.st_size}:{status.st_mtime_ns}"
         before = known.get(name)
@@ -190,30 +186,29 @@ class CheckedPicture:
         self.problem = None
         for file in self.files:
             try:
-                pixels = self.prepare(FilePicture(file, str(file)).open(side))
-                if content_id(file) == self.key:
-                    self.about = read_about(file)
-                    return Image.fromarray(pixels)
+                with naming(str(file)):  # whatever the preparation chokes on, too, is this picture's problem alone
+                    pixels = self.prepare(FilePicture(file, str(file)).open(side))
+                    if content_id(file) == self.key:
+                        self.about = read_about(file)
+                        return Image.fromarray(pixels)
                 problem = "it changed since it was found. Index again."
-            except (LpiError, OSError, ValueError, MemoryError) as error:  # the last two: a picture of absurd shape
-                problem = str(error).removeprefix(f"{file}: ").replace(" Check the name in the captions file.", "")
+            except LpiError as error:
+                problem = str(error).removeprefix(f"{file}: ").replace(" Check its name.", "")
             self.problem = self.problem or problem
         return Image.fromarray(self.prepare(Image.new("RGB", (side or 1, side or 1), "grey")))
 
 
 def read_about(file: Path) -> About:
     """Size and date of a picture that can be opened. What a camera wrote may be damaged: then there is no date."""
-    with Image.open(file) as image:
-        width, height = image.size
+    with opened(file, str(file)) as image:
+        width, height = upright_size(image)
         taken = ""
         try:
             exif = image.getexif()
-            if exif.get(0x0112, 1) >= 5:  # stored on its side
-                width, height = height, width
             for directory, tag in DATE_TAGS:
                 found = (exif if directory is None else exif.get_ifd(directory)).get(tag)
                 taken = taken or _date(found)
-        except (OSError, ValueError, SyntaxError, KeyError, TypeError, AttributeError, struct.error):
+        except Exception:  # such notes are written by anything, and read by a decoder that trusts them
             taken = ""
     return About(width, height, taken)
 

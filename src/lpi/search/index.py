@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
+from lpi.backbones.given import PictureLike, given_texts
 from lpi.data.records import FilePicture
 from lpi.errors import ConfigError, DataError, MissingFileError, UnknownNameError, did_you_mean
 from lpi.methods.base import Method
@@ -192,18 +192,21 @@ class SearchIndex:
 
     # ---- queries -----------------------------------------------------------------------------------------------------
 
-    def encode_texts(self, texts: Sequence[str], *, stage: int | None = None, scoring: str = "plain") -> list[Query]:
+    def encode_texts(
+        self, texts: str | Sequence[str], *, stage: int | None = None, scoring: str = "plain"
+    ) -> list[Query]:
         """Words as queries, all in one forward pass.
 
         Args:
-            texts: what to look for.
+            texts: what to look for; a single text is a list of one.
             stage: whose model; by default the current one's.
             scoring: see :mod:`lpi.search.scoring`.
 
         Raises:
-            ConfigError: an empty text, an unknown stage or scoring.
+            ConfigError: an empty text or none at all, an unknown stage or scoring.
         """
         check_scoring(scoring)
+        texts = given_texts(texts)[0]
         if any(not text.strip() for text in texts):
             raise ConfigError("a search needs words; got an empty text.")
         if not texts:
@@ -216,20 +219,26 @@ class SearchIndex:
         return _queries(view, probes, tasks_of(view.method, mixture))
 
     def encode_images(
-        self, images: Sequence[Image.Image | Path | str], *, stage: int | None = None, scoring: str = "plain"
+        self, images: PictureLike | Sequence[PictureLike], *, stage: int | None = None, scoring: str = "plain"
     ) -> list[Query]:
         """Pictures as queries; see :meth:`encode_texts`.
 
+        Args:
+            images: as :meth:`lpi.methods.base.Method.encode_images` takes them; a single one is a list of one.
+            stage: whose model; by default the current one's.
+            scoring: see :mod:`lpi.search.scoring`.
+
         Raises:
+            ConfigError: these are no pictures, an unknown stage or scoring.
             DataError, MissingFileError: a file can't be read as a picture.
         """
         check_scoring(scoring)
-        if not images:
-            return []
         if stage is None and (following := self._next) is not None:
             return self._as_current(following.index.encode_images(images, scoring=scoring))
         view = self._view(stage)
-        pixels = _pixels(view.method, images)
+        pixels = view.method.backbone.inputs.pixels(images)
+        if not len(pixels):
+            return []
         mixture = view.method.image_mixture(pixels)
         probes = image_probes(view.method, pixels, view.routes, scoring, mixture)
         return _queries(view, probes, tasks_of(view.method, mixture))
@@ -277,7 +286,7 @@ class SearchIndex:
 
     def search_image(
         self,
-        query: Image.Image | Path | str,
+        query: PictureLike,
         k: int = 10,
         filters: Filters | None = None,
         *,
@@ -285,7 +294,12 @@ class SearchIndex:
         scoring: str = "plain",
         exact: bool = False,
     ) -> list[Hit]:
-        """The pictures that are most like a picture, which need not be one of the index; see :meth:`search_text`."""
+        """The pictures that are most like a picture, which need not be one of the index; see :meth:`search_text`.
+
+        Args:
+            query: opened by PIL, a path, or uint8 pixels; see :meth:`lpi.methods.base.Method.encode_images`.
+            k, filters, stage, scoring, exact: as in :meth:`search_text`.
+        """
         return self.find(self.encode_images([query], stage=stage, scoring=scoring)[0], k, filters, exact=exact)
 
     def similar(
@@ -363,19 +377,20 @@ class SearchIndex:
         return [[hit_of(row) for row in rows[:k]] for rows in each]
 
     def rank_captions(
-        self, image: Image.Image | Path | str, captions: Sequence[str], *, scoring: str = "plain"
+        self, image: PictureLike, captions: Sequence[str], *, scoring: str = "plain"
     ) -> list[tuple[str, float]]:
         """Given captions with their scores for a picture, the best first.
 
         Raises:
             ConfigError: no caption, or an empty one.
         """
+        captions = given_texts(captions)[0]
         if not captions:
             raise ConfigError("there are no captions to rank. Give some.")
         if any(not caption.strip() for caption in captions):
             raise ConfigError("a caption is empty. Write one, or remove it.")
         view = self._view(None)
-        pixels = _pixels(view.method, [image])
+        pixels = view.method.backbone.inputs.pixels([image])
         picture = image_probes(view.method, pixels, {}, "plain").vectors[EVERY]
         encoder = Encoder(view.method, batch=1)
         routing = encoder.routing(encoder.looks(pixels))
@@ -438,14 +453,6 @@ class SearchIndex:
 def _check_count(k: int) -> None:
     if k < 1:
         raise ConfigError(f"k must be at least 1; got {k}.")
-
-
-def _pixels(method: Method, images: Sequence[Image.Image | Path | str]) -> torch.Tensor:
-    """Pictures as the backbone sees them, [pictures, 3, height, width] uint8."""
-    inputs = method.backbone.inputs
-    side = min(inputs.image_size)
-    opened = [i if isinstance(i, Image.Image) else FilePicture(Path(i), str(i)).open(side) for i in images]
-    return torch.stack([torch.tensor(inputs.prepare(image)).permute(2, 0, 1) for image in opened])
 
 
 def _queries(view: _View, probes: Probes, routes: list[Answering]) -> list[Query]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from lpi.data.records import open_image
+from lpi.data.pictures import open_image, opened
 from lpi.errors import DataError, LpiError
 
 if TYPE_CHECKING:
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
 
 MOST_HITS = 500
 LONGEST_QUERY = 1000  # letters; a model reads far fewer
-# what browsers show and cameras write; others are left out, for a decoder that nobody needs is one more to attack
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
+LONGEST_SHAPE = 10_000  # times as long as it is wide: a line, of which a model sees nothing
 
 
 class RefusedError(LpiError):
@@ -82,24 +80,29 @@ def read_picture(content: bytes, *, pixels: int, side: int | None = None) -> Ima
     Args:
         content: the bytes of its file.
         pixels: the most that it may have; a small file may well claim more.
-        side: see :func:`lpi.data.records.open_image`.
+        side: see :func:`lpi.data.pictures.open_image`.
 
     Raises:
         DataError: it can't be read.
-        RefusedError: it is too large.
+        RefusedError: it is too large, or a mere line.
     """
     if not content:
         raise DataError("the request has no picture. Send its bytes as the body, or as the field 'image' of a form.")
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with opened(io.BytesIO(content), "what was sent") as image:
             width, height = image.size
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise RefusedError(413, f"the picture must have at most {pixels:,} pixels. Make it smaller.") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, struct.error) as error:
+    except DataError as error:
+        if isinstance(error.__cause__, Image.DecompressionBombError | Image.DecompressionBombWarning):
+            raise RefusedError(413, f"the picture must have at most {pixels:,} pixels. Make it smaller.") from error
         raise DataError("the picture can't be read. Send a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.") from error
     if width * height > pixels:
         raise RefusedError(
             413, f"the picture must have at most {pixels:,} pixels; got {width} x {height}. Make it smaller."
+        )
+    if max(width, height) > LONGEST_SHAPE * min(width, height):
+        raise RefusedError(
+            413,
+            f"a picture's length must be at most {LONGEST_SHAPE:,} times its width; got {width} x {height}. Cut it.",
         )
     return open_image(io.BytesIO(content), "what was sent", side)
 

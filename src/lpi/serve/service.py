@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 
-from lpi.data.records import open_image
+from lpi.data.pictures import open_image
 from lpi.errors import ConfigError, UnknownNameError
 from lpi.search.crossing import FILE as BRIDGE
 from lpi.search.filters import Filters

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lpi.data.records import CaptionedImage, open_image
+from lpi.data.pictures import check_regular, naming, open_image
+from lpi.data.records import CaptionedImage
 from lpi.data.rows import OnError, clean_captions
 from lpi.errors import DataError
 from lpi.extras import missing_extra
@@ -36,11 +37,12 @@ class TablePicture:
     def open(self, side: int | None = None) -> Image.Image:
         """See :class:`lpi.data.records.Picture`."""
         where = f"{self.path}, row {self.row} of group {self.group}"
-        with _READING:
-            content = _pictures(self.path, self.group, self.column)[self.row]
-        if content is None:
-            raise DataError(f"{where}: there is no picture in it. Is the file complete?")
-        return open_image(io.BytesIO(content), where, side)
+        with naming(where):
+            with _READING:
+                content = _pictures(self.path, self.group, self.column)[self.row]
+            if content is None:
+                raise DataError(f"{where}: there is no picture in it. Is the file complete?")
+            return open_image(io.BytesIO(content), where, side)
 
 
 @lru_cache(maxsize=2)  # pictures are asked for in their order, so the group at hand is enough
@@ -119,9 +121,12 @@ class ShardPicture:
 
     def open(self, side: int | None = None) -> Image.Image:
         """See :class:`lpi.data.records.Picture`."""
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            return open_image(io.BytesIO(file.read(self.size)), f"{self.path}: {self.name}", side)
+        where = f"{self.path}: {self.name}"
+        with naming(where):
+            check_regular(self.path)
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                return open_image(io.BytesIO(file.read(self.size)), where, side)
 
 
 def read_shards(files: Sequence[Path], *, task: str, on_error: OnError) -> list[CaptionedImage]:
@@ -177,11 +182,16 @@ class FramePicture:
 
     def open(self, side: int | None = None) -> Image.Image:
         """See :class:`lpi.data.records.Picture`."""
-        try:
+        with naming(str(self.path)):
+            check_regular(self.path)
             frames = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise DataError(f"{self.path}: the frames can't be read ({error}). Is the file complete?") from error
-        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
+        if (
+            not isinstance(frames, np.ndarray)
+            or frames.ndim != 4
+            or frames.shape[-1] != 3
+            or frames.dtype != np.uint8
+            or not len(frames)
+        ):
             raise DataError(
                 f"{self.path}: expected frames, uint8 [frames, height, width, 3]; got {frames.dtype} {frames.shape}."
             )

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from PIL import Image
-
+from lpi.data.pictures import opened, upright_size
 from lpi.data.records import Picture
-from lpi.errors import ConfigError, DataError, MissingFileError, did_you_mean
+from lpi.errors import ConfigError, DataError, did_you_mean
 
 Box = tuple[float, float, float, float]
 BoxForm = Literal["xyxy", "xywh"]
@@ -150,11 +149,5 @@ def picture_size(path: Path) -> tuple[int, int]:
         MissingFileError: there is no such file.
         DataError: it isn't a picture.
     """
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # lying on its side
-            return (image.height, image.width) if turned else (image.width, image.height)
-    except FileNotFoundError as error:
-        raise MissingFileError(f"{path}: there is no such picture. Check its name.") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: the picture can't be read ({error}). Replace or remove it.") from error
+    with opened(path, str(path)) as image:
+        return upright_size(image)

@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from lpi.backbones.inputs import PROBES
+from lpi.backbones.inputs import LONG, PROBES
 from lpi.backbones.state import TextInputs
+from lpi.data.pictures import in_colour
 from lpi.errors import ConfigError, DataError
 
 
@@ -100,13 +101,30 @@ class GroundingInputs:
         return int(size.shortest_edge), int(size.longest_edge)
 
     def pictures(self, images: Sequence[Image.Image]) -> PictureInputs:
-        """Pictures of any size and mode as one batch."""
-        coloured = [image if image.mode == "RGB" else image.convert("RGB") for image in images]
-        ready = self.processor.image_processor(images=coloured, return_tensors="pt")
+        """Pictures of any size and mode as one batch.
+
+        Raises:
+            DataError: one is so long and narrow that nothing of its width would be left.
+        """
+        coloured = [in_colour(image) for image in images]
+        try:
+            ready = self.processor.image_processor(images=[self._manageable(i) for i in coloured], return_tensors="pt")
+        except ValueError as error:
+            width, height = max((image.size for image in coloured), key=lambda size: max(size) / min(size))
+            if max(width, height) <= LONG * min(width, height):
+                raise
+            raise DataError(f"a picture of {width} x {height} pixels is too long for this detector. Cut it.") from error
         frames = [(max(image.size),) * 2 if self.square else image.size for image in coloured]
         return PictureInputs(
             ready["pixel_values"], ready.get("pixel_mask"), torch.tensor(frames, dtype=torch.float32).reshape(-1, 2)
         )
+
+    def _manageable(self, image: Image.Image) -> Image.Image:
+        """A picture that is made smaller first if it is very long and the processor pads it to a square: to GB."""
+        if not self.square or max(image.size) <= LONG * min(image.size):
+            return image
+        factor = min(1.0, 2 * max(self.image_size) / max(image.size))
+        return image.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))))
 
     def tokenize(self, texts: Sequence[str], *, room: int = 0) -> TextInputs:
         """Expressions as tokens, [batch, tokens].
