@@ -1,5 +1,6 @@
 """What a data source hands on: captioned pictures, expressions with boxes, and the card of a data set."""
 
+import os
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -70,6 +71,8 @@ class FilePicture:
 
     def open(self, side: int | None = None) -> Image.Image:
         """See :class:`Picture`."""
+        if not os.path.isfile(self.path) and os.path.exists(self.path):  # opening a pipe would wait for ever
+            raise DataError(f"{self.path}: no file but a folder, a pipe, a socket or a device. Replace or remove it.")
         return open_image(self.path, str(self.path), side)
 
 
