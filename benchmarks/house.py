@@ -5,8 +5,8 @@ python benchmarks/house.py --results results/house.json
 - ``method_members``: what :class:`lpi.methods.base.Method` defines, without dunder methods.
 - ``options_by_string``: how often ``options["..."]`` stands in the source.
 - ``dict_str_any``: how often ``dict[str, Any]`` stands in an annotation.
-- ``import_circles``: groups of modules that import each other, wherever in a file they do, also inside functions and for
-  type checkers only; ``doorbells``, by name, are functions that call on what stands above them, and don't count.
+- ``import_circles``: groups of modules that import each other, wherever in a file they do, also inside functions and
+  for type checkers only; ``doorbells``, by name, are functions that call on what stands above them, and don't count.
 - ``layer_exceptions``: imports inside functions that the layer test has to permit, doorbells aside.
 - ``code_lines``: of src/lpi, without docstrings, comments, blank lines and ``data/scenes``.
 - ``functions_over_60``: functions of more than 60 lines, docstrings included.

@@ -3,8 +3,8 @@
     python benchmarks/search_scale.py --results results/search_scale.json
     python benchmarks/search_scale.py --sizes 5000 --results scale.json
 
-FAISS is no dependency of this library: pip install faiss-cpu (or leave it out: --engines lpi). Every engine runs in a process of its
-own, so that its peak memory is its own. Vectors of 256 numbers and length 1, drawn anew in every process: ``random``
+FAISS is no dependency of this library: pip install faiss-cpu (or leave it out: --engines lpi). Every engine runs in a
+process of its own, so that its peak memory is its own. Vectors of 256 numbers and length 1, drawn anew in every process: ``random``
 ones, and ``clustered`` ones. All pictures lie around one direction, as CLIP's do. Queries come from two directions: an
 ``image`` query lies where pictures do, a ``text`` query around another direction, and only its content is a picture's.
 

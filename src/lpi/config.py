@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -22,6 +23,42 @@ GROUNDING_KINDS = ("scene_expressions", "expressions", "refcoco", "mdetr")
 """Kinds of streams whose tasks are expressions with boxes; those of all others are pictures with captions."""
 ROUTED_WEIGHT = 0.1
 """How much the agreement of both sides' routing counts in a score, where it counts, beside a cosine of at most 1."""
+
+
+RESERVED = (
+    *("rows", "ablation", "trainable_per_task", "seeds", "command", "stream", "backbone", "settings", "versions"),
+    *("machine", "commit"),
+)
+"""What a row mustn't be called: in the record of all rows these keys are something else."""
+
+
+FROZEN = "zero_shot"
+"""The frozen backbone's figures in that record, which only a row of the method of that name may add to."""
+
+
+def check_name(name: str, what: str) -> None:
+    """Refuse the name of an experiment or a row that is no name of a folder: its runs lie in one of that name.
+
+    Raises:
+        ConfigError: it is empty, leads elsewhere, or has characters that no name has.
+    """
+    odd = any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name)
+    if odd or not name.strip() or name in (".", "..") or any(letter in name for letter in "/\\"):
+        raise ConfigError(
+            f"{what} {name[:80]!r} can't name a folder: it must have letters, and no '/', '\\' or control character. "
+            "Rename it."
+        )
+
+
+def check_row(row: str, place: str) -> None:
+    """Refuse the name of a row that no results can be kept under.
+
+    Raises:
+        ConfigError: it names no folder, or something else in the results.
+    """
+    check_name(row, f"{place}: the row's name")
+    if row in RESERVED:
+        raise ConfigError(f"{place}: the row {row!r} has a name that the results use otherwise. Rename it.")
 
 
 class Settings(BaseModel):
@@ -303,11 +340,23 @@ def parse(content: Mapping[str, Any], place: str) -> Experiment:
             raise ConfigError(f"{place}: {where} has no option {key!r}. {did_you_mean(key, _known(tables))}") from error
         raise ConfigError(f"{place}: {key} in {where}: {first['msg']}; got {first['input']!r}.") from error
     _check_kind(experiment, place)
+    _check_names(experiment, place)
     if experiment.main_row in experiment.rows:
         raise ConfigError(
             f"{place}: the row {experiment.main_row!r} has the name of the main row, which would hide it. Rename it."
         )
     return experiment
+
+
+def _check_names(experiment: Experiment, place: str) -> None:
+    check_name(experiment.name, f"{place}: the experiment's name")
+    for row in experiment.row_names():
+        check_name(row, f"{place}: the row's name")
+    for row, changes in experiment.rows.items():
+        check_row(row, place)
+        method: Any = {"method": {"name": changes.get("method.name", experiment.method.get("name"))}} | changes
+        if row == FROZEN and not (isinstance(method["method"], Mapping) and method["method"].get("name") == FROZEN):
+            raise ConfigError(f"{place}: the row {row!r} isn't of the method of that name. Rename it.")
 
 
 #: settings that only pictures with captions, or only expressions with boxes, obey

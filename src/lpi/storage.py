@@ -66,8 +66,10 @@ def read_json(path: Path) -> Any:
 
     Raises:
         MissingFileError: there is no such file.
-        CheckpointError: it isn't JSON.
+        CheckpointError: it isn't JSON, or no file.
     """
+    if not os.path.isfile(path) and os.path.exists(path):  # opening a pipe would wait for ever
+        raise CheckpointError(f"{path} is no file but a folder, a pipe, a socket or a device. Remove it.")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

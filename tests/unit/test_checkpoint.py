@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lpi.backbones import DualEncoder, load_backbone
-from lpi.errors import CheckpointError, MissingFileError
+from lpi.errors import CheckpointError, MissingFileError, OutputError
 from lpi.methods import method
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import load_method, save_method, task_file
@@ -177,6 +177,39 @@ def test_a_tuned_model_keeps_one_file_of_weights(
         save_method(model, tmp_path)
     assert [path.name for path in tmp_path.glob("shared-*")] == ["shared-02.safetensors"]
     assert same(encoded(model, pictures, captions), encoded(load_method(tmp_path), pictures, captions))
+
+
+# What lies there besides ----------------------------------------------------------------------------------------------
+
+
+def test_saving_takes_away_nothing_that_it_did_not_write(learned: Method, tmp_path: Path) -> None:
+    foreign = [tmp_path / name for name in ("tasks/notes.txt", "tasks/07-mine.json", "shared-holiday.safetensors")]
+    (tmp_path / "tasks").mkdir()
+    for file in foreign:
+        file.write_text("precious")
+    for _ in range(2):
+        learned.save_pretrained(tmp_path)
+        assert [file.read_text() for file in foreign] == ["precious"] * 3
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "clip"}', "[]", '{"format": 1}', "half of", '{"method": "x"}'])
+@pytest.mark.parametrize("way", ["save_method", "save_pretrained"])
+def test_a_folder_of_something_else_is_not_saved_into(way: str, content: str, learned: Method, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(OutputError, match=r"config\.json isn't of a saved method.* Name another folder"):
+        save_method(learned, tmp_path) if way == "save_method" else learned.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    assert (tmp_path / "config.json").read_text() == content
+
+
+def test_a_config_cannot_have_files_elsewhere_deleted(folder: Path, learned: Method) -> None:
+    victim = folder.parent / "victim.json"
+    victim.write_text("precious")
+    content = json.loads((folder / "config.json").read_text())
+    content |= {"files": ["../../victim", 5, "../tasks/../../victim"], "shared": "../victim.json"}
+    (folder / "config.json").write_text(json.dumps(content))
+    save_method(learned, folder)
+    assert victim.read_text() == "precious"
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------

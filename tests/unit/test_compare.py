@@ -312,7 +312,7 @@ def test_the_method_in_the_docs_is_one_short_file_and_appears_in_the_table(
     assert rows["turned"]["stored_parameters"] == rows["turned"]["trainable_per_task"] > 0
     recalls = [[rows[row][way] for way in ("text_to_image", "image_to_text")] for row in rows]
     assert recalls[0] != recalls[1]  # it learned something
-    saved = load_method(tmp_path / "small" / "turned" / "seed-0" / "model")
+    saved = load_method(tmp_path / "small" / "turned" / "seed-0" / "model", method=tmp_path / "turned.py")
     assert saved.tasks == sorted(COLOURS)
     assert saved.shared_state()["up"].abs().sum() > 0
 

@@ -184,6 +184,36 @@ def test_a_row_named_like_the_main_one_is_refused(file: Path) -> None:
 # What comes with the package ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "name", ["../victim", "a/b", "a\\b", ".", "..", "", "  ", "/", "a\0b", "a\nb", "a\x1b[31m", "\udcff", "\u2028"]
+)
+def test_a_name_that_leads_elsewhere_is_refused_in_one_line(name: str) -> None:
+    settings = {"method": {"name": "lpi"}, "stream": {}}
+    for content in (
+        {"name": name},
+        {"name": "x", **settings, "rows": {name: {"method.rank": 1}}},
+        {"name": "x", "method": {"name": "lpi", "preset": f"../{name}"}},
+    ):
+        with pytest.raises(ConfigError, match="can't name a folder: it must have letters") as refused:
+            parse(content, "e.toml")
+        assert "\n" not in str(refused.value)
+
+
+def test_names_in_any_language_are_names() -> None:
+    for name in ("Köln 2024", "狗", "a.b", "..a", "lpi+ewc", "x" * 200):
+        assert parse({"name": name, "rows": {name: {"method.rank": 1}}}, "e.toml").row_names() == ["lpi", name]
+
+
+@pytest.mark.parametrize(
+    "name", ["rows", "seeds", "command", "settings", "stream", "backbone", "versions", "zero_shot"]
+)
+def test_a_row_named_like_something_else_in_the_results_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"the row '{name}' .*Rename it"):
+        parse({"rows": {name: {"method.rank": 1}}}, "e.toml")
+    for change in ({"method.name": "zero_shot"}, {"method": {"name": "zero_shot"}}):
+        assert parse({"rows": {"zero_shot": change}}, "e.toml").row_names() == ["lpi", "zero_shot"]
+
+
 def test_every_shipped_experiment_and_each_of_its_rows_is_read() -> None:
     for name, path in shipped().items():
         experiment = read_experiment(name)

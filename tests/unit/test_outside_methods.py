@@ -6,13 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
+from commands import Type, refused
+from PIL import Image
+from search_world import World
 
+import lpi
 from lpi.backbones import DualEncoder
 from lpi.config import parse
-from lpi.errors import ConfigError, MissingFileError, UnknownNameError
+from lpi.errors import CheckpointError, ConfigError, MissingFileError, UnknownNameError
 from lpi.evaluation.harness import run_experiment
 from lpi.methods import method, method_class, method_source
 from lpi.methods.base import Method
+from lpi.methods.checkpoint import load_method
+from lpi.search import SearchIndex
+from lpi.search.writer import change
 from lpi.storage import read_json
 from lpi.tasks.stream import TaskStream
 
@@ -74,7 +82,51 @@ def test_an_experiment_runs_it_and_names_its_row_after_the_file(mine: Path, tmp_
         folder = folders[name][0]
         assert read_json(folder / "run.json")["method"]["options"] == {"step": step}
         assert read_json(folder / "result.json")["trainable_per_task"] > 0
-        assert read_json(folder / "model" / "config.json")["method"] == str(mine)
+        assert read_json(folder / "model" / "config.json")["method"] == "my_shift.py"  # and leads nowhere
+
+
+def test_a_saved_one_is_loaded_only_by_whoever_names_it(mine: Path, clip: DualEncoder, tmp_path: Path) -> None:
+    model, folder = method(str(mine), clip, step=0.5), tmp_path / "model"
+    model.save_pretrained(folder)
+    for load in (load_method, Method.from_pretrained):
+        with pytest.raises(
+            CheckpointError, match=r"a method of its own, 'my_shift\.py'; name its file: .*--method-file"
+        ):
+            load(folder, backbone=clip)
+    for named in (mine, str(mine), type(model)):
+        assert type(load_method(folder, backbone=clip, method=named)) is type(model)
+    assert type(type(model).from_pretrained(folder, backbone=clip)) is type(model)
+    method("finetune", clip).save_pretrained(tmp_path / "ours")
+    with pytest.raises(CheckpointError, match=r"holds a FineTune, not a Shift: .* Leave the method out"):
+        load_method(tmp_path / "ours", backbone=clip, method=mine)
+
+
+def test_an_index_of_one_is_opened_and_changed_only_by_whoever_names_it(mine: Path, world: World) -> None:
+    backbone = lpi.backbone(tiny.tiny_clip(mine.parent / "clip"))
+    place = mine.parent / "index"
+    made = SearchIndex.build(method(str(mine), backbone), world.photos / "warm", index=place, device="cpu")
+    assert len(made) == len(SearchIndex.open(place, device="cpu", method_file=mine)) == 8
+    with pytest.raises(CheckpointError, match=r"a method of its own, 'my_shift\.py'; name its file"):
+        SearchIndex.open(place, device="cpu")
+    with pytest.raises(CheckpointError, match="name its file"), change(place, device="cpu"):
+        pass
+    with change(place, device="cpu", method_file=mine) as writer:
+        assert type(writer.copy()) is type(writer.method)
+
+
+def test_commands_that_load_one_take_its_file(
+    mine: Path, clip: DualEncoder, type_command: Type, tmp_path: Path
+) -> None:
+    method(str(mine), clip).save_pretrained(tmp_path / "model")
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    ask = ("caption", tmp_path / "a.png", "--caption", "a dog", "--index", tmp_path / "index")
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "photos" / "b.png")
+    make = ("index", tmp_path / "photos", "--index", tmp_path / "index", "--model", tmp_path / "model")
+    refused(type_command(*make), "'my_shift.py'; name its file")
+    assert type_command(*make, "--method-file", mine).code == 0
+    refused(type_command(*ask), "'my_shift.py'; name its file")
+    assert type_command(*ask, "--method-file", mine).code == 0
 
 
 def test_what_is_wrong_with_it_is_said(mine: Path, clip: DualEncoder, tmp_path: Path) -> None:

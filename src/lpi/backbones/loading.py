@@ -152,7 +152,7 @@ def load_tokenizer(path: Path) -> Any:
             "Copy the checkpoint's tokenizer files there, or name their folder with tokenizer=."
         )
     try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever its files make the library raise
         raise BackboneError(f"{path}: the tokenizer can't be read ({_first_line(error)}).") from error
 
@@ -204,6 +204,23 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def check_config(config: Any, path: Path) -> None:
+    """Refuse a configuration, nested ones included, that names code to be fetched and run.
+
+    Raises:
+        BackboneError: it does.
+    """
+    waiting = [config]
+    while waiting:
+        for key, value in waiting.pop().items():
+            if isinstance(value, dict):
+                waiting.append(value)
+            elif key.endswith("_implementation") and isinstance(value, str) and "/" in value:
+                raise BackboneError(
+                    f"{path}/config.json asks for the code {value[:80]!r} from the hub. Remove {key!r}."
+                )
+
+
 def load_stock(kind: Any, path: Path, *, optional: str | None = None) -> tuple[Any, list[str]]:
     """A stock model in float32 from a folder, with no tensor left to chance.
 
@@ -218,10 +235,17 @@ def load_stock(kind: Any, path: Path, *, optional: str | None = None) -> tuple[A
     Raises:
         BackboneError: weights are absent, damaged, incomplete, or of other shapes than the configuration says.
     """
+    check_config(read_config(path), path)
     if not any((path / name).exists() for name in WEIGHTS):
         raise BackboneError(f"{path}: no weights (looked for {', '.join(WEIGHTS[::2])}).")
     try:
-        model, report = kind.from_pretrained(path, local_files_only=True, dtype=torch.float32, output_loading_info=True)
+        model, report = kind.from_pretrained(
+            path,
+            local_files_only=True,
+            trust_remote_code=False,  # unsaid, it would ask the person at the keyboard
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
     except Exception as error:  # damaged files make several libraries raise errors of their own
         raise BackboneError(f"{path}: the model can't be loaded ({_first_line(error)}).") from error
     absent = sorted(report["missing_keys"])
@@ -246,7 +270,7 @@ def load_processor(path: Path) -> Any:
             "Copy the checkpoint's own there."
         )
     try:
-        return image_processors.from_pretrained(path, local_files_only=True, backend="pil")
+        return image_processors.from_pretrained(path, local_files_only=True, trust_remote_code=False, backend="pil")
     except Exception as error:  # whatever its files make the library raise
         raise BackboneError(f"{path}: the image processor can't be read ({_first_line(error)}).") from error
 

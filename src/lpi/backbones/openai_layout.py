@@ -7,7 +7,6 @@ open_clip's files have the same names, and an ``open_clip_config.json`` beside t
 import gzip
 import json
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from lpi.backbones.inputs import PixelRecipe
+from lpi.backbones.script_archive import is_script, read_script
 from lpi.errors import BackboneError
 
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
@@ -123,8 +123,8 @@ def _read(file: Path) -> Mapping[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        if _is_script(file):
-            return dict(torch.jit.load(str(file), map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
+        if is_script(file):
+            return read_script(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
         reason = str(error).strip().splitlines()
@@ -133,13 +133,6 @@ def _read(file: Path) -> Mapping[str, Tensor]:
         raise BackboneError(f"{file}: is no file of weights, or holds more than weights.") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     return {name.removeprefix("module."): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
-
-
-def _is_script(file: Path) -> bool:
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        return any("/code/" in name for name in archive.namelist())
 
 
 def _open_clip_card(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lpi.cli.options import JsonOption, make_folder
+from lpi.cli.options import JsonOption, MethodFileOption, make_folder
 from lpi.errors import MissingFileError
 
 if TYPE_CHECKING:
@@ -31,13 +31,14 @@ def ground(
         float, typer.Option(min=0.01, max=1.0, help="Leave out boxes whose IoU with a better one is above this.")
     ] = 0.7,
     out: Annotated[Path | None, typer.Option(help="Also write the picture with the boxes drawn on it.")] = None,
+    method_file: MethodFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the boxes of what each expression means, best first: left, top, right, bottom in pixels, and a score."""
     from lpi.data.records import FilePicture
 
     picture = FilePicture(image, str(image)).open()
-    learner = learned(model)
+    learner = learned(model, method_file)
     if out is not None:
         make_folder(out)
     answers = learner.locate(picture, expressions, task=task, count=count, suppress=suppress)
@@ -56,8 +57,8 @@ def ground(
         print(f"Drawn on {out}")
 
 
-def learned(model: str) -> GroundingMethod:
-    """A run's model, a saved model, or a detector as it is.
+def learned(model: str, method_file: Path | None = None) -> GroundingMethod:
+    """A run's model, a saved model (``method_file`` names a method of one's own), or a detector as it is.
 
     Raises:
         MissingFileError: the run has no model yet.
@@ -74,7 +75,7 @@ def learned(model: str) -> GroundingMethod:
             raise MissingFileError(f"{model}: this run has learned no task yet. Let it finish its first.")
     about = folder / "config.json"
     if about.is_file() and "method" in read_json(about):
-        return load_grounding_method(folder)
+        return load_grounding_method(folder, method=method_file)
     return grounding_method("zero_shot", load_grounding_backbone(model))
 
 

@@ -15,7 +15,7 @@ from lpi import __version__
 from lpi.cli.compare import compare
 from lpi.cli.grounding import ground
 from lpi.cli.migrate import migrate
-from lpi.cli.options import JsonOption, SetOption, command_line, make_folder, numbers
+from lpi.cli.options import JsonOption, MethodFileOption, SetOption, command_line, make_folder, numbers
 from lpi.cli.search import register as register_search
 from lpi.cli.serve import serve
 from lpi.cli.tune import tune
@@ -139,6 +139,7 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="A saved model: the 'model' folder of a run.")],
     experiment: Annotated[str, typer.Argument(help="The experiment whose stream and evaluation to use.")],
     changes: SetOption = None,
+    method_file: MethodFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a saved model on a stream again, for example with another gallery or scoring."""
@@ -151,7 +152,7 @@ def evaluate(
         raise MissingFileError(f"{model}: there is no saved model (no config.json). Name the 'model' folder of a run.")
     if "method" not in read_json(about):
         raise CheckpointError(f"{about}: no saved method, but something else. Name the 'model' folder of a run.")
-    record = evaluate_saved(model, read_experiment(experiment, changes or []))
+    record = evaluate_saved(model, read_experiment(experiment, changes or []), method_file)
     if as_json:
         print(json.dumps(record, indent=1))
         return

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lpi.cli.options import MethodFileOption
 from lpi.cli.search import DeviceOption, IndexOption, WorkersOption, show_skipped
 from lpi.errors import ConfigError
 
@@ -36,6 +37,7 @@ def migrate(
     ] = None,
     abandon: Annotated[bool, typer.Option("--abandon", help="Stay with the model that the index has.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the sample and the bridge.")] = 0,
+    method_file: MethodFileOption = None,
     workers: WorkersOption = 2,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
@@ -52,7 +54,7 @@ def migrate(
         print(f"{place} stays with the model that it has.")
         return
     limit = migration.Budget.read(budget)
-    run = migration.begin(place, model, device=device)
+    run = migration.begin(place, model, device=device, method_file=method_file)
     note = record_run(place, run) if run is not None else None
     if note:
         print(f"note: {note}", file=sys.stderr)
@@ -67,6 +69,7 @@ def migrate(
             device=device,
             on_progress=counter.count,
             on_bridge=None if as_json else _show_bridge,
+            method_file=method_file,
         )
     if as_json:
         print(json.dumps(asdict(done), indent=1, ensure_ascii=False))

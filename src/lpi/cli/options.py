@@ -19,6 +19,10 @@ ComparedArgument = Annotated[str, typer.Argument(help="A TOML file, or the name 
 MethodsOption = Annotated[
     str | None, typer.Option(help="Rows of the experiment, methods or .py files, with commas between. Default: all.")
 ]
+MethodFileOption = Annotated[
+    Path | None,
+    typer.Option(help="The Python file of the method that the model was saved by, where it is one of your own."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lpi.cli.options import MethodFileOption
 from lpi.errors import ConfigError, DataError, MissingFileError
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def index(
     ] = 1,
     workers: WorkersOption = 2,
     device: DeviceOption = "auto",
+    method_file: MethodFileOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
     """Make all pictures of a folder searchable, or bring an index up to date. Stopped, it goes on where it was."""
@@ -75,6 +77,7 @@ def index(
         processes=processes,
         workers=workers,
         device=device,
+        method_file=method_file,
     )
     if as_json:
         print(json.dumps(asdict(done), indent=1, ensure_ascii=False))
@@ -100,6 +103,7 @@ def bring_up_to_date(
     processes: int = 1,
     workers: int = 2,
     device: str = "auto",
+    method_file: Path | None = None,
 ) -> Update:
     """Index a folder, or follow what changed in it, and show how far it is; see :func:`index`."""
     from lpi.cli.counting import Counter
@@ -107,13 +111,14 @@ def bring_up_to_date(
     from lpi.search.recorded import record_run, record_source
     from lpi.search.writer import change
 
-    run = prepare(folder, place, model, moved=moved, store=store, device=device)
+    run = prepare(folder, place, model, moved=moved, store=store, device=device, method_file=method_file)
     note = record_run(place, run) if run is not None else None
     if note:
         print(f"note: {note}", file=sys.stderr)
     if tests is not None:
         record_source(place, tests)
-    with Counter() as counter, change(place, workers=workers, processes=processes, device=device) as writer:
+    options: dict[str, Any] = {"workers": workers, "processes": processes, "device": device}
+    with Counter() as counter, change(place, method_file=method_file, **options) as writer:
         done = writer.update(emptied=emptied, rehash=rehash, on_progress=counter.count)
         if tidy:
             writer.tidy()
@@ -143,6 +148,7 @@ def search(
     ] = False,
     scoring: ScoringOption = "plain",
     device: DeviceOption = "auto",
+    method_file: MethodFileOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the hits as JSON.")] = False,
 ) -> None:
     """Find pictures by words or by a picture."""
@@ -151,7 +157,7 @@ def search(
     from lpi.search import Filters, SearchIndex
 
     filters = Filters(folder=folder, task=task, since=since, until=until)
-    opened = SearchIndex.open(place, device=device)
+    opened = SearchIndex.open(place, device=device, method_file=method_file)
     if words is not None:
         query = opened.encode_texts([words], stage=stage, scoring=scoring)[0]
     else:
@@ -196,6 +202,7 @@ def teach(
     scoring: ScoringOption = "plain",
     workers: WorkersOption = 2,
     device: DeviceOption = "auto",
+    method_file: MethodFileOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Learn a domain from captioned pictures; say what is gained and lost; adopt it if you agree."""
@@ -206,7 +213,7 @@ def teach(
     if dry_run and (yes or even_if_worse):
         raise ConfigError("--dry-run adopts nothing: it doesn't go with --yes or --even-if-worse. Leave one out.")
     chosen = _settings(changes or [])
-    with change(place, workers=workers, device=device) as writer:
+    with change(place, workers=workers, device=device, method_file=method_file) as writer:
         settings = training_settings(writer, chosen)
         domain = read_domain(source, name)
         with Counter() as counter:
@@ -293,13 +300,14 @@ def forget(
     ] = False,
     workers: WorkersOption = 2,
     device: DeviceOption = "auto",
+    method_file: MethodFileOption = None,
 ) -> None:
     """Take a domain away again, exactly: searches are then as if it had never been learned."""
     from lpi.cli.counting import Counter
     from lpi.search.recorded import drop_record
     from lpi.search.writer import change
 
-    with Counter() as counter, change(place, workers=workers, device=device) as writer:
+    with Counter() as counter, change(place, workers=workers, device=device, method_file=method_file) as writer:
         stage = writer.forget(name, on_progress=counter.count)
         if for_good:
             writer.drop_history()
@@ -313,12 +321,13 @@ def rollback(
     to: Annotated[int | None, typer.Option(help="The stage to go back to; by default the one before.")] = None,
     workers: WorkersOption = 2,
     device: DeviceOption = "auto",
+    method_file: MethodFileOption = None,
 ) -> None:
     """Go back to the model of an earlier stage. The pictures stay those of today."""
     from lpi.cli.counting import Counter
     from lpi.search.writer import change
 
-    with Counter() as counter, change(place, workers=workers, device=device) as writer:
+    with Counter() as counter, change(place, workers=workers, device=device, method_file=method_file) as writer:
         stage = writer.rollback(to, on_progress=counter.count)
     _show_stage(stage)
 
@@ -365,6 +374,7 @@ def caption(
     k: Annotated[int, typer.Option("--count", "-k", min=1, help="How many captions to show.")] = 10,
     scoring: ScoringOption = "plain",
     device: DeviceOption = "auto",
+    method_file: MethodFileOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
 ) -> None:
     """Say which of some given captions fit a picture best."""
@@ -373,7 +383,8 @@ def caption(
         raise ConfigError("there are no captions to rank. Give some with --caption, or a file of them with --captions.")
     from lpi.search import SearchIndex
 
-    ranked = SearchIndex.open(place, device=device).rank_captions(image, captions, scoring=scoring)[:k]
+    opened = SearchIndex.open(place, device=device, method_file=method_file)
+    ranked = opened.rank_captions(image, captions, scoring=scoring)[:k]
     if as_json:
         rows = [{"caption": text, "score": score} for text, score in ranked]
         print(json.dumps(rows, indent=1, ensure_ascii=False))

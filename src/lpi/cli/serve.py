@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lpi.cli.options import MethodFileOption
 from lpi.cli.search import DeviceOption, WorkersOption, bring_up_to_date, show_skipped
 from lpi.errors import ConfigError, OutputError
 
@@ -52,6 +53,10 @@ def serve(
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     workers: WorkersOption = 2,
     device: DeviceOption = "auto",
+    method_file: MethodFileOption = None,
+    ground_method_file: Annotated[
+        Path | None, typer.Option(help="The Python file of --ground's method, where it is one of your own.")
+    ] = None,
 ) -> None:
     """Search in a browser. Changes by other commands are picked up while it runs; Ctrl-C ends it."""
     from lpi.search.manifest import BESIDE, FILE
@@ -65,7 +70,7 @@ def serve(
         folder, place = None, folder
     if folder is not None:
         inside = folder / BESIDE
-        _follow_folder(folder, place or inside, model, workers=workers, device=device)
+        _follow_folder(folder, place or inside, model, workers=workers, device=device, method_file=method_file)
         place = place or inside
     elif model is not None:
         raise ConfigError("--model is for a folder that isn't indexed yet. Name the folder, or leave --model out.")
@@ -74,9 +79,9 @@ def serve(
     from lpi.search.index import SearchIndex
     from lpi.serve.server import serve as begin
 
-    grounder = _grounder(ground)
+    grounder = _grounder(ground, ground_method_file)
     begin(
-        SearchIndex.open(place, device=device),
+        SearchIndex.open(place, device=device, method_file=method_file),
         host=host,
         port=port,
         token=token,
@@ -88,7 +93,9 @@ def serve(
     print("Stopped.", file=sys.stderr)
 
 
-def _follow_folder(folder: Path, place: Path, model: str | None, *, workers: int, device: str) -> None:
+def _follow_folder(
+    folder: Path, place: Path, model: str | None, *, workers: int, device: str, method_file: Path | None = None
+) -> None:
     """Index a folder, or what is new in it; where another command is at it, its index is served as it is."""
     from lpi.search.manifest import BESIDE, FILE
 
@@ -103,6 +110,7 @@ def _follow_folder(folder: Path, place: Path, model: str | None, *, workers: int
             moved=place.name == BESIDE and place.parent == folder,  # it lies in the folder, wherever that is now
             workers=workers,
             device=device,
+            method_file=method_file,
         )
     except OutputError as error:
         if new:
@@ -112,7 +120,7 @@ def _follow_folder(folder: Path, place: Path, model: str | None, *, workers: int
     show_skipped(done.skipped, place)
 
 
-def _grounder(model: str | None) -> GroundingMethod | None:
+def _grounder(model: str | None, method_file: Path | None) -> GroundingMethod | None:
     from lpi.cli.grounding import learned
 
-    return None if model is None else learned(model)
+    return None if model is None else learned(model, method_file)

@@ -96,6 +96,10 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {short}" if short else type(error).__name__
 
 
+class NotAFileError(OSError):
+    """What lies there is a folder, a pipe, a socket or a device."""
+
+
 def check_regular(path: Path) -> os.stat_result:
     """Refuse what isn't a file of bytes, before it is opened: a pipe would be waited for, a device may do anything.
 
@@ -103,12 +107,13 @@ def check_regular(path: Path) -> os.stat_result:
         Its status.
 
     Raises:
-        OSError: it is something else, or isn't there.
+        NotAFileError: it is something else.
+        OSError: it isn't there.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
-        raise OSError(f"it is {kind}, not a file")
+        raise NotAFileError(f"it is {kind}, not a file")
     return status
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -23,10 +22,10 @@ from typing import Any
 
 import torch
 
-from lpi.config import Experiment, merge, parse
+from lpi.config import Experiment, check_name, merge, parse
 from lpi.errors import CheckpointError, ConfigError, LpiError, UnknownNameError, did_you_mean
 from lpi.evaluation.harness import Run, Say, Workbench, open_stream
-from lpi.evaluation.resume import finished
+from lpi.evaluation.resume import finished, start_over
 from lpi.methods import method_class, method_names
 from lpi.storage import read_json, write_atomically
 from lpi.trainer import Step
@@ -107,9 +106,11 @@ def changed(settings: Experiment, changes: Mapping[str, Any], row: str) -> Exper
     """The settings of a row with some dotted keys set, checked again.
 
     Raises:
-        ConfigError: a key or value that an experiment doesn't have.
+        ConfigError: a key or value that an experiment doesn't have, or another method.
     """
     content = settings.model_dump(exclude_unset=True)
+    if any(key == "method" or key.startswith("method.name") for key in changes):  # a file of figures names no code
+        raise ConfigError(f"tuned settings of row {row!r} name a method; they hold its options. Name it in the row.")
     for key, value in changes.items():
         merge(content, key.split("."), value)
     return parse(content, f"tuned settings of row {row!r}")
@@ -138,6 +139,8 @@ def make_cells(
     """
     if orders < 1 or not seeds:
         raise ConfigError(f"a comparison needs at least 1 order and 1 seed; got {orders} and {len(seeds)}.")
+    for name, what in ((experiment.name, "the experiment's name"), *((row, "the row's name") for row in rows)):
+        check_name(name, what)  # however it was made, it names a folder
     names: list[str] = []
     if orders > 1:  # otherwise the stream needn't be opened here
         names = [task.name for task in open_stream(experiment.stream, experiment.name).tasks]
@@ -186,8 +189,8 @@ def run_cells(
     outcome = Outcome(cells)
     waiting = []
     for index, cell in enumerate(cells):
-        if fresh and cell.folder.exists():
-            shutil.rmtree(cell.folder)
+        if fresh:
+            start_over(cell.folder)
         if not finished(cell.folder, cell.settings, cell.seed, partial(_checksum, _stream_key(cell))):
             waiting.append(index)
     say(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished already")

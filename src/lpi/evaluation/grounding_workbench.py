@@ -16,6 +16,7 @@ from lpi.grounding.backbones.loading import load_grounding_backbone
 from lpi.grounding.base import GroundingMethod
 from lpi.grounding.examples import ExpressionSet
 from lpi.grounding.methods import grounding_method, load_grounding_method
+from lpi.methods import Named
 from lpi.tasks.grounding import MAKERS, GroundingStream, GroundingTask, grounding_options
 
 
@@ -69,9 +70,9 @@ class GroundingWorkbench(Workbench):
         """See :class:`Workbench`."""
         return grounding_method(name, self.backbone, preset=preset, **options)
 
-    def load(self, folder: Path) -> GroundingMethod:
+    def load(self, folder: Path, method: Named | None = None) -> GroundingMethod:
         """See :class:`Workbench`."""
-        return load_grounding_method(folder, backbone=self.backbone)
+        return load_grounding_method(folder, backbone=self.backbone, method=method)
 
     def summary(self, stages: Sequence[dict[str, Any]], zero_shot: dict[str, Any]) -> dict[str, Any]:
         """See :class:`Workbench`."""

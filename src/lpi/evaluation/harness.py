@@ -8,7 +8,6 @@ figures (``zero_shot.json``), one record a stage (``stages/``), the method (``mo
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -18,16 +17,17 @@ from typing import Any
 
 import torch
 
-from lpi.config import Experiment
+from lpi.config import Experiment, check_name, check_row
 from lpi.errors import ConfigError, OutputError
 from lpi.evaluation.machine import environment
 from lpi.evaluation.memory import PeakMemory
 from lpi.evaluation.protocols import protocols
-from lpi.evaluation.resume import comparable, finished
+from lpi.evaluation.resume import comparable, finished, start_over
 from lpi.evaluation.stability import Stability
 from lpi.evaluation.workbench import Say, Workbench, open_stream
+from lpi.methods import Named, is_registered
 from lpi.methods.base import Method
-from lpi.methods.checkpoint import save_method, task_file
+from lpi.methods.checkpoint import save_method, task_file, unless_registered
 from lpi.prompts.task_keys import semantic_similarity
 from lpi.storage import read_json, reason, write_atomically, write_json
 from lpi.trainer import Material, Step, derived_seed, learn_task
@@ -71,6 +71,9 @@ def run_experiment(
         LpiError: anything a person can put right.
     """
     names = list(rows) if rows else [experiment.main_row]
+    check_name(experiment.name, "the experiment's name")  # however it was made, it names a folder
+    for name in names:
+        check_row(name, experiment.name)
     kind = workbench_for(experiment)
     checksum = cache(lambda: kind.open(experiment.stream, experiment.name).checksum())
     each = {name: experiment.row(name) for name in names}  # all names and options are checked before the first run
@@ -81,8 +84,8 @@ def run_experiment(
         for seed in seeds if seeds is not None else settings.seeds:
             folder = out / experiment.name / name / f"seed-{seed}"
             folders[name][seed] = folder
-            if fresh and folder.exists():
-                shutil.rmtree(folder)
+            if fresh:
+                start_over(folder)
             if finished(folder, settings, seed, checksum):
                 say(f"{name}, seed {seed}: already finished in {folder}")
                 continue
@@ -191,7 +194,7 @@ class Run:
     def _learn_in_turn(self, method: Method) -> Method:
         learned = 0
         if (self.folder / "model" / "config.json").exists():
-            method = self.bench.load(self.folder / "model")
+            method = self.bench.load(self.folder / "model", type(method))
             learned = len(method.tasks)
         measured = sum(1 for stage in range(learned) if self._stage_file(stage).exists())
         if learned:
@@ -217,7 +220,7 @@ class Run:
     def _learn_jointly(self, method: Method) -> Method:
         last = len(self.stream.tasks) - 1
         if (self.folder / "model" / "config.json").exists():
-            method = self.bench.load(self.folder / "model")
+            method = self.bench.load(self.folder / "model", type(method))
         timing = {"train": 0.0, "pairs_per_second": 0.0}
         if not method.tasks:
             timing = self._learn(method, self.bench.training(-1))
@@ -310,8 +313,13 @@ class Run:
         )
 
 
-def evaluate_saved(model: Path, experiment: Experiment) -> dict[str, Any]:
+def evaluate_saved(model: Path, experiment: Experiment, method_file: Named | None = None) -> dict[str, Any]:
     """The last stage's record of a saved method on an experiment's stream, with the names of the tasks.
+
+    Args:
+        model: where it was saved.
+        experiment: whose stream and evaluation to use.
+        method_file: the file or class of a method that is none of the library's.
 
     Raises:
         ConfigError: the stream's tasks are not those that the method learned.
@@ -321,7 +329,10 @@ def evaluate_saved(model: Path, experiment: Experiment) -> dict[str, Any]:
     if experiment.backbone != saved["backbone"]["name"] and "backbone" not in experiment.model_fields_set:
         experiment = experiment.model_copy(update={"backbone": saved["backbone"]["name"]})
     bench = workbench_for(experiment)(experiment, lambda line: None)
-    method = bench.load(model)
+    if method_file is None:  # an experiment that a person hands in may name a file, too
+        own = experiment.method.get("name", "lpi")
+        method_file = None if is_registered(own) else own
+    method = bench.load(model, unless_registered(model, method_file))
     names = [task.name for task in bench.stream.tasks]
     if not method.joint and method.tasks != names:
         raise ConfigError(

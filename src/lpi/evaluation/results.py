@@ -41,7 +41,8 @@ def collect(folders: Folders, *, command: str) -> dict[str, Any]:
         # what the growing gallery alone costs: the frozen model learns nothing, and "forgets" this much all the same
         record["zero_shot"]["forgetting_r1"] = percent(authors_forgetting(matrix_of(first["zero_shot"]["stages"])))
     for row, by_seed in runs.items():
-        record[row] = row_of([run["result"] for run in by_seed.values()])
+        # one key may be there: the frozen backbone's own, where it is a row besides
+        record[row] = record.get(row, {}) | row_of([run["result"] for run in by_seed.values()])
     main = next(iter(runs))
     seeds = sorted({seed for by_seed in runs.values() for seed in by_seed})
     return {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lpi.config import OF_BOXES, OF_CAPTIONS, Experiment
-from lpi.errors import ConfigError
+from lpi.errors import CheckpointError, ConfigError, OutputError
 from lpi.storage import read_json
 
 
@@ -25,6 +26,7 @@ def finished(folder: Path, settings: Experiment, seed: int, checksum: Callable[[
         ConfigError: the folder holds a run with other settings, or over other data.
     """
     if not (folder / "run.json").exists():
+        check_own(folder)
         return False
     before = read_json(folder / "run.json")
     now = comparable(settings, seed)
@@ -40,6 +42,44 @@ def finished(folder: Path, settings: Experiment, seed: int, checksum: Callable[[
             "Put the pictures and captions back as they were, choose another --out, or start over with --fresh."
         )
     return (folder / "result.json").exists()
+
+
+def check_own(folder: Path) -> None:
+    """Refuse to make a run in a folder, or to delete one, that holds something else.
+
+    Raises:
+        OutputError: it does, or is no folder at all.
+    """
+    if not folder.exists() and not folder.is_symlink():
+        return
+    if folder.is_symlink() or not folder.is_dir():
+        raise OutputError(f"{folder} is a link or a file, and no folder of a run. Choose another --out, or remove it.")
+    names = sorted(path.name for path in folder.iterdir())
+    if "run.json" in names:
+        try:
+            about = read_json(folder / "run.json")
+        except CheckpointError:  # damaged, but of that name: finished() says so
+            return
+        if isinstance(about, dict) and about.keys() >= {"experiment", "row", "settings"}:
+            return
+    # what a run leaves that was stopped, or failed, before it began
+    others = [name for name in names if name != "error.txt" and not name.startswith(".run.json.")]
+    if others:
+        raise OutputError(
+            f"{folder} is no folder of a run and holds other things, first {others[0]!r}. Choose another --out, or "
+            "another name."
+        )
+
+
+def start_over(folder: Path) -> None:
+    """Delete the folder of a run, if there is one.
+
+    Raises:
+        OutputError: it is something else's.
+    """
+    check_own(folder)
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def comparable(settings: Experiment, seed: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from lpi.errors import ConfigError, did_you_mean
 from lpi.evaluation.continual import summary
 from lpi.evaluation.examples import write_examples
 from lpi.evaluation.protocol import Evaluator
+from lpi.methods import Named
 from lpi.methods import method as build_method
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import load_method
@@ -131,9 +132,9 @@ class Workbench:
         """A method by its name, over the backbone."""
         return build_method(name, self.backbone, preset=preset, **options)
 
-    def load(self, folder: Path) -> Method:
-        """A method as it was saved."""
-        return load_method(folder, backbone=self.backbone)
+    def load(self, folder: Path, method: Named | None = None) -> Method:
+        """A method as it was saved; ``method`` names one that is none of the library's."""
+        return load_method(folder, backbone=self.backbone, method=method)
 
     # ---- figures -----------------------------------------------------------------------------------------------------
 

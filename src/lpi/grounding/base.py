@@ -21,6 +21,7 @@ from lpi.evaluation.boxes import apart
 from lpi.grounding.backbones.base import Detections, GroundingBackbone
 from lpi.grounding.backbones.inputs import PictureInputs, to_pixels
 from lpi.grounding.losses import detection_losses
+from lpi.methods import outside
 from lpi.methods.base import FALLBACK, Method
 
 
@@ -189,7 +190,12 @@ class GroundingMethod(Method):
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, source: str | Path, *, backbone: GroundingBackbone | None = None, **hub: Any
+        cls,
+        source: str | Path,
+        *,
+        backbone: GroundingBackbone | None = None,
+        method: str | Path | type[Method] | None = None,
+        **hub: Any,
     ) -> GroundingMethod:
         """A method from a folder; see :func:`lpi.grounding.methods.load_grounding_method`.
 
@@ -199,7 +205,7 @@ class GroundingMethod(Method):
         """
         from lpi.grounding.methods import load_grounding_method
 
-        loaded = load_grounding_method(source, backbone=backbone)
+        loaded = load_grounding_method(source, backbone=backbone, method=outside(cls) if method is None else method)
         if not isinstance(loaded, cls):
             raise CheckpointError(f"{source} holds a {type(loaded).__name__}, not a {cls.__name__}. Load it as that.")
         return loaded

@@ -13,11 +13,12 @@ from lpi.errors import CheckpointError, UnknownNameError, did_you_mean
 from lpi.grounding.backbones.base import GroundingBackbone
 from lpi.grounding.backbones.loading import load_grounding_backbone
 from lpi.grounding.base import GroundingMethod
-from lpi.methods import method
+from lpi.methods import GROUNDING_METHODS, Named
+from lpi.methods import method as build_method
 from lpi.methods.checkpoint import load_method
 from lpi.storage import read_json
 
-METHODS = ("finetune", "joint", "l2p", "lpi", "maple", "zero_shot")
+METHODS = GROUNDING_METHODS
 
 
 def grounding_method(
@@ -38,29 +39,33 @@ def grounding_method(
     elsewhere = "." in name
     if not elsewhere and name not in METHODS:
         raise UnknownNameError(f"No method for expressions is called {name!r}. {did_you_mean(name, METHODS)}")
-    made = method(name if elsewhere else f"lpi.grounding.{name}", backbone, preset=preset, **options)
+    made = build_method(name if elsewhere else f"lpi.grounding.{name}", backbone, preset=preset, **options)
     if not isinstance(made, GroundingMethod):
         raise UnknownNameError(f"The method {name!r} finds no boxes. {did_you_mean(name, METHODS)}")
     return made
 
 
-def load_grounding_method(folder: str | Path, *, backbone: GroundingBackbone | None = None) -> GroundingMethod:
+def load_grounding_method(
+    folder: str | Path, *, backbone: GroundingBackbone | None = None, method: Named | None = None
+) -> GroundingMethod:
     """A method as ``save_pretrained`` wrote it.
 
     Args:
         folder: where it was saved.
         backbone: the frozen detector to put it on; by default the one it names is loaded.
+        method: its file or class, where it was saved by a method that is none of the library's.
 
     Raises:
         MissingFileError: the folder or one of its files is not there.
-        CheckpointError: a file is damaged, it finds no boxes, or it was made for another detector.
+        CheckpointError: a file is damaged, it finds no boxes, or it was made for another detector, or by a method
+            that must be named.
     """
     if backbone is None:
         made_for = read_json(Path(folder) / "config.json")["backbone"]
         backbone = load_grounding_backbone(made_for["name"])
         if list(backbone.inputs.image_size) != made_for["image_size"]:  # another size than the checkpoint's own
             backbone = load_grounding_backbone(made_for["name"], image_size=made_for["image_size"][0])
-    loaded = load_method(folder, backbone=backbone)
+    loaded = load_method(folder, backbone=backbone, method=method)
     if not isinstance(loaded, GroundingMethod):
         raise CheckpointError(f"{folder} holds a {type(loaded).__name__}, which finds no boxes.")
     return loaded

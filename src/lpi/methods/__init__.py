@@ -1,7 +1,8 @@
 """Methods: one file, one class, one name. The folder is the registry; nobody edits a list.
 
 A method of one's own need not lie in it: the path of a file, or the name of a module that can be imported, stands for
-the one method in it wherever a method is named.
+the one method in it wherever a person names a method. What a file names that was found somewhere, such as the
+``config.json`` of a saved method, is only ever a method of the library: else whoever sends a folder could run code.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ from lpi.errors import ConfigError, MissingFileError, UnknownNameError, did_you_
 from lpi.methods.base import Method, check_options
 
 NOT_METHODS = {"adapters", "base", "checkpoint", "experts", "prompted", "tuned"}
+GROUNDING_METHODS = ("finetune", "joint", "l2p", "lpi", "maple", "zero_shot")
+"""The methods for referring expressions, which are saved under their modules' names."""
+
+Named = str | Path | type[Method]
+"""How a person names a method: by its name, its file, its module, or as the class itself."""
 
 
 def method_names() -> list[str]:
@@ -52,6 +58,37 @@ def method_class(name: str) -> type[Method]:
         found = ", ".join(sorted(value.__name__ for value in own)) or "none"
         raise ConfigError(f"{name} must define exactly one subclass of lpi.methods.base.Method; found {found}.")
     return own[0]
+
+
+def is_registered(name: object) -> bool:
+    """Whether a name, wherever it was found, is that of a method of the library, which needs nobody's leave to run.
+
+    >>> is_registered("lpi"), is_registered("lpi.grounding.lpi"), is_registered("lpi.py"), is_registered("this")
+    (True, True, False, False)
+    """
+    if not isinstance(name, str):
+        return False
+    package, _, last = name.rpartition(".")
+    return name in method_names() or (package == "lpi.grounding" and last in GROUNDING_METHODS)
+
+
+def named_class(named: Named) -> type[Method]:
+    """The class that a person names; see :func:`method_class`."""
+    return named if isinstance(named, type) else method_class(str(named))
+
+
+def recorded_name(found: type[Method]) -> str:
+    """The name under which a class is saved: of one of the library, its own; of any other only what a person called it.
+
+    The latter ends in ``.py`` and leads nowhere: it is for the message that asks for the file.
+    """
+    name = method_source(found)
+    return name if is_registered(name) else f"{found.__module__.rpartition('.')[2]}.py"
+
+
+def outside(found: type[Method]) -> type[Method] | None:
+    """The same class if it is none of the library's: it must then be named again wherever it is loaded."""
+    return None if is_registered(method_source(found)) or found.__module__.startswith("lpi.") else found
 
 
 def _from_file(path: Path) -> ModuleType:

@@ -468,6 +468,37 @@ class Method(
         states = [self.task_state(index) for index in range(len(self.tasks))] + [self.shared_state()]
         return sum(tensor.numel() for state in states for tensor in state.values())
 
+    def save_pretrained(  # the mixin's begins by deleting the folder's config.json
+        self,
+        save_directory: str | Path,
+        *,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **hub: Any,
+    ) -> str | None:
+        """Write the method to a folder; see :func:`lpi.methods.checkpoint.save_method`.
+
+        Args:
+            save_directory: the folder; a ``README.md`` is put into it, if it has none.
+            repo_id: the name on the hub, where it is pushed there; by default the folder's.
+            push_to_hub: whether it is.
+            model_card_kwargs: what the ``README.md`` says besides.
+            hub: what the hub's own ``push_to_hub`` takes.
+
+        Raises:
+            OutputError: the folder can't be written to, or holds something else's ``config.json``.
+        """
+        folder = Path(save_directory)
+        self._save_pretrained(folder)
+        card = folder / "README.md"
+        if not card.exists():
+            self.generate_model_card(**(model_card_kwargs or {})).save(card)
+        if not push_to_hub:
+            return None
+        name = repo_id or folder.resolve().name
+        return str(self.push_to_hub(repo_id=name, model_card_kwargs=model_card_kwargs, **hub))
+
     def _save_pretrained(self, save_directory: Path) -> None:
         from lpi.methods.checkpoint import save_method
 
@@ -475,17 +506,25 @@ class Method(
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin's would fill arguments from config.json by their names
-        cls, source: str | Path, *, backbone: DualEncoder | None = None, **hub: Any
+        cls,
+        source: str | Path,
+        *,
+        backbone: DualEncoder | None = None,
+        method: str | Path | type[Method] | None = None,
+        **hub: Any,
     ) -> Method:
         """A method from a folder or a hub name; see :func:`lpi.methods.checkpoint.load_method`.
+
+        A class of one's own names itself: no ``method`` is needed then.
 
         Raises:
             CheckpointError: it was saved by another method, or for another backbone, or is damaged.
             MissingFileError: it is not there.
         """
-        from lpi.methods.checkpoint import load_method
+        from lpi.methods.checkpoint import load_method, named_by
 
-        loaded = load_method(source, backbone=backbone, **hub)
+        named = named_by(cls) if method is None else method
+        loaded = load_method(source, backbone=backbone, method=named, **hub)
         if not isinstance(loaded, cls):
             raise CheckpointError(f"{source} holds a {type(loaded).__name__}, not a {cls.__name__}. Load it as that.")
         return loaded

@@ -20,12 +20,15 @@ from torch import Tensor
 
 from lpi.backbones.base import DualEncoder
 from lpi.backbones.loading import load_backbone
-from lpi.errors import CheckpointError, MissingFileError
-from lpi.methods import method, method_source
+from lpi.errors import CheckpointError, MissingFileError, OutputError
+from lpi.methods import Named, is_registered, method_class, named_class, outside, recorded_name
+from lpi.methods import method as build_method
 from lpi.methods.base import Method
 from lpi.storage import read_json, read_tensors, write_json, write_tensors
 
 FORMAT = 1
+KEYS = {"format", "method", "options", "backbone", "tasks", "files"}
+"""By these a ``config.json`` is known to be ours, of whatever format."""
 
 
 def task_file(index: int, name: str) -> str:
@@ -36,10 +39,13 @@ def task_file(index: int, name: str) -> str:
 def save_method(method: Method, folder: Path) -> None:
     """Write a method to a folder; ``config.json`` comes last, so that a folder without it is an unfinished one.
 
+    Of what else lies there, only the files of an earlier save that are no longer needed are taken away.
+
     Raises:
-        OutputError: the folder can't be written to.
+        OutputError: the folder can't be written to, or holds something else's ``config.json``.
     """
     folder = Path(folder)
+    earlier = saved_files(folder)
     identity = method.backbone.identity
     files = [task_file(index, name) for index, name in enumerate(method.tasks)]
     for index, name in enumerate(method.tasks):
@@ -57,7 +63,7 @@ def save_method(method: Method, folder: Path) -> None:
         folder / "config.json",
         {
             "format": FORMAT,
-            "method": method_source(type(method)),
+            "method": recorded_name(type(method)),
             "options": method.options,
             "backbone": {
                 "name": method.backbone.name,
@@ -69,36 +75,68 @@ def save_method(method: Method, folder: Path) -> None:
             "shared": shared_file,
         },
     )
-    keep = {f"{file}{ending}" for file in files for ending in (".json", ".safetensors")}
-    outdated = [old for old in (folder / "tasks").glob("*") if old.name not in keep]  # tasks that were forgotten
-    outdated += [old for old in folder.glob("shared-*.safetensors") if old.name != shared_file]
-    for old in outdated:
-        old.unlink()
+    for old in earlier - saved_files(folder):  # tasks that were forgotten, and what was shared before
+        old.unlink(missing_ok=True)
 
 
-def load_method(folder: str | Path, *, backbone: DualEncoder | None = None, **hub: Any) -> Method:
-    """A method as it was saved.
+def saved_files(folder: Path) -> set[Path]:
+    """The files that the method in a folder consists of, ``config.json`` left out; none where there is no method.
+
+    Raises:
+        OutputError: the folder's ``config.json`` is something else's, which must not be written over.
+    """
+    place = folder / "config.json"
+    if not place.exists() and not place.is_symlink():
+        return set()
+    try:
+        config = read_json(place)
+    except (CheckpointError, MissingFileError):
+        config = None
+    if not isinstance(config, dict) or not config.keys() >= KEYS:
+        raise OutputError(f"{place} isn't of a saved method, and would be written over. Name another folder.")
+    files, shared = config["files"], str(config.get("shared"))
+    # whatever its config.json says, a method has no files elsewhere
+    tasks = [name for name in files if is_plain(name)] if isinstance(files, list) else []
+    found = {folder / "tasks" / f"{name}{ending}" for name in tasks for ending in (".json", ".safetensors")}
+    return found | ({folder / shared} if is_plain(shared) and shared.startswith("shared-") else set())
+
+
+def is_plain(name: object) -> bool:
+    """Whether something read from a file is the name of a file, and no way out of its folder.
+
+    >>> is_plain("00-appliance"), is_plain("../../notes"), is_plain("")
+    (True, False, False)
+    """
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) is not None
+
+
+def load_method(
+    folder: str | Path, *, backbone: DualEncoder | None = None, method: Named | None = None, **hub: Any
+) -> Method:
+    """A method as it was saved. Nothing that lies in the folder is executed, whoever it is from.
 
     Args:
         folder: where :func:`save_method` wrote it, or a hub name.
         backbone: the frozen model to put it on; by default the one it names is loaded.
+        method: its file or class, where it was saved by a method that is none of the library's.
         hub: what the hub's own loader takes.
 
     Raises:
         MissingFileError: the folder or one of its files is not there.
-        CheckpointError: a file is damaged, or it was made for another backbone.
+        CheckpointError: a file is damaged, or it was made for another backbone, or by a method that must be named.
     """
     root = _local(str(folder), hub)
     config = read_json(root / "config.json")
     if config.get("format") != FORMAT:
         raise CheckpointError(f"{root}/config.json has format {config.get('format')!r}; this version reads {FORMAT}.")
+    kind = class_of(config["method"], root, method)
     if backbone is None:
         made_for = config["backbone"]
         backbone = load_backbone(made_for["name"])
         if list(backbone.inputs.image_size) != made_for["image_size"]:  # another size than the checkpoint's own
             backbone = load_backbone(made_for["name"], image_size=made_for["image_size"][0])
     check_identity(root, config["backbone"], backbone)
-    loaded = method(config["method"], backbone, **config["options"])
+    loaded = build_method(kind, backbone, **config["options"])
     states = []
     for name, file in zip(config["tasks"], config["files"], strict=True):
         about = read_json(root / "tasks" / f"{file}.json")
@@ -115,6 +153,43 @@ def load_method(folder: str | Path, *, backbone: DualEncoder | None = None, **hu
             f"{root}: the tensors don't fit the options in config.json ({reason}). Take both from one save."
         ) from error
     return loaded
+
+
+def class_of(recorded: object, place: Path, named: Named | None = None) -> type[Method]:
+    """The class of a saved method: of the library by its name on record, any other only as the caller names it.
+
+    Args:
+        recorded: what ``config.json`` says.
+        place: the folder, for messages.
+        named: what the caller says.
+
+    Raises:
+        CheckpointError: a method that isn't the library's and wasn't named, or one that is and was named differently.
+    """
+    if not is_registered(recorded):
+        if named is None:
+            raise CheckpointError(
+                f"{place} was saved by a method of its own, {Path(str(recorded)).name[:80]!r}; name its file: "
+                "load_method(folder, method='my_method.py'), or --method-file my_method.py."
+            )
+        return named_class(named)
+    found = method_class(str(recorded))
+    if named is not None and (wanted := named_class(named)) is not found:
+        raise CheckpointError(
+            f"{place} holds a {found.__name__}, not a {wanted.__name__}: it was saved by {recorded!r}, which needs no "
+            "file of yours. Leave the method out."
+        )
+    return found
+
+
+def unless_registered(folder: Path, named: Named | None) -> Named | None:
+    """What a person named for whichever of several saved methods needs it: nothing, where this one is the library's."""
+    return None if is_registered(read_json(folder / "config.json").get("method")) else named
+
+
+def named_by(kind: type[Method]) -> type[Method] | None:
+    """What a class names by being the one that loads: itself, unless it is the library's; see :func:`class_of`."""
+    return outside(kind)
 
 
 def check_identity(place: Path, made_for: dict[str, str], backbone: DualEncoder) -> None:
@@ -145,8 +220,10 @@ def _local(folder: str, hub: dict[str, Any]) -> Path:
         raise MissingFileError(f"{folder}: there is no such folder.")
     from huggingface_hub import snapshot_download
 
+    # only what is read: a repository's own code doesn't even come here
+    files = ["*.json", "*.safetensors"]
     allowed = {key: hub[key] for key in ("revision", "cache_dir", "token", "local_files_only") if key in hub}
     try:
-        return Path(snapshot_download(folder, **allowed))
+        return Path(snapshot_download(folder, allow_patterns=files, **allowed))
     except Exception as error:  # the hub client has a dozen kinds of failure; a person needs one line
         raise MissingFileError(f"{folder}: no such folder, and the hub did not give it ({error}).") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lpi.errors import ConfigError, MissingFileError
+from lpi.methods import Named, outside
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import save_method
 from lpi.search.files import OnProgress
@@ -23,6 +24,7 @@ def build(
     device: str = "auto",
     workers: int = 2,
     on_progress: OnProgress | None = None,
+    method_file: Named | None = None,
 ) -> Path:
     """Make all pictures of a folder searchable, or bring their index up to date; returns where the index is.
 
@@ -33,6 +35,7 @@ def build(
         device: where the model computes.
         workers: threads that read and decode.
         on_progress: told what is going on, how many are done and how many there are.
+        method_file: the file of the model's method, where it is none of the library's; an object names its own.
 
     Raises:
         MissingFileError: there is no such folder of pictures.
@@ -41,8 +44,9 @@ def build(
     """
     root = Path(folder)
     index = root / BESIDE if place is None else Path(place)
-    prepare(root, index, model, moved=index == root / BESIDE, device=device)
-    with change(index, workers=workers, device=device) as writer:
+    named = outside(type(model)) if isinstance(model, Method) else method_file
+    prepare(root, index, model, moved=index == root / BESIDE, device=device, method_file=named)
+    with change(index, workers=workers, device=device, method_file=named) as writer:
         writer.update(on_progress=on_progress)
     return index
 
@@ -55,6 +59,7 @@ def prepare(
     moved: bool = False,
     store: str | None = None,
     device: str = "auto",
+    method_file: Named | None = None,
 ) -> dict[str, Any] | None:
     """Begin an index, or see that one is of this folder and model; returns the ``run.json`` beside a new one's model.
 
@@ -65,6 +70,7 @@ def prepare(
         moved: the folder may be the indexed one in a new place.
         store: the address where the tables of a new index shall be, if not in its folder.
         device: where the model computes.
+        method_file: see :func:`build`.
 
     Raises:
         MissingFileError: there is no such folder of pictures.
@@ -79,7 +85,7 @@ def prepare(
         if isinstance(model, Method):
             check_model(index, manifest, model, type(model).__name__)
         elif model is not None:
-            check_model(index, manifest, load_model(model)[0], str(model))
+            check_model(index, manifest, load_model(model, method_file)[0], str(model))
         if store is not None and store != manifest.store:
             raise ConfigError(f"{index} has its tables in {manifest.store}. They can't be moved; leave --store out.")
         move_root(index, root)
@@ -89,10 +95,11 @@ def prepare(
     if store is not None and not is_address(store):
         raise ConfigError(f"store must be an address like s3://bucket/path; got {store!r}. Leave it out for a folder.")
     if not isinstance(model, Method):
-        return create(index, root, model, device=device, store=store or STORE)
+        return create(index, root, model, device=device, store=store or STORE, method_file=method_file)
     with tempfile.TemporaryDirectory(prefix="lpi-model-") as saved:  # the caller's own stays as it is
         save_method(model, Path(saved) / "model")
-        return create(index, root, Path(saved) / "model", device=device, store=store or STORE)
+        own = outside(type(model))
+        return create(index, root, Path(saved) / "model", device=device, store=store or STORE, method_file=own)
 
 
 def check_root(folder: Path, manifest: Manifest, *, moved: bool) -> None:

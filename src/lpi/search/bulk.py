@@ -19,6 +19,7 @@ import torch
 
 from lpi.errors import LpiError
 from lpi.extras import missing_extra
+from lpi.methods import method_source, outside
 from lpi.methods.checkpoint import load_method
 from lpi.search.embedding import Embedder, Job, Outcome
 from lpi.search.encoding import Encoder, Half
@@ -102,7 +103,12 @@ class BulkEmbedder(Embedder):
         batch = BATCHES * self.encoder.batch
         hired = type("Hired", (Worker,), {"embed": daft.method.batch(return_dtype=row, batch_size=batch)(_embed)})
         workers = daft.cls(hired, use_process=True, max_concurrency=self.processes)(
-            str(self.model), self.encoder.batch, self.workers, self.threads, str(self.encoder.method.device)
+            str(self.model),
+            self.encoder.batch,
+            self.workers,
+            self.threads,
+            str(self.encoder.method.device),
+            None if (own := outside(type(self.encoder.method))) is None else method_source(own),
         )
         columns = {
             "id": [job.id for job in jobs],
@@ -133,12 +139,15 @@ class Worker:
         workers: threads that decode.
         threads: that compute.
         device: where the model computes.
+        method_file: of the model, where its method is none of the library's.
     """
 
-    def __init__(self, model: str, batch: int, workers: int, threads: int, device: str) -> None:
+    def __init__(
+        self, model: str, batch: int, workers: int, threads: int, device: str, method_file: str | None = None
+    ) -> None:
         torch.set_num_threads(threads)
         self.basket = Basket()
-        encoder = Encoder(load_method(model).to(device), batch=batch)
+        encoder = Encoder(load_method(model, method=method_file).to(device), batch=batch)
         self.embedder = Embedder(encoder, self.basket, workers=workers, keep_seconds=float("inf"))
 
     def made(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:

@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from lpi.data.pictures import SUFFIXES, check_regular, naming, opened, upright_size
+from lpi.data.pictures import SUFFIXES, NotAFileError, check_regular, naming, opened, upright_size
 from lpi.data.records import FilePicture
-from lpi.errors import LpiError, MissingFileError
+from lpi.errors import DataError, LpiError, MissingFileError
 from lpi.tasks.batches import Prepare
 
 SETTLED_SECONDS = 2.0  # a file that was written to more recently may change again without its time showing it
@@ -50,12 +50,23 @@ class Scan:
     """What a folder holds.
 
     Attributes:
-        contents: the pictures by id.
+        contents: the pictures by id; those in ``unread`` as they were known before.
         skipped: why files that look like pictures were left out, by path.
+        unread: the files and folders among them that are there but couldn't be looked at, by path: what was known of
+            them is not gone.
     """
 
     contents: dict[str, Content] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
+
+    def pass_over(self, path: str, reason: str) -> None:
+        """Note what couldn't be looked at."""
+        self.skipped[path] = self.unread[path] = reason
+
+    def covers(self, path: str) -> bool:
+        """Whether a file couldn't be looked at, or lies in a folder that couldn't."""
+        return path in self.unread or any(str(folder) in self.unread for folder in PurePosixPath(path).parents)
 
 
 def content_id(path: Path) -> str:
@@ -72,24 +83,29 @@ def scan(
     *,
     leave_out: Path,
     known: Mapping[str, tuple[str, str]],
+    rehash: bool = False,
     workers: int = 2,
     on_progress: OnProgress | None = None,
 ) -> Scan:
     """All pictures below a folder; hidden files and folders are passed over.
 
+    What can't be read just now, by its permissions or for a failing disk, is taken to be as it was known.
+
     Args:
         root: the folder.
         leave_out: a folder inside it that is not looked into: the index itself.
         known: stamp and id of files by path; a file whose stamp is the same is not read again.
+        rehash: read it all the same.
         workers: threads that read.
         on_progress: told what is going on, how many files are done and how many there are.
 
     Raises:
         MissingFileError: there is no such folder.
+        DataError: it can't be looked into.
     """
     if not root.is_dir():
         raise MissingFileError(f"{root}: there is no such folder. Check the path, or connect the disk it is on.")
-    found = Scan()
+    found, place = Scan(), _identity(root)
     names = _names(root, leave_out.resolve(), found)
     now = datetime.now(tz=timezone.utc).timestamp()
 
@@ -99,33 +115,68 @@ def scan(
         unsettled = "?" if now - status.st_mtime < SETTLED_SECONDS else ""
         stamp = f"{unsettled}{status.st_size}:{status.st_mtime_ns}"
         before = known.get(name)
-        if before is not None and not unsettled and before[0] == stamp:
+        if before is not None and not unsettled and not rehash and before[0] == stamp:
             return stamp, before[1]
         return stamp, content_id(path)
 
-    def careful(name: str) -> tuple[str, str] | str:
+    def careful(name: str) -> tuple[str, str] | OSError:
         try:
             return look(name)
         except OSError as error:
-            return error.strerror or str(error)
+            return error
 
     files: dict[str, list[tuple[str, str]]] = {}
     with ThreadPoolExecutor(workers, thread_name_prefix="hash") as pool:
         for done, (name, seen) in enumerate(zip(names, pool.map(careful, names), strict=True), start=1):
-            if isinstance(seen, str):
-                found.skipped[name] = f"it can't be read: {seen}"
+            if isinstance(seen, OSError):
+                _note(found, root, name, seen)
             else:
                 files.setdefault(seen[1], []).append((name, seen[0]))
             if on_progress is not None:
                 on_progress("looking at files", done, len(names))
+    if _identity(root) != place:
+        raise MissingFileError(f"{root} went away while it was looked at. Connect the disk it is on, and index again.")
+    for name, (stamp, key) in known.items():
+        if found.covers(name):
+            files.setdefault(key, []).append((name, stamp))
     for key, places in files.items():
+        places.sort()
         found.contents[key] = Content(key, tuple(p for p, _ in places), tuple(s for _, s in places))
     return found
 
 
+def _identity(root: Path) -> tuple[int, int] | None:
+    """What tells a folder from the empty one that a disk leaves behind; ``None`` where there is none."""
+    try:
+        status = root.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _note(found: Scan, root: Path, name: str, error: OSError) -> None:
+    """Say of a file why it was left out, and whether what was known of it still stands."""
+    reason = f"it can't be read: {error.strerror or error}"
+    if isinstance(error, NotAFileError):
+        found.skipped[name] = f"{error}. Move it elsewhere."
+    elif isinstance(error, FileNotFoundError | NotADirectoryError) and not (root / name).is_symlink():
+        found.skipped[name] = reason  # it went while we looked
+    else:  # a link whose disk isn't connected is still there, too
+        found.pass_over(name, reason)
+
+
 def _names(root: Path, leave_out: Path, found: Scan) -> list[str]:
+    def unlisted(error: OSError) -> None:
+        name = Path(os.fsdecode(error.filename)).relative_to(root).as_posix()
+        why = error.strerror or str(error)
+        if name == ".":
+            raise DataError(f"{root} can't be looked into: {why}. Check its permissions and its disk.") from error
+        if not isinstance(error, FileNotFoundError):  # or else it went while we looked
+            name = name if name.isprintable() else ascii(name)
+            found.pass_over(name, f"this folder can't be looked into: {why}. What the index holds of it stays.")
+
     names = []
-    for folder, below, files in os.walk(root):
+    for folder, below, files in os.walk(root, onerror=unlisted):
         here = Path(folder)
         below[:] = sorted(d for d in below if not d.startswith(".") and (here / d).resolve() != leave_out)
         for file in files:

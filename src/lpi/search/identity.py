@@ -13,9 +13,10 @@ from torch import Tensor
 
 from lpi.backbones.loading import load_backbone
 from lpi.errors import CheckpointError
+from lpi.methods import Named, named_class
 from lpi.methods import method as build_method
 from lpi.methods.base import Method
-from lpi.methods.checkpoint import load_method
+from lpi.methods.checkpoint import load_method, unless_registered
 from lpi.prompts.task_keys import FALLBACK
 from lpi.storage import read_json
 
@@ -87,12 +88,13 @@ def preprocessing_hash(method: Method) -> str:
     return short_hash(method.backbone.inputs.describe(), DECODING)
 
 
-def load_model(source: str | Path) -> tuple[Method, dict[str, Any] | None]:
+def load_model(source: str | Path, method_file: Named | None = None) -> tuple[Method, dict[str, Any] | None]:
     """What ``--model`` names, and the ``run.json`` beside it where there is one.
 
     Args:
         source: a run folder, a saved method (a run's ``model`` folder), or a backbone (a folder or a name): the last
             gives an LPI that has learned nothing yet.
+        method_file: the file or class of the method, where it is none of the library's.
 
     Raises:
         MissingFileError, CheckpointError, BackboneError: nothing there can be loaded.
@@ -101,10 +103,11 @@ def load_model(source: str | Path) -> tuple[Method, dict[str, Any] | None]:
     for candidate in (folder, folder / "model"):
         config = candidate / "config.json"
         if config.is_file() and "method" in read_json(config):
-            method = load_method(candidate)
+            method = load_method(candidate, method=unless_registered(candidate, method_file))
             run = candidate.parent / "run.json"
             return _anchored(method), read_json(run) if run.is_file() else None
-    return _anchored(build_method("lpi", load_backbone(source))), None
+    kind = "lpi" if method_file is None else named_class(method_file)
+    return _anchored(build_method(kind, load_backbone(source))), None
 
 
 def _anchored(method: Method) -> Method:

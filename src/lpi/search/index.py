@@ -14,6 +14,7 @@ import torch
 from lpi.backbones.given import PictureLike, given_texts
 from lpi.data.records import FilePicture
 from lpi.errors import ConfigError, DataError, MissingFileError, UnknownNameError, did_you_mean
+from lpi.methods import Named, outside
 from lpi.methods.base import Method
 from lpi.prompts.task_keys import FALLBACK
 from lpi.search.best import SHOWN, TIES, Found, best_rows_each
@@ -65,14 +66,15 @@ class SearchIndex:
     Args:
         folder: of the index.
         device: where the model computes: ``auto``, ``cpu``, ``cuda``, ...
+        method_file: the file or class of the index's method, where it is none of the library's.
 
     Raises:
         MissingFileError: there is no index.
         CheckpointError: the index or its model is damaged, or the backbone is no longer the one it was made with.
     """
 
-    def __init__(self, folder: str | Path, *, device: str = "auto") -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, *, device: str = "auto", method_file: Named | None = None) -> None:
+        self.folder, self.method_file = Path(folder), method_file
         self.manifest: Manifest = read_manifest(self.folder)
         self._device = pick_device(device)
         self._store = Store(self.manifest.store_in(self.folder), self.manifest.width)
@@ -84,9 +86,9 @@ class SearchIndex:
         self._follow(device)
 
     @classmethod
-    def open(cls, folder: str | Path, *, device: str = "auto") -> SearchIndex:
+    def open(cls, folder: str | Path, *, device: str = "auto", method_file: Named | None = None) -> SearchIndex:
         """The index in a folder; see the class."""
-        return cls(folder, device=device)
+        return cls(folder, device=device, method_file=method_file)
 
     @classmethod
     def build(
@@ -97,9 +99,12 @@ class SearchIndex:
         index: str | Path | None = None,
         device: str = "auto",
         on_progress: OnProgress | None = None,
+        method_file: Named | None = None,
     ) -> SearchIndex:
         """The index of a folder of pictures, made or brought up to date; see :func:`lpi.search.building.build`."""
-        return cls(build(model, folder, index, device=device, on_progress=on_progress), device=device)
+        named = outside(type(model)) if isinstance(model, Method) else method_file
+        made = build(model, folder, index, device=device, on_progress=on_progress, method_file=named)
+        return cls(made, device=device, method_file=named)
 
     def refresh(self) -> bool:
         """Take over what was changed meanwhile; returns whether anything was. Searches go on until it is there."""
@@ -180,7 +185,8 @@ class SearchIndex:
         """A stage with its rows and its model, which is loaded and put to the others if it isn't among them yet."""
         if stage.model not in methods:
             shared = next(iter(methods.values())).backbone if methods else None
-            methods[stage.model] = load_stage(self.folder, manifest, stage, shared).to(self._device)
+            loaded = load_stage(self.folder, manifest, stage, shared, method_file=self.method_file)
+            methods[stage.model] = loaded.to(self._device)
         rows, method = store.rows(stage.version), methods[stage.model]
         return _View(stage, method, rows, routes_by_key(method, rows.columns("route")["route"]))
 

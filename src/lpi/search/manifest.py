@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -161,11 +162,42 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         stages = tuple(Stage(**stage) for stage in content.pop("stages"))
         outdated = tuple((store, since) for store, since in content.pop("outdated", ()))
-        return Manifest(**content, stages=stages, outdated=outdated)
+        return _checked(Manifest(**content, stages=stages, outdated=outdated))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{folder / FILE} is damaged ({error}). Take it from a backup, or index again."
         ) from error
+
+
+def is_model(name: object) -> bool:
+    """Whether something is what stands for a model, and so the name of its folder.
+
+    >>> is_model("0123456789abcdef"), is_model("../../holiday")
+    (True, False)
+    """
+    return isinstance(name, str) and re.fullmatch(r"[0-9a-f]{16}", name) is not None
+
+
+def _checked(manifest: Manifest) -> Manifest:
+    """The same, if all its places are its own: models are read from there, and what is outdated is deleted.
+
+    Raises:
+        ValueError: one isn't.
+    """
+    for model in (stage.model for stage in manifest.stages):
+        if not is_model(model):
+            raise ValueError(f"no model is called {model!r}")
+    root = _root(manifest.store)
+    for store in [store for store, _ in manifest.outdated if _root(store) != root or store.startswith("../")]:
+        raise ValueError(f"{store!r} is no place of its tables")
+    if not is_address(manifest.store) and root != STORE:
+        raise ValueError(f"{manifest.store!r} is no place of its tables")
+    return manifest
+
+
+def _root(store: str) -> str:
+    """Where the tables of all models of an index are, but for the model's own ending."""
+    return re.sub("-[0-9a-f]{16}$", "", (store if is_address(store) else seen_from_above(store)).rstrip("/"))
 
 
 def check_place(folder: Path) -> None:
@@ -177,7 +209,8 @@ def check_place(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         names = [path.name for path in folder.iterdir()]
-        others = sorted(name for name in names if name not in OURS and not name.startswith((".", f"{STORE}-")))
+        ours = OURS if "lock" in names else set()  # which comes first: without it, they are somebody else's
+        others = sorted(name for name in names if name not in ours and not name.startswith((".", f"{STORE}-")))
     except OSError as error:
         raise OutputError(f"{folder} can't be made: {reason(error).replace('--out', '--index')}") from error
     if others:

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from lpi.errors import ConfigError
+from lpi.methods import Named
 from lpi.search.bridge import Pairs, check_kind
 from lpi.search.crossing import FILE as BRIDGE
 from lpi.search.crossing import Crossing, load_crossing, save_crossing
@@ -107,13 +108,16 @@ class Move:
     seconds: float
 
 
-def begin(folder: str | Path, model: str | Path | None, *, device: str = "auto") -> dict[str, Any] | None:
+def begin(
+    folder: str | Path, model: str | Path | None, *, device: str = "auto", method_file: Named | None = None
+) -> dict[str, Any] | None:
     """Make sure that an index is on its way; returns the ``run.json`` beside a model that it sets out for just now.
 
     Args:
         folder: of the index.
         model: what to move to; see :func:`lpi.search.identity.load_model`. May be left out where it is on its way.
         device: where the model computes.
+        method_file: the file or class of the model's method, where it is none of the library's.
 
     Raises:
         ConfigError: no model, or the one that the index has already.
@@ -124,11 +128,12 @@ def begin(folder: str | Path, model: str | Path | None, *, device: str = "auto")
     on_its_way = successor(folder, manifest)
     if on_its_way is not None:
         if model is not None:
-            check_same(folder / NEXT, on_its_way.recorded(on_its_way.current), load_model(model)[0], str(model))
+            wanted = load_model(model, method_file)[0]
+            check_same(folder / NEXT, on_its_way.recorded(on_its_way.current), wanted, str(model))
         return None
     if model is None:
         raise ConfigError(f"{folder} isn't on its way to another model. Say to which one with --model.")
-    method, run = load_model(model)
+    method, run = load_model(model, method_file)
     about = describe(method)
     if about["model"] == manifest.current.model:
         raise ConfigError(f"{folder} has the model {model} already ({about['model']}). There is nothing to do.")
@@ -341,16 +346,16 @@ class _Mover:
 
     def skipped(self) -> dict[str, str]:
         """Why files were left out, by path."""
-        skipped = dict(self.found.skipped)
+        skipped = self.found.unread | self.found.skipped  # whole folders are said first
         for key, problem in self.problems.items():
             skipped |= dict.fromkeys(self.found.contents[key].paths, problem)
-        return dict(sorted(skipped.items()))
+        return skipped
 
     def finish(self) -> None:
         """Let the new half take the place of the old one. What is cut short after the manifest is only tidying."""
         old, new = self.old, self.new
         old.keep_model(new.method)
-        write_json(old.folder / "skipped.json", self.skipped())
+        write_json(old.folder / "skipped.json", dict(sorted(self.skipped().items())))
         outdated = (*old.manifest.outdated, (old.manifest.store, timestamp()))
         manifest = replace(new.manifest, store=seen_from_above(new.manifest.store), outdated=outdated)
         manifest.write(old.folder)

@@ -103,5 +103,5 @@ class Successor:
 
 def open_successor(outer: SearchIndex, device: str) -> Successor:
     """Open the new half of an index that is on its way."""
-    index = type(outer)(outer.folder / NEXT, device=device)
+    index = type(outer)(outer.folder / NEXT, device=device, method_file=outer.method_file)
     return Successor(index, outer.manifest.current.model)

@@ -15,6 +15,7 @@ from lpi.config import TrainingSettings
 from lpi.data.folder import captions_file, load_jsonl
 from lpi.data.records import CaptionedImage
 from lpi.errors import ConfigError, DataError, MissingFileError, did_you_mean
+from lpi.methods import outside
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import load_method, save_method
 from lpi.search.files import OnProgress
@@ -140,13 +141,18 @@ def learn(
     place = writer.folder / "lessons" / key
     remove_lessons(writer.folder, keep=place)
     if (place / "model" / "config.json").exists():
-        method = load_method(place / "model", backbone=writer.method.backbone).to(writer.method.device)
+        method = _load(writer, place).to(writer.method.device)
         seconds = read_json(place / "learned.json")["seconds"]
     else:
         method, seconds = _train(writer, task, place, settings=settings, seed=seed, on_step=on_step)
     report = measure(writer, method, task.name, task.test, scoring=scoring, on_progress=on_progress)
     report["seconds"]["learn"] = seconds
     return Lesson(task.name, method, report, task.test, place)
+
+
+def _load(writer: Writer, place: Path) -> Method:
+    named = outside(type(writer.method))  # whoever opened the index named it
+    return load_method(place / "model", backbone=writer.method.backbone, method=named)
 
 
 def _train(
@@ -160,7 +166,7 @@ def _train(
     write_json(place / "learned.json", {"task": task.name, "seconds": seconds})
     save_method(method, place / "model")
     # as it will be loaded again: nothing that only lives in memory may decide a vector
-    return load_method(place / "model", backbone=writer.method.backbone).to(writer.method.device), seconds
+    return _load(writer, place).to(writer.method.device), seconds
 
 
 def measure(

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from lpi.backbones.base import DualEncoder
-from lpi.errors import ConfigError, DataError, OutputError
+from lpi.errors import ConfigError, DataError, MissingFileError, OutputError
+from lpi.methods import Named, outside
 from lpi.methods.base import Method
-from lpi.methods.checkpoint import load_method, save_method
+from lpi.methods.checkpoint import load_method, save_method, unless_registered
 from lpi.search.bulk import BulkEmbedder
 from lpi.search.embedding import KEEP_SECONDS, Embedder
 from lpi.search.encoding import Encoder, steady_size
@@ -27,6 +28,7 @@ from lpi.search.manifest import (
     Stage,
     check_place,
     is_address,
+    is_model,
     located,
     only_writer,
     read_manifest,
@@ -62,14 +64,27 @@ class Update:
     seconds: float
 
 
-def load_stage(folder: Path, manifest: Manifest, stage: Stage, backbone: DualEncoder | None = None) -> Method:
+def load_stage(
+    folder: Path,
+    manifest: Manifest,
+    stage: Stage,
+    backbone: DualEncoder | None = None,
+    *,
+    method_file: Named | None = None,
+) -> Method:
     """The model of a stage, from the index's own copy.
+
+    Args:
+        folder, manifest: of the index.
+        stage: which.
+        backbone: the frozen model, where it is loaded already.
+        method_file: the file or class of the stage's method, where it is none of the library's.
 
     Raises:
         CheckpointError: the copy, or the backbone that it names, is no longer what the index was made with.
     """
     place = folder / "models" / stage.model
-    method = load_method(place, backbone=backbone)
+    method = load_method(place, backbone=backbone, method=unless_registered(place, method_file))
     check_same(folder, manifest.recorded(stage), method, str(place))
     return method
 
@@ -156,7 +171,7 @@ class Writer:
 
         jobs = embedder.jobs(self.files(found.contents))
         outcome = embedder.run(jobs, on_progress=on_progress, on_kept=now_and_then)
-        skipped = dict(found.skipped)
+        skipped = found.unread | found.skipped  # whole folders are said first
         for key, problem in outcome.problems.items():
             skipped |= dict.fromkeys(found.contents[key].paths, problem)
         write_json(self.folder / "skipped.json", dict(sorted(skipped.items())))
@@ -186,10 +201,15 @@ class Writer:
             before: what it held: files that are as they were are not read again.
             emptied, rehash, on_progress: see :meth:`update`.
         """
-        known = (
-            {} if rehash else {p: (s, c.id) for c in before.values() for p, s in zip(c.paths, c.stamps, strict=True)}
+        known = {p: (s, c.id) for c in before.values() for p, s in zip(c.paths, c.stamps, strict=True)}
+        found = scan(
+            self.root,
+            leave_out=self.folder,
+            known=known,
+            rehash=rehash,
+            workers=self.workers,
+            on_progress=on_progress,
         )
-        found = scan(self.root, leave_out=self.folder, known=known, workers=self.workers, on_progress=on_progress)
         if before and not found.contents and not emptied:
             raise DataError(
                 f"{self.root} holds no picture any more, and the index {len(before)}. Connect the disk it is on, or "
@@ -217,6 +237,9 @@ class Writer:
 
         A picture that must be embedded and can't be opened any more is dropped, with the reason on record.
 
+        Raises:
+            MissingFileError: some must be, and the folder of pictures isn't there.
+
         Args:
             method: the model, on the same backbone.
             kind, task, report: see :class:`Stage`.
@@ -226,7 +249,10 @@ class Writer:
         self.keep_model(method)
         contents = self.contents()
         embedder = self.embedder(method)
-        outcome = embedder.run(embedder.jobs(self.files(contents)), on_progress=on_progress)
+        jobs = embedder.jobs(self.files(contents))
+        if jobs and not any(self.root.glob("*")):  # of a disk that isn't connected, every picture would be dropped
+            raise MissingFileError(f"{self.root} isn't there or is empty. Connect the disk it is on.")
+        outcome = embedder.run(jobs, on_progress=on_progress)
         if outcome.problems:
             file = self.folder / "skipped.json"
             skipped = read_json(file) if file.exists() else {}
@@ -285,12 +311,17 @@ class Writer:
             raise ConfigError(
                 f"stage must be an earlier one to go back to; {earlier}" + (f"; got {to}." if to is not None else ".")
             )
-        method = load_stage(self.folder, self.manifest, stages[number], self.method.backbone)
+        method = self.load(stages[number])
         return self.adopt(method, "rollback", on_progress=on_progress)
 
     def copy(self) -> Method:
         """The current model once more, to be changed."""
-        return load_stage(self.folder, self.manifest, self.manifest.current, self.method.backbone)
+        return self.load(self.manifest.current)
+
+    def load(self, stage: Stage) -> Method:
+        """The model of a stage, on the backbone of the current one."""
+        named = outside(type(self.method))  # whoever opened the index named it
+        return load_stage(self.folder, self.manifest, stage, self.method.backbone, method_file=named)
 
     def drop_history(self) -> None:
         """Keep the current stage only, and nothing of what earlier ones knew. There is no way back.
@@ -314,7 +345,7 @@ class Writer:
         self.store.tidy(routes, set(self.contents()))
         models = {stage.model for stage in self.manifest.stages}
         for folder in (self.folder / "models").glob("*"):
-            if folder.name not in models:
+            if folder.name not in models and is_model(folder.name.lstrip(".")):
                 remove_folder(folder)
         remove_lessons(self.folder)
 
@@ -366,6 +397,7 @@ def change(
     approximate_from: int = APPROXIMATE_FROM,
     keep_seconds: float = KEEP_SECONDS,
     on_its_way: bool = False,
+    method_file: Named | None = None,
 ) -> Iterator[Writer]:
     """Change an index; nobody else can meanwhile.
 
@@ -377,6 +409,7 @@ def change(
         approximate_from: rows from which on there is an approximate index.
         keep_seconds: the longest that new features stay in memory only: what a crash costs at most.
         on_its_way: it may be changed while it is on its way to another model, too.
+        method_file: the file or class of the index's method, where it is none of the library's.
 
     Raises:
         MissingFileError: there is no index.
@@ -392,7 +425,7 @@ def change(
                 f"{folder} is on its way to another model. Go on with 'lpi migrate', which also takes in what is new "
                 "in the folder, or give that up with 'lpi migrate --abandon'."
             )
-        method = load_stage(folder, manifest, manifest.current)
+        method = load_stage(folder, manifest, manifest.current, method_file=method_file)
         method.to(pick_device(device))
         writer = Writer(folder, manifest, method)
         writer.workers, writer.processes = workers, processes
@@ -409,6 +442,7 @@ def create(
     device: str = "auto",
     batch: int | None = None,
     store: str = STORE,
+    method_file: Named | None = None,
 ) -> dict[str, Any] | None:
     """Begin an index, without any picture yet; returns the ``run.json`` beside the model, where there is one.
 
@@ -419,12 +453,13 @@ def create(
         device: where the model computes.
         batch: pictures in every forward pass; by default the most for which every place gives the same bits.
         store: where the tables shall be: a folder, seen from the index, or the address of an object store.
+        method_file: the file or class of the model's method, where it is none of the library's.
 
     Raises:
         OutputError: the folder holds something else, or can't be made; or the object store holds an index.
     """
     folder = Path(folder)
-    method, run = (model, None) if isinstance(model, Method) else load_model(model)
+    method, run = (model, None) if isinstance(model, Method) else load_model(model, method_file)
     method.to(pick_device(device))
     check_place(folder)
     with only_writer(folder):

@@ -35,11 +35,18 @@ class Limits:
         upload_bytes: of a request's body.
         pixels: of a picture to search by.
         waiting: requests that wait for one kind of work; one more is turned away.
+        head_seconds: within which a request's head must be here, or its connection is closed.
+        body_seconds: likewise its body.
+        connections: at once; for one more, the one that is needed least is closed. ``None`` for as many as the limit
+            on open files allows.
     """
 
     upload_bytes: int = 20 * 1024**2
     pixels: int = 64_000_000
     waiting: int = 256
+    head_seconds: float = 10.0
+    body_seconds: float = 120.0
+    connections: int | None = None
 
 
 class BodyLimit:

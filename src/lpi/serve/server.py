@@ -13,6 +13,8 @@ import uvicorn
 from lpi.errors import LpiError
 from lpi.search.index import SearchIndex
 from lpi.serve.app import create_app
+from lpi.serve.connections import ACCEPTED, complain_seldom, protocol_for
+from lpi.serve.limits import Limits
 from lpi.serve.listening import listen, page_address
 from lpi.serve.security import is_loopback, token_for
 from lpi.serve.service import Service
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from lpi.grounding.base import GroundingMethod
 
 GRACE_SECONDS = 5
+WAITING_OUTSIDE = 1024  # connections that the system keeps until they are taken
 KEEP_ALIVE_SECONDS = 60  # a person looks at pictures for a while before asking again
 
 
@@ -42,7 +45,10 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
+        complain_seldom()
         await super().startup(sockets=sockets)
+        for own in sockets or ():
+            own.listen(WAITING_OUTSIDE)
         if self.started:
             self._on_listening()
 
@@ -57,6 +63,7 @@ def serve(
     batching: bool = True,
     threads: int | None = None,
     open_page: bool = False,
+    limits: Limits | None = None,
     say: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> None:
     """Serve an index until Ctrl-C.
@@ -67,7 +74,7 @@ def serve(
             need the token.
         port: to listen at; 0 takes a free one.
         token: see :func:`lpi.serve.security.token_for`.
-        grounder, batching, threads: see :class:`lpi.serve.service.Service`.
+        grounder, batching, threads, limits: see :class:`lpi.serve.service.Service`.
         open_page: open the page in a browser.
         say: told the one line that says where the page is.
 
@@ -77,7 +84,7 @@ def serve(
     wanted = token_for(host, token)
     listening = listen(host, port)
     address = page_address(host, listening.getsockname()[1])
-    service = Service(index, grounder=grounder, batching=batching, threads=threads)
+    service = Service(index, grounder=grounder, batching=batching, threads=threads, limits=limits)
     app = create_app(service, token=wanted, local=is_loopback(host))
 
     def begun() -> None:
@@ -93,6 +100,8 @@ def serve(
         access_log=False,  # it would hold what people look for, and the token
         server_header=False,
         proxy_headers=False,
+        http=protocol_for(service.limits),
+        backlog=ACCEPTED,
         ws="none",
         lifespan="on",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
