@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors"},
     "losses": {"errors"},
     "data": {"data", "errors", "extras"},
-    "backbones": {"backbones", "errors", "storage"},
+    "backbones": {"backbones", "data.pictures", "data.records", "errors", "storage"},
     "prompts": {"prompts", "errors"},
     "tasks": {"tasks", "data", "errors"},
     "methods": {"methods.base", *BELOW_METHODS},  # the folder itself, which lists and makes methods
@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation.boxes": {"errors"},
     "evaluation.continual": {"errors"},
     "grounding": {"grounding", "methods", "data.expressions.record", "evaluation.boxes", *BELOW_METHODS},
-    "grounding.backbones": {"grounding.backbones", "backbones", "errors"},
+    "grounding.backbones": {"grounding.backbones", "backbones", "data.pictures", "errors"},
     "grounding.losses": {"grounding.backbones", "evaluation.boxes", "errors", "extras"},
     "report": {"report", "evaluation.continual", "errors", "extras", "storage"},
     "search": {"search", "trainer", "methods", "data", *BELOW_METHODS},
