@@ -12,7 +12,7 @@ from search_world import QUICK, World, vectors_of
 
 import lpi
 from lpi.errors import ConfigError, DataError, MissingFileError, UnknownNameError
-from lpi.evaluation.ranking import recall_both_directions, recall_of_set
+from lpi.evaluation.ranking import recall_both_directions
 from lpi.methods.checkpoint import load_method, save_method
 from lpi.search import SearchIndex
 from lpi.search.encoding import Encoder
@@ -206,12 +206,17 @@ def test_the_report_measures_new_old_and_held_out_before_and_after(world: World,
     for when, method in (("before", before), ("after", lesson.method)):
         pictures = [record.picture.open() for record in held]
         texts, _, pairs = relevance(held, equal_captions=True)
-        expected = recall_of_set(
-            method.encode_texts(texts), method.encode_images(pictures), torch.from_numpy(pairs), ks=(1,)
+        expected = recall_both_directions(
+            method.encode_texts(texts),
+            method.encode_images(pictures),
+            torch.from_numpy(pairs),
+            text_task=torch.zeros(len(texts)),
+            image_task=torch.zeros(len(pictures)),
+            ks=(1,),
         )
         found = report["recall"]["held_out"][when]
-        assert found["text_to_image"] == pytest.approx(expected["text_to_image"]["1"], abs=1e-6)
-        assert found["image_to_text"] == pytest.approx(expected["image_to_text"]["1"], abs=1e-6)
+        assert found["text_to_image"] == pytest.approx(expected["text_to_image"]["1"][0], abs=1e-6)
+        assert found["image_to_text"] == pytest.approx(expected["image_to_text"]["1"][0], abs=1e-6)
 
 
 def test_each_domains_queries_meet_the_pictures_of_all(world: World, tmp_path: Path) -> None:
