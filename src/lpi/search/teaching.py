@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from lpi.config import TrainingSettings
-from lpi.data.folder import captions_file, load_jsonl
+from lpi.data.folder import load_jsonl, load_task
 from lpi.data.records import CaptionedImage
 from lpi.errors import ConfigError, DataError, MissingFileError, did_you_mean
 from lpi.methods.base import Method
@@ -86,7 +86,7 @@ def training_settings(writer: Writer, changes: dict[str, Any]) -> TrainingSettin
 
 
 def read_domain(source: str | Path, task: str) -> Task:
-    """A domain to learn from a folder with a captions file, or from the file itself.
+    """A domain to learn from a folder with a captions file (or one a split), or from the file itself.
 
     Raises:
         MissingFileError: there is no such folder, or no captions file in it.
@@ -95,14 +95,13 @@ def read_domain(source: str | Path, task: str) -> Task:
     source = Path(source)
     if not source.exists():
         raise MissingFileError(f"{source}: there is no such folder of captioned pictures. Check the path.")
-    file = captions_file(source) if source.is_dir() else source
-    records = load_jsonl(file, task_field=None, task=task)
+    records = load_task(source, task) if source.is_dir() else load_jsonl(source, task_field=None, task=task)
     by_split: dict[str, list[CaptionedImage]] = {"train": [], "val": [], "test": []}
     for record in records:
         by_split.get(record.split, []).append(record)
     for split, noun in (("train", "to learn from"), ("test", "to be tested on")):
         if len(by_split[split]) < (2 if split == "train" else 1):
-            raise DataError(f'{file}: too few pictures {noun}. Leave "split" out of all rows, and some are drawn.')
+            raise DataError(f'{source}: too few pictures {noun}. Leave "split" out of all rows, and some are drawn.')
     return Task(task, *(tuple(by_split[split]) for split in ("train", "val", "test")))
 
 
