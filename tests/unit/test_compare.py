@@ -1,6 +1,7 @@
 """Comparing and tuning methods: rows, orders, resuming, failures, the table; on two tasks of tiny painted pictures."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -246,6 +247,20 @@ def test_a_run_over_data_that_changed_since_is_refused(
     run["stream"]["checksum"] = "0123456789abcdef"
     file.write_text(json.dumps(run))
     with pytest.raises(ConfigError, match=r"other data \(checksum 0123456789abcdef there, [0-9a-f]{16} now\)"):
+        run_experiment(experiment, rows=["zero_shot"], out=tmp_path, say=silent)
+    with pytest.raises(ConfigError, match="other data"):
+        run_cells(make_cells(experiment, rows_of(experiment, ["zero_shot"]), seeds=[0], orders=1, out=tmp_path))
+
+
+def test_a_run_whose_pictures_were_replaced_under_the_same_names_is_refused(
+    world: dict[str, Any], tmp_path: Path
+) -> None:
+    shutil.copytree(world["stream"]["root"], tmp_path / "data")
+    stream = {"kind": "folder", "root": str(tmp_path / "data")}
+    experiment = parse({**world, "stream": stream}, "small.toml")
+    run_experiment(experiment, rows=["zero_shot"], out=tmp_path, say=silent)
+    Image.new("RGB", (32, 32), "gold").save(next((tmp_path / "data").rglob("15.png")))
+    with pytest.raises(ConfigError, match=r"other data .* Put the pictures and captions back as they were"):
         run_experiment(experiment, rows=["zero_shot"], out=tmp_path, say=silent)
     with pytest.raises(ConfigError, match="other data"):
         run_cells(make_cells(experiment, rows_of(experiment, ["zero_shot"]), seeds=[0], orders=1, out=tmp_path))

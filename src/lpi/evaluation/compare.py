@@ -184,6 +184,8 @@ def run_cells(
         ConfigError: a folder holds a run with other settings or over other data: found before anything runs.
     """
     outcome = Outcome(cells)
+    _checksum.cache_clear()  # pictures may have changed since this process last looked
+    _bench.cache_clear()
     waiting = []
     for index, cell in enumerate(cells):
         if fresh and cell.folder.exists():

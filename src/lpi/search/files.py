@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from lpi.data.content import content_id
 from lpi.data.records import FilePicture
 from lpi.errors import LpiError, MissingFileError
 from lpi.tasks.batches import Prepare
@@ -60,15 +60,6 @@ class Scan:
 
     contents: dict[str, Content] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
-
-
-def content_id(path: Path) -> str:
-    """32 hexadecimal digits that stand for a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:32]
 
 
 def scan(

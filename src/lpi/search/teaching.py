@@ -23,7 +23,7 @@ from lpi.search.manifest import Stage
 from lpi.search.recorded import HELD_OUT, Gallery, TestSet, on_record, put_on_record
 from lpi.search.writer import Writer, remove_lessons
 from lpi.storage import read_json, write_json
-from lpi.tasks.stream import Task
+from lpi.tasks.stream import Task, TaskStream
 from lpi.trainer import OnStep, learn_task
 
 POINT = 0.01  # R@1 that an old domain may lose before anybody is warned
@@ -133,9 +133,9 @@ def learn(
         raise ConfigError(f"the domain needs another name; got {task.name!r}.")
     if task.name in writer.method.tasks:
         raise ConfigError(f"task {task.name!r} was learned already. Forget it first, or give the new one a name.")
-    content = [[record.picture.name, list(record.captions)] for record in (*task.train, *task.test)]
+    checksum = TaskStream(task.name, (task,)).checksum()  # of names, captions and the bytes of the pictures
     options = settings.model_dump(mode="json", exclude={"checkpoint_seconds", "device"})
-    key = short_hash(writer.manifest.current.model, task.name, content, options, seed)
+    key = short_hash(writer.manifest.current.model, task.name, checksum, options, seed)
     place = writer.folder / "lessons" / key
     remove_lessons(writer.folder, keep=place)
     if (place / "model" / "config.json").exists():
