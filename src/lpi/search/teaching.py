@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from lpi.config import TrainingSettings
 from lpi.data.folder import load_jsonl, load_task
 from lpi.data.records import CaptionedImage
-from lpi.errors import ConfigError, DataError, MissingFileError, did_you_mean
+from lpi.errors import ConfigError, DataError, MissingFileError
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import load_method, save_method
 from lpi.search.files import OnProgress
@@ -24,7 +23,7 @@ from lpi.search.recorded import HELD_OUT, Gallery, TestSet, on_record, put_on_re
 from lpi.search.writer import Writer, remove_lessons
 from lpi.storage import read_json, write_json
 from lpi.tasks.stream import Task, TaskStream
-from lpi.trainer import OnStep, learn_task
+from lpi.trainer import OnStep, learn_task, training_for
 
 POINT = 0.01  # R@1 that an old domain may lose before anybody is warned
 
@@ -73,16 +72,8 @@ def training_settings(writer: Writer, changes: dict[str, Any]) -> TrainingSettin
     Raises:
         ConfigError: an option that training doesn't have, or a wrong value.
     """
-    known = TrainingSettings.model_fields
-    for name in changes:
-        if name not in known:
-            raise ConfigError(f"training has no option {name!r}. {did_you_mean(name, known)}")
-    kept = {name: value for name, value in writer.manifest.training.items() if name in known}
-    try:
-        return TrainingSettings.model_validate({**kept, **changes})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"training: {first['loc'][0]}: {first['msg']}; got {first['input']!r}.") from error
+    kept = {name: value for name, value in writer.manifest.training.items() if name in TrainingSettings.model_fields}
+    return training_for(type(writer.method), {**kept, **changes})
 
 
 def read_domain(source: str | Path, task: str) -> Task:
