@@ -55,6 +55,16 @@ def test_equal_pictures_are_found_as_often_as_by_chance():
     assert recalls["image_to_text"] == recalls["text_to_image"]
 
 
+@pytest.mark.parametrize("count", [2, 3, 5, 7])
+@pytest.mark.parametrize("width", [32, 257])
+def test_equal_features_are_equal_whatever_the_last_bits_of_their_scores(count, width):
+    generator = torch.Generator().manual_seed(count)
+    texts, picture = torch.randn(count, width, generator=generator), torch.randn(1, width, generator=generator)
+    own = torch.arange(count)[:, None].expand(-1, 2)
+    ranks = count_ranks(cosine_block(texts, picture.expand(count, -1)), count, own)
+    assert ranks.counts.tolist() == [[0, count - 1, 1]] * count
+
+
 def test_a_rank_does_not_depend_on_the_block():
     scores = torch.randint(0, 5, (23, 17), generator=torch.Generator().manual_seed(0)).float()
     pairs = torch.stack([torch.arange(23), torch.arange(23) % 17], dim=1).flip(0)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lpi.evaluation.protocol import Evaluator
+from lpi.evaluation.ranking import ROUNDING
 from lpi.methods.base import Method
 from lpi.storage import write_atomically, write_json
 
@@ -65,7 +66,7 @@ def _right(evaluator: Evaluator, features: Any, direction: str, query: int) -> b
     """Whether a right candidate stands first; one that a wrong one equals stands there by chance only."""
     ours, theirs = ("text", "vision") if direction == "text_to_image" else ("vision", "text")
     scores = features[theirs] @ features[ours][query]
-    best = scores == scores.max()
+    best = scores >= scores.max() - ROUNDING
     return set(best.nonzero()[:, 0].tolist()) <= _answers(evaluator, direction, query)
 
 

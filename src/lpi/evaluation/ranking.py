@@ -7,7 +7,8 @@ given as pairs (query, candidate), so five captions of one picture, or one capti
 special case.
 
 Nothing puts equal scores in an order, so a figure is what is expected of one drawn at random: of two pictures that no
-model can tell apart, the right one is found first half of the time, and counts as half a hit.
+model can tell apart, the right one is found first half of the time, and counts as half a hit. Scores are equal that
+differ by rounding alone: the same picture gets other last bits in another batch, or in a matrix's last columns.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ Similarity = Literal["cosine", "dot"]
 RecallPerTask = dict[str, dict[str, list[float]]]
 
 KS = (1, 5, 10)
+ROUNDING = 1e-6
+"""By how much of a score, or of 1, the largest cosine, float32 sums may differ that add the same numbers."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,8 @@ class Ranks:
 def count_ranks(score_block: ScoreBlock, queries: int, pairs: Tensor, *, block: int = 1024) -> Ranks:
     """For each query, how many wrong candidates stand before its best right one, and what scores the same.
 
-    A wrong candidate stands before the best right one where it scores strictly higher. Right candidates never count
-    against each other.
+    A wrong candidate stands before the best right one where it scores higher by more than :data:`ROUNDING`. Right
+    candidates never count against each other.
 
     >>> scores = torch.tensor([[0.9, 0.5, 0.9, 0.1]])
     >>> count_ranks(lambda start, stop: scores[start:stop], 1, torch.tensor([[0, 0]])).counts  # one equal
@@ -123,9 +126,11 @@ def count_ranks(score_block: ScoreBlock, queries: int, pairs: Tensor, *, block: 
         rows = own[:, 0] - start  # [pairs of the block]
         right_scores = scores[rows, own[:, 1]]
         best = torch.full_like(scores[:, 0], -torch.inf).scatter_reduce(0, rows, right_scores, "amax")  # [rows]
-        higher = (scores > best[:, None]).sum(dim=1)  # no right candidate is above the best of them
-        equal = (scores == best[:, None]).sum(dim=1)
-        right = torch.zeros_like(equal).scatter_add(0, rows, (right_scores == best[rows]).to(equal.dtype))
+        slack = torch.where(best.isfinite(), ROUNDING * best.abs().clamp(min=1), 0)
+        higher = (scores > (best + slack)[:, None]).sum(dim=1)  # no right candidate is above the best of them
+        least = best - slack
+        equal = (scores >= least[:, None]).sum(dim=1) - higher
+        right = torch.zeros_like(equal).scatter_add(0, rows, (right_scores >= least[rows]).to(equal.dtype))
         counts.append(torch.stack([higher, equal - right, right], dim=1).cpu())
     return Ranks(torch.cat(counts))
 
