@@ -5,8 +5,9 @@
 
 FAISS is no dependency of this library: pip install faiss-cpu (or leave it out: --engines lpi). Every engine runs in a
 process of its own, so that its peak memory is its own. Vectors of 256 numbers and length 1, drawn anew in every
-process: ``random`` ones, and ``clustered`` ones. All pictures lie around one direction, as CLIP's do. Queries come from two directions: an
-``image`` query lies where pictures do, a ``text`` query around another direction, and only its content is a picture's.
+process: ``random`` ones, and ``clustered`` ones. All pictures lie around one direction, as CLIP's do. Queries come
+from two directions: an ``image`` query lies where pictures do, a ``text`` query around another direction, and only its
+content is a picture's.
 
 Rates are of rows as an index has them (paths, dates, tasks beside the vector) for the store, and of bare vectors for
 FAISS. Latencies are of one query at a time, for ten hits; recall@10 is the share of the true first ten that are found.

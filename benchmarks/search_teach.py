@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from search_data import NEW, OLD, draw, with_store
 
+from lpi.data.content import content_id
 from lpi.evaluation.machine import environment
 from lpi.search import SearchIndex
 from lpi.search.encoding import Single
-from lpi.search.files import content_id
 from lpi.search.recorded import on_record, record_run, record_source
 from lpi.search.scoring import EVERY
 from lpi.search.teaching import adopt, learn, measure, read_domain, training_settings

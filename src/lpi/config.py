@@ -112,7 +112,6 @@ class EvaluationSettings(Settings):
 
     Attributes:
         equal_captions: equal captions of different pictures are equal matches.
-        ties: ``half`` counts half of the equal scores before a query's best match, ``pessimistic`` all.
         gallery: ``union`` of all tasks seen, or each task's ``own``.
         fixed_gallery: also measure each stage against the test data of all tasks, those to come included: a gallery
             that doesn't grow, in which a model that doesn't change forgets nothing.
@@ -132,7 +131,6 @@ class EvaluationSettings(Settings):
     """
 
     equal_captions: bool = True
-    ties: Literal["half", "pessimistic"] = "half"
     gallery: Literal["union", "own"] = "union"
     fixed_gallery: bool = True
     scoring: Literal["plain", "routed"] = "plain"
@@ -364,7 +362,6 @@ OF_CAPTIONS = {
     "training": ("augment", "captions_per_image", "equal_captions"),
     "evaluation": (
         "equal_captions",
-        "ties",
         "gallery",
         "fixed_gallery",
         "scoring",

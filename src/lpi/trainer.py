@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from lpi.backbones.base import DualEncoder, TowerState, View
 from lpi.config import TrainingSettings
 from lpi.data.records import CaptionedImage
-from lpi.errors import CheckpointError, ConfigError, LpiError
+from lpi.errors import CheckpointError, ConfigError, LpiError, did_you_mean
 from lpi.methods.base import Batches, Method, TaskData, TrainingBatch, chunks, no_batches
 from lpi.storage import write_atomically
 from lpi.tasks.batches import Augment, Batch, PictureStore, batch_count, batches
@@ -268,6 +269,23 @@ class Step:
 OnStep = Callable[[Step], None]
 
 
+def training_for(method: type[Method], given: Mapping[str, Any]) -> TrainingSettings:
+    """Training settings for a method: those that are given, then the method's own, then everybody's.
+
+    Raises:
+        ConfigError: a setting that training doesn't have, or a wrong value.
+    """
+    known = TrainingSettings.model_fields
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"training has no option {name!r}. {did_you_mean(name, known)}")
+    try:
+        return TrainingSettings.model_validate({**method.default_training, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"training: {first['loc'][0]}: {first['msg']}; got {first['input']!r}.") from error
+
+
 def learn_task(
     method: Method,
     task: Task | Material,
@@ -282,7 +300,7 @@ def learn_task(
     Args:
         method: what learns, in place.
         task: the task, or what it is learned from.
-        settings: how; by default :class:`TrainingSettings`'s own.
+        settings: how; by default the method's own, see :func:`training_for`.
         seed: decides initial values, order, captions and augmentation.
         checkpoint: a file to go on from if it is there, rewritten during the task and removed by the caller.
         on_step: told about every step.
@@ -294,7 +312,7 @@ def learn_task(
         CheckpointError: the checkpoint is damaged or belongs to another task.
         LpiError: the loss is no longer a number.
     """
-    settings = settings or TrainingSettings()
+    settings = settings or training_for(type(method), {})
     method.to(pick_device(settings.device))
     training = TrainingSet(task, method.backbone) if isinstance(task, Task) else task
     index = len(method.tasks)

@@ -76,7 +76,7 @@ def test_ranks_are_the_first_place_that_hits(predicted, data):
             next((place for place, box in enumerate(found.tolist(), 1) if overlap(box, right)[which] >= 0.5), math.inf)
             for found, right in zip(predicted, truth.tolist(), strict=True)
         ]
-        assert hit_ranks(predicted, truth, overlap=kind).tolist() == expected
+        assert hit_ranks(predicted, truth, overlap=kind).expected().tolist() == expected
 
 
 @settings(deadline=None)

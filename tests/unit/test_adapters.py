@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -183,3 +184,31 @@ def test_methods_that_share_the_backbone_do_not_disturb_each_other(
     for name, options in (("lora", {"rank": 2}), ("c_clip", {"rank": 2}), ("linear", {}), ("ewc", {})):
         learn(method(name, clip, **options), stream.tasks[:1])
     assert torch.equal(first.encode_texts(captions), before)
+
+
+@pytest.mark.parametrize(("name", "options"), [("moe_adapters", {"experts": 3, "bottleneck": 4}), ("dar", {"rank": 2})])
+def test_threads_that_encode_under_different_routes_do_not_disturb_each_other(
+    name: str, options: dict[str, Any], clip: DualEncoder, stream: TaskStream, learn: Learn
+) -> None:
+    model = learn(method(name, clip, **options), stream.tasks[:2], learning_rate=0.05)
+    pixels = clip.inputs.normalise(torch.full((2, 3, 32, 32), 200, dtype=torch.uint8))
+    routes = (0, 1, FALLBACK)
+    with torch.no_grad():
+        alone = [model.image_features(pixels, route) for route in routes]
+    assert not torch.equal(alone[0], alone[1])
+    together = Barrier(len(routes), timeout=30)
+    inner = model.model if name == "moe_adapters" else model.adapted.model  # type: ignore[union-attr]
+
+    def all_are_under_way(*_: Any) -> None:
+        together.wait()
+
+    inner.vision.layers[0].register_forward_pre_hook(all_are_under_way)
+
+    def encode(route: int) -> torch.Tensor:
+        with torch.no_grad():
+            return model.image_features(pixels, route)
+
+    with ThreadPoolExecutor(len(routes)) as pool:
+        found = list(pool.map(encode, routes))
+    for vectors, expected in zip(found, alone, strict=True):
+        assert torch.equal(vectors, expected)

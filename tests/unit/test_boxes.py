@@ -18,6 +18,7 @@ from lpi.evaluation.boxes import (
     precision_per_task,
 )
 from lpi.evaluation.continual import authors_average, authors_forgetting, final_average
+from lpi.evaluation.ranking import Ranks
 
 UNIT = torch.tensor([[0.0, 0.0, 2.0, 2.0]])
 
@@ -89,6 +90,12 @@ def test_area_has_any_leading_shape_and_no_negative_value():
     assert area(torch.tensor([[[0.0, 0, 2, 3], [4, 4, 1, 6]]])).tolist() == [[6, 0]]
 
 
+def places(*values: float) -> Ranks:
+    """Ranks of boxes no two of which score the same."""
+    counts = [[0, 0, 0] if math.isinf(value) else [int(value) - 1, 0, 1] for value in values]
+    return Ranks(torch.tensor(counts, dtype=torch.int64).reshape(-1, 3))
+
+
 def test_ranks_name_the_first_box_that_hits():
     near, far, half = [0.0, 0, 2, 2], [9.0, 9, 10, 10], [0.0, 0, 2, 1]
     predicted = [
@@ -99,36 +106,58 @@ def test_ranks_name_the_first_box_that_hits():
         torch.tensor([half]),  # exactly a half counts
     ]
     truth = UNIT.expand(5, 4)
-    assert hit_ranks(predicted, truth).tolist() == [1, 3, math.inf, math.inf, 1]
-    assert hit_ranks(predicted, truth, threshold=0.6).tolist() == [1, 3, math.inf, math.inf, math.inf]
-    assert hit_ranks(torch.stack([predicted[0], predicted[0].flip(0)]), truth[:2]).tolist() == [1, 2]
+    assert hit_ranks(predicted, truth).expected().tolist() == [1, 3, math.inf, math.inf, 1]
+    assert hit_ranks(predicted, truth, threshold=0.6).expected().tolist() == [1, 3, math.inf, math.inf, math.inf]
+    assert hit_ranks(torch.stack([predicted[0], predicted[0].flip(0)]), truth[:2]).expected().tolist() == [1, 2]
+
+
+def test_boxes_of_equal_scores_count_their_share_of_a_hit() -> None:
+    near, far = [0.0, 0, 2, 2], [9.0, 9, 10, 10]
+    predicted = [torch.tensor([near, far, far]), torch.tensor([far, near, near]), torch.tensor([far, far])]
+    scores = [torch.tensor([0.5, 0.5, 0.5]), torch.tensor([0.9, 0.5, 0.5]), torch.tensor([0.5, 0.5])]
+    ranks = hit_ranks(predicted, UNIT.expand(3, 4), scores=scores)
+    assert ranks.counts.tolist() == [[0, 2, 1], [1, 0, 2], [0, 0, 0]]
+    assert precision_at(1, ranks) == pytest.approx(1 / 9)
+    assert precision_at(2, ranks) == pytest.approx(5 / 9)
+
+
+def test_what_is_measured_does_not_depend_on_the_order_of_equally_scored_boxes() -> None:
+    drawn = torch.Generator().manual_seed(3)
+    corners = torch.rand(30, 2, generator=drawn)
+    boxes = torch.cat([corners, corners + 0.2 + 0.3 * torch.rand(30, 2, generator=drawn)], dim=1)
+    scores = torch.randint(0, 6, (30,), generator=drawn) / 6
+    kept = set(apart(boxes, scores, most=10, share=0.3, ties=True).tolist())
+    order = torch.randperm(30, generator=drawn)
+    again = {int(order[place]) for place in apart(boxes[order], scores[order], most=10, share=0.3, ties=True)}
+    assert again == kept
+    assert len(kept) >= 10
 
 
 def test_half_of_a_box_is_a_half_in_any_unit():
     for scale in (1 / 3, 0.1, 1 / 224, 7.7):
         truth = torch.tensor([[0.0, 0.0, 3.0, 3.0]], dtype=torch.float64) * scale
-        assert hit_ranks([truth * torch.tensor([1, 1, 1, 0.5])], truth).tolist() == [1]
+        assert hit_ranks([truth * torch.tensor([1, 1, 1, 0.5])], truth).expected().tolist() == [1]
     # in single precision these overlap by 0.49999997
     whole, half = ((torch.tensor([[562, 15, right, 424]]) / 224) for right in (754, 658))
-    assert hit_ranks([half], whole).tolist() == [1]
+    assert hit_ranks([half], whole).expected().tolist() == [1]
 
 
 def test_the_authors_overlap_is_stricter():
     # IoU 6 / 12: around both are 16, of which 4 are left over
     first, second = torch.tensor([[0.0, 0, 3, 3]]), torch.tensor([[0.0, 1, 4, 3.25]])
     assert float(iou(first, second)) == pytest.approx(0.5)
-    assert hit_ranks([second], first).tolist() == [1]
-    assert hit_ranks([second], first, overlap="giou").tolist() == [math.inf]
+    assert hit_ranks([second], first).expected().tolist() == [1]
+    assert hit_ranks([second], first, overlap="giou").expected().tolist() == [math.inf]
 
 
 def test_precision_by_hand():
-    ranks = torch.tensor([1.0, 6.0, 2.0, math.inf, 11.0])
+    ranks = places(1, 6, 2, math.inf, 11)
     assert [precision_at(k, ranks) for k in (1, 2, 5, 6, 10, 11)] == [0.2, 0.4, 0.4, 0.6, 0.6, 0.8]
 
 
 def test_stages_make_a_task_matrix_that_the_averages_take():
-    first = precision_per_task(torch.tensor([1.0, 3.0]), [0, 0], tasks=1)
-    second = precision_per_task(torch.tensor([4.0, 1.0, 1.0, math.inf, 2.0]), [0, 1, 1, 1, 0], tasks=2)
+    first = precision_per_task(places(1, 3), [0, 0], tasks=1)
+    second = precision_per_task(places(4, 1, 1, math.inf, 2), [0, 1, 1, 1, 0], tasks=2)
     assert first == {"1": [0.5], "5": [1.0], "10": [1.0]}
     assert second == {"1": [0.0, 2 / 3], "5": [1.0, 2 / 3], "10": [1.0, 2 / 3]}
     matrix = precision_matrix([first, second])
@@ -153,11 +182,11 @@ def test_stages_make_a_task_matrix_that_the_averages_take():
         (lambda: hit_ranks([UNIT], UNIT.flip(1)), ShapeError, "the true boxes"),
         (lambda: hit_ranks([torch.zeros(1, 3)], UNIT), ShapeError, r"\[1, 3\]"),
         (lambda: hit_ranks([UNIT], UNIT, overlap="gious"), ConfigError, "Did you mean 'giou'"),  # type: ignore[arg-type]
-        (lambda: precision_at(0, torch.ones(1)), ConfigError, "got 0"),
-        (lambda: precision_at(1, torch.ones(0)), ShapeError, r"\[0\]"),
-        (lambda: precision_per_task(torch.ones(2), [0], tasks=1), ShapeError, "2 ranks and 1"),
-        (lambda: precision_per_task(torch.ones(2), [0, 2], tasks=2), ShapeError, "got 0 to 2"),
-        (lambda: precision_per_task(torch.ones(2), [0, 0], tasks=2), ShapeError, "task 1 has no"),
+        (lambda: precision_at(0, places(1)), ConfigError, "got 0"),
+        (lambda: precision_at(1, places()), ShapeError, r"\[0\]"),
+        (lambda: precision_per_task(places(1, 1), [0], tasks=1), ShapeError, "2 ranks and 1"),
+        (lambda: precision_per_task(places(1, 1), [0, 2], tasks=2), ShapeError, "got 0 to 2"),
+        (lambda: precision_per_task(places(1, 1), [0, 0], tasks=2), ShapeError, "task 1 has no"),
         (lambda: precision_matrix([{"1": [0.5]}], 5), ConfigError, "P@5 wasn't measured"),
     ],
 )

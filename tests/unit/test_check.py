@@ -117,3 +117,15 @@ def test_a_wrong_path_or_option_is_refused_at_once(source, tmp_path):
         check_stream_source(tmp_path / "gone")
     with pytest.raises(ConfigError, match="Did you mean 'task_field'"):
         check_stream_source(source(), task_feild="x")
+
+
+def test_folders_of_splits_are_told_as_one_task(tmp_path):
+    for number, split in enumerate(("train", "validation", "test")):
+        (tmp_path / "boats" / split).mkdir(parents=True)
+        Image.effect_noise((32, 32), 20 + 10 * number).save(tmp_path / "boats" / split / "a.png")
+        line = json.dumps({"file_name": "a.png", "text": f"boat {number}"})
+        (tmp_path / "boats" / split / "metadata.jsonl").write_text(line)
+    report = check_stream_source(tmp_path / "boats")
+    assert report.rows == ({"task": "boats", "train": 1, "val": 1, "test": 1, "held_out": 0, "captions": 3},)
+    (note,) = report.warnings
+    assert note.startswith("test, train, validation are read as splits of one task, 'boats'")

@@ -1,6 +1,7 @@
 """Comparing and tuning methods: rows, orders, resuming, failures, the table; on two tasks of tiny painted pictures."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from lpi.evaluation.compare import Outcome, default_jobs, make_cells, read_tuned
 from lpi.evaluation.harness import Workbench, open_stream, run_experiment
 from lpi.evaluation.scoreboard import markdown, scoreboard, table
 from lpi.evaluation.tuning import trials_of, tune
+from lpi.methods import method_class
 from lpi.methods.checkpoint import load_method
 from lpi.storage import read_json, write_json
 
@@ -116,9 +118,33 @@ def test_a_row_is_the_experiments_a_method_or_a_file(experiment: Experiment, tmp
     assert list(rows) == ["lpi", "joint", "finetune", "louder"]
     assert rows["lpi"].method["rank"] == 2
     assert rows["finetune"].method == {"name": "finetune"}
-    assert rows["finetune"].training == experiment.training
+    assert rows["finetune"].training == experiment.training.model_copy(update=method_class("finetune").default_training)
     assert rows["louder"].method == {"name": str(tmp_path / "louder.py")}
+    assert rows["louder"].training == experiment.training
     assert list(rows_of(experiment)) == ["lpi", "zero_shot", "joint"]
+
+
+def test_a_method_as_a_row_trains_at_its_own_rate_and_not_at_the_main_methods(world: dict[str, Any]) -> None:
+    training = {**world["training"], "learning_rate": 0.004, "weight_decay": 0.3}
+    experiment = parse({**world, "training": training}, "small.toml")
+    finetune = rows_of(experiment, ["finetune"])["finetune"].training
+    assert (finetune.learning_rate, finetune.weight_decay, finetune.batch) == (6e-5, 0.01, 4)
+    lora = rows_of(experiment, ["lora"])["lora"].training
+    assert (lora.learning_rate, lora.weight_decay) == (1e-3, 0.3)  # it has no weight decay of its own
+    assert rows_of(experiment, ["zero_shot"])["zero_shot"].training == experiment.training  # a row of the experiment
+    assert rows_of(experiment, ["lpi"])["lpi"].training == experiment.training
+    for given, rate in (("training.learning_rate", 0.004), ("training", 0.004), ("training.epochs", 6e-5)):
+        assert rows_of(experiment, ["finetune"], given=[given])["finetune"].training.learning_rate == rate
+
+
+def test_a_run_of_a_method_that_nobody_gave_a_rate_takes_the_methods_own(world: dict[str, Any], tmp_path: Path) -> None:
+    alone = {key: value for key, value in world.items() if key != "rows"}
+    for rate, expected in ((None, 6e-5), (1e-3, 1e-3)):
+        given = {} if rate is None else {"learning_rate": rate}
+        changes = {"name": f"own-{rate}", "method": {"name": "finetune"}, "training": {**world["training"], **given}}
+        folders = run_experiment(parse({**alone, **changes}, "own.toml"), out=tmp_path, say=silent)
+        settings = read_json(folders["finetune"][0] / "run.json")["settings"]
+        assert settings["training"]["learning_rate"] == expected
 
 
 def test_a_method_under_its_own_name_has_its_own_defaults_beside_a_preset(world: dict[str, Any]) -> None:
@@ -246,6 +272,20 @@ def test_a_run_over_data_that_changed_since_is_refused(
     run["stream"]["checksum"] = "0123456789abcdef"
     file.write_text(json.dumps(run))
     with pytest.raises(ConfigError, match=r"other data \(checksum 0123456789abcdef there, [0-9a-f]{16} now\)"):
+        run_experiment(experiment, rows=["zero_shot"], out=tmp_path, say=silent)
+    with pytest.raises(ConfigError, match="other data"):
+        run_cells(make_cells(experiment, rows_of(experiment, ["zero_shot"]), seeds=[0], orders=1, out=tmp_path))
+
+
+def test_a_run_whose_pictures_were_replaced_under_the_same_names_is_refused(
+    world: dict[str, Any], tmp_path: Path
+) -> None:
+    shutil.copytree(world["stream"]["root"], tmp_path / "data")
+    stream = {"kind": "folder", "root": str(tmp_path / "data")}
+    experiment = parse({**world, "stream": stream}, "small.toml")
+    run_experiment(experiment, rows=["zero_shot"], out=tmp_path, say=silent)
+    Image.new("RGB", (32, 32), "gold").save(next((tmp_path / "data").rglob("15.png")))
+    with pytest.raises(ConfigError, match=r"other data .* Put the pictures and captions back as they were"):
         run_experiment(experiment, rows=["zero_shot"], out=tmp_path, say=silent)
     with pytest.raises(ConfigError, match="other data"):
         run_cells(make_cells(experiment, rows_of(experiment, ["zero_shot"]), seeds=[0], orders=1, out=tmp_path))

@@ -3,7 +3,7 @@ import json
 import pytest
 from PIL import Image
 
-from lpi.data.folder import load_folder, load_jsonl
+from lpi.data.folder import load_folder, load_jsonl, load_task
 from lpi.data.rows import draw_splits
 from lpi.data.source import load_source
 from lpi.errors import ConfigError, DataError, MissingFileError
@@ -256,3 +256,85 @@ def test_an_unknown_source_or_option_is_refused(harbour):
         load_source(write(harbour / "captions.csv", "a"))
     with pytest.raises(MissingFileError, match="gone: there is no such file or folder"):
         load_source(harbour / "gone")
+
+
+def layout(root, *files):
+    """Captions files of two pictures each, without splits in their rows."""
+    for number, file in enumerate(files):
+        folder = (root / file).parent
+        draw(folder, "a.png", "b.png")
+        rows = [{"file_name": f"images/{name}.png", "text": f"boat {number}{name}"} for name in "ab"]
+        write(root / file, *rows)
+    return root
+
+
+def splits_of(records):
+    found = {}
+    for record in records:
+        found.setdefault(record.task, {}).setdefault(record.split, 0)
+        found[record.task][record.split] += 1
+    return found
+
+
+@pytest.mark.parametrize("middle", ["validation", "val", "valid", "dev", "Validation"])
+def test_folders_named_like_splits_are_the_splits_of_one_task(tmp_path, middle):
+    root = layout(tmp_path / "boats", *(f"{split}/metadata.jsonl" for split in ("train", middle, "test")))
+    records = load_folder(root)
+    assert splits_of(records) == {"boats": {"train": 2, "val": 2, "test": 2}}
+    assert records[0].picture.name == "train/images/a.png"
+    assert load_source(root) == records
+
+
+def test_tasks_may_lie_in_the_folders_of_their_splits(tmp_path):
+    names = [f"{split}/{task}/captions.jsonl" for split in ("train", "test") for task in ("sea", "air")]
+    found = splits_of(load_folder(layout(tmp_path, *names)))
+    assert found == {task: {"train": 2, "test": 2} for task in ("air", "sea")}
+    assert list(found) == ["air", "sea"]
+
+
+def test_splits_may_lie_in_the_folders_of_their_tasks(tmp_path):
+    names = [f"{task}/{split}/metadata.jsonl" for split in ("train", "held-out", "eval") for task in ("sea", "air")]
+    root = layout(tmp_path, *names, "land/captions.jsonl")
+    found = splits_of(load_folder(root))
+    assert found["sea"] == found["air"] == {"train": 2, "test": 2, "held_out": 2}
+    assert sum(found["land"].values()) == 2
+    assert splits_of(load_task(root / "sea", "ships")) == {"ships": found["sea"]}
+
+
+def test_rows_in_a_splits_folder_may_name_their_tasks(tmp_path):
+    for split in ("train", "test"):
+        draw(tmp_path / split, "a.png", "b.png")
+        write(tmp_path / split / "metadata.jsonl", row("a.png", split=None), row("b.png", split=split, task="land"))
+    assert splits_of(load_folder(tmp_path)) == {task: {"train": 1, "test": 1} for task in ("sea", "land")}
+
+
+def test_pictures_sorted_by_split_beside_one_captions_file_are_no_split_folders(tmp_path):
+    draw(tmp_path / "sea" / "train", "a.png")
+    draw(tmp_path / "sea" / "test", "b.png")
+    rows = [row("a.png", image="train/images/a.png"), row("b.png", image="test/images/b.png", split="test")]
+    write(tmp_path / "sea" / "captions.jsonl", *rows)
+    assert splits_of(load_folder(tmp_path)) == {"sea": {"train": 1, "test": 1}}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["train/metadata.jsonl", "birds/captions.jsonl"], r"splits \(train\) beside others \(birds\)"),
+        (["sea/train/metadata.jsonl", "sea/boats/captions.jsonl"], r"sea: .*splits \(train\) beside others \(boats\)"),
+        (["sea/captions.jsonl", "sea/test/captions.jsonl"], r"sea: holds a captions file, and so does .*test"),
+        (["train/metadata.jsonl", "test/sea/captions.jsonl"], r"test: there is no captions.jsonl"),
+    ],
+)
+def test_folders_that_are_both_tasks_and_splits_are_refused(tmp_path, files, message):
+    with pytest.raises((DataError, MissingFileError), match=message) as caught:
+        load_folder(layout(tmp_path, *files))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_row_that_contradicts_its_splits_folder_is_refused_by_line(tmp_path):
+    root = layout(tmp_path, "train/metadata.jsonl", "test/metadata.jsonl")
+    rows = [{"file_name": "images/a.png", "text": "a boat"}, row("b.png", split="train")]
+    write(root / "test" / "metadata.jsonl", *rows)
+    with pytest.raises(DataError, match=r'metadata.jsonl, line 2: "split" is train, but the whole file is test'):
+        load_folder(root)
+    assert {record.split for record in load_folder(root, split="held_out")} == {"held_out"}

@@ -41,10 +41,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "grounding": {"grounding", "methods", "data.expressions.record", "evaluation.boxes", *BELOW_METHODS},
     "grounding.backbones": {"grounding.backbones", "backbones", "data.pictures", "errors"},
     "grounding.losses": {"grounding.backbones", "evaluation.boxes", "errors", "extras"},
-    "report": {"report", "evaluation.continual", "errors", "extras", "storage"},
+    "report": {"report", "data.pictures", "evaluation.continual", "errors", "extras", "storage"},
     "search": {"search", "trainer", "methods", "data", *BELOW_METHODS},
     "search.recorded": {"search", "evaluation", "trainer", "methods", "data", *BELOW_METHODS},  # recall twice
-    "serve": {"serve", "search", "grounding", "data.records", *LEAVES},
+    "serve": {"serve", "search", "grounding", "data.pictures", "data.records", *LEAVES},
     # beside the command line: commands with something to say; nothing but it imports them
     "pretrain": {"pretrain", "trainer", "methods", "grounding", "evaluation", "data", *BELOW_METHODS},
     "doctor": {"backbones", "methods", *LEAVES},

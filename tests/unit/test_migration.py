@@ -20,10 +20,10 @@ from search_world import HARD, QUICK, World, vectors_of
 from transformers import CLIPModel
 
 import lpi
+from lpi.data.content import content_id
 from lpi.errors import CheckpointError, ConfigError, OutputError, UnknownNameError
 from lpi.methods.checkpoint import save_method
 from lpi.search import Filters, SearchIndex
-from lpi.search.files import content_id
 from lpi.search.manifest import read_manifest, successor
 from lpi.search.migration import Budget, Move, abandon, begin, migrate
 from lpi.search.writer import change, move_root

@@ -65,18 +65,18 @@ def test_a_method_without_tasks_has_galleries_only(evaluator: Evaluator, clip: D
 
 
 def naive_recall(evaluator: Evaluator, learner: Method, routes: dict[str, list[int]]) -> list[float]:
-    """Text to image R@1 of each task, one query at a time."""
+    """Text to image R@1 of each task, one query at a time; of equal scores, up to rounding, one is drawn."""
     test = evaluator.test
     images = torch.cat([test.encode(learner, "vision", torch.tensor([i]), r) for i, r in enumerate(routes["vision"])])
     hits: list[list[float]] = [[] for _ in evaluator.stream.tasks]
     for text, route in enumerate(routes["text"]):
         scores = images @ test.encode(learner, "text", torch.tensor([text]), route)[0]
         right = test.pairs[test.pairs[:, 0] == text, 1]
-        best = scores[right].max()
         wrong = torch.ones(len(scores), dtype=torch.bool)
         wrong[right] = False
-        rank = (scores[wrong] > best).sum() + 0.5 * (scores[wrong] == best).sum()
-        hits[int(test.task["text"][text])].append(float(rank < 1))
+        first = scores >= scores.max() - 1e-6
+        share = float((first & ~wrong).sum() / first.sum())
+        hits[int(test.task["text"][text])].append(share)
     return [sum(task) / len(task) for task in hits]
 
 

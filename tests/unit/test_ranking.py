@@ -5,38 +5,64 @@ import torch
 
 from lpi.errors import ConfigError, DataError, ShapeError
 from lpi.evaluation.ranking import (
+    Ranks,
     cosine_block,
     count_ranks,
-    mean_rank,
-    mean_reciprocal_rank,
     recall_at,
     recall_both_directions,
-    recall_of_set,
 )
 
 
 def ranks_of(scores, pairs, **options):
     scores = torch.tensor(scores)
-    return count_ranks(lambda start, stop: scores[start:stop], len(scores), torch.tensor(pairs), **options).tolist()
+    return count_ranks(lambda start, stop: scores[start:stop], len(scores), torch.tensor(pairs), **options)
 
 
 @pytest.mark.parametrize(
-    ("scores", "pairs", "half", "pessimistic"),
+    ("scores", "pairs", "counts", "first"),
     [
-        ([[0.9, 0.1, 0.2]], [[0, 0]], 0.0, 0.0),
-        ([[0.9, 0.1, 0.2]], [[0, 1]], 2.0, 2.0),
-        ([[0.9, 0.9, 0.2]], [[0, 0]], 0.5, 1.0),  # one wrong candidate scores the same
-        ([[0.9, 0.9, 0.9, 1.0]], [[0, 1]], 2.0, 3.0),
-        ([[0.9, 0.9, 0.2]], [[0, 0], [0, 1]], 0.0, 0.0),  # both right: neither counts against the other
-        ([[0.9, 0.5, 0.2]], [[0, 1], [0, 2]], 1.0, 1.0),  # the best right one decides
-        ([[0.9, 0.5, 0.5, 0.5]], [[0, 1], [0, 2]], 1.5, 2.0),
-        ([[0.9, 0.9, 0.2]], [[0, 0], [0, 0]], 0.5, 1.0),  # a pair given twice is one pair
-        ([[-float("inf"), 0.9]], [[0, 0]], 1.0, 1.0),
+        ([[0.9, 0.1, 0.2]], [[0, 0]], [0, 0, 1], 1.0),
+        ([[0.9, 0.1, 0.2]], [[0, 1]], [2, 0, 1], 0.0),
+        ([[0.9, 0.9, 0.2]], [[0, 0]], [0, 1, 1], 1 / 2),  # one wrong candidate scores the same
+        ([[0.9, 0.9, 0.9, 1.0]], [[0, 1]], [1, 2, 1], 0.0),
+        ([[0.9, 0.9, 0.2]], [[0, 0], [0, 1]], [0, 0, 2], 1.0),  # both right: neither counts against the other
+        ([[0.9, 0.5, 0.2]], [[0, 1], [0, 2]], [1, 0, 1], 0.0),  # the best right one decides
+        ([[0.5, 0.5, 0.5]], [[0, 1], [0, 2]], [0, 1, 2], 2 / 3),
+        ([[0.9, 0.9, 0.2]], [[0, 0], [0, 0]], [0, 1, 1], 1 / 2),  # a pair given twice is one pair
+        ([[-float("inf"), 0.9]], [[0, 0]], [1, 0, 1], 0.0),
     ],
 )
-def test_a_rank_counts_the_wrong_candidates_before_the_best_right_one(scores, pairs, half, pessimistic):
-    assert ranks_of(scores, pairs) == [half]
-    assert ranks_of(scores, pairs, ties="pessimistic") == [pessimistic]
+def test_a_rank_counts_the_wrong_candidates_before_and_beside_the_best_right_one(scores, pairs, counts, first):
+    ranks = ranks_of(scores, pairs)
+    assert ranks.counts.tolist() == [counts]
+    assert recall_at(1, ranks) == pytest.approx(first, abs=1e-12)
+
+
+def test_a_tie_at_the_cut_counts_its_share_and_no_more():
+    five = ranks_of([[0.5] * 6, [0.9, *[0.5] * 5]], [[0, 0], [1, 1]])
+    assert five.within(5).tolist() == pytest.approx([5 / 6, 4 / 5])
+    assert five.expected().tolist() == [3.5, 4.0]
+    crowd = Ranks(torch.tensor([[0, 10**9, 1], [0, 10**6, 10**6], [3, 10**5 - 1, 1]]))  # a model that says nothing
+    assert crowd.within(10).tolist() == pytest.approx([1e-8, 1 - 0.5**10, 7e-5], rel=1e-4)
+
+
+def test_equal_pictures_are_found_as_often_as_by_chance():
+    images = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    pairs = torch.tensor([[0, 0], [1, 1], [2, 2]])
+    task = torch.zeros(3, dtype=torch.int64)
+    recalls = recall_both_directions(images, images, pairs, text_task=task, image_task=task, ks=(1, 2))
+    assert recalls["text_to_image"] == {"1": [pytest.approx(2 / 3)], "2": [1.0]}
+    assert recalls["image_to_text"] == recalls["text_to_image"]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 7])
+@pytest.mark.parametrize("width", [32, 257])
+def test_equal_features_are_equal_whatever_the_last_bits_of_their_scores(count, width):
+    generator = torch.Generator().manual_seed(count)
+    texts, picture = torch.randn(count, width, generator=generator), torch.randn(1, width, generator=generator)
+    own = torch.arange(count)[:, None].expand(-1, 2)
+    ranks = count_ranks(cosine_block(texts, picture.expand(count, -1)), count, own)
+    assert ranks.counts.tolist() == [[0, count - 1, 1]] * count
 
 
 def test_a_rank_does_not_depend_on_the_block():
@@ -44,7 +70,7 @@ def test_a_rank_does_not_depend_on_the_block():
     pairs = torch.stack([torch.arange(23), torch.arange(23) % 17], dim=1).flip(0)
     whole = count_ranks(lambda start, stop: scores[start:stop], 23, pairs, block=1024)
     for block in (1, 4, 22, 23):
-        assert torch.equal(whole, count_ranks(lambda a, b: scores[a:b], 23, pairs, block=block))
+        assert torch.equal(whole.counts, count_ranks(lambda a, b: scores[a:b], 23, pairs, block=block).counts)
 
 
 def test_no_more_than_a_block_of_scores_is_asked_for():
@@ -59,7 +85,7 @@ def test_no_more_than_a_block_of_scores_is_asked_for():
 
 
 def test_no_queries_have_no_ranks():
-    assert count_ranks(lambda a, b: torch.zeros(b - a, 2), 0, torch.zeros(0, 2, dtype=torch.int64)).shape == (0,)
+    assert len(count_ranks(lambda a, b: torch.zeros(b - a, 2), 0, torch.zeros(0, 2, dtype=torch.int64))) == 0
 
 
 @pytest.mark.parametrize(
@@ -70,7 +96,6 @@ def test_no_queries_have_no_ranks():
         ([[0, 0], [7, 1]], {}, ShapeError, r"pair \[7, 1\] points outside: its query is not among the 3"),
         ([0, 1], {}, ShapeError, r"pairs must be whole numbers, \[pairs, 2\]; got \[2\]"),
         ([[0.0, 1.0]], {}, ShapeError, "float32"),
-        ([[0, 0], [1, 0], [2, 0]], {"ties": "optimistic"}, ConfigError, "got 'optimistic'"),
         ([[0, 0], [1, 0], [2, 0]], {"block": 0}, ConfigError, "block must be at least 1; got 0"),
     ],
 )
@@ -111,14 +136,11 @@ def test_features_that_do_not_fit_are_refused(queries, gallery, message):
         cosine_block(torch.zeros(queries), torch.zeros(gallery))
 
 
-def test_figures_of_ranks():
-    ranks = torch.tensor([0.0, 0.5, 1.0, 4.5, 9.0])
-    assert [recall_at(k, ranks) for k in (1, 5, 10)] == [0.4, 0.8, 1.0]
-    assert mean_rank(ranks) == 4.0
-    assert mean_reciprocal_rank(torch.tensor([0.0, 1.0, 3.0])) == pytest.approx((1 + 1 / 2 + 1 / 4) / 3)
-    for figure in (mean_rank, mean_reciprocal_rank, lambda none: recall_at(1, none)):
-        with pytest.raises(DataError, match="no ranks"):
-            figure(torch.zeros(0))
+def test_recall_of_ranks_by_hand():
+    ranks = Ranks(torch.tensor([[0, 0, 1], [0, 0, 1], [1, 0, 2], [4, 0, 1], [9, 0, 1]]))
+    assert [recall_at(k, ranks) for k in (1, 2, 5, 9, 10)] == [0.4, 0.6, 0.8, 0.8, 1.0]
+    with pytest.raises(DataError, match="no ranks"):
+        recall_at(1, Ranks(torch.zeros(0, 3, dtype=torch.int64)))
 
 
 # Two tasks in a plane: task 0's image and its two captions, task 1's two images with a caption each.
@@ -149,10 +171,15 @@ def test_a_pair_across_tasks_counts_in_the_union_and_not_in_the_own_gallery():
     assert own == union
 
 
-def test_recall_of_a_set_is_that_of_one_task():
-    recalls = recall_of_set(TEXTS, IMAGES, PAIRS)
-    assert recalls["text_to_image"] == {"1": 0.75, "5": 1.0, "10": 1.0}
-    assert recalls["image_to_text"]["1"] == pytest.approx(2 / 3)
+def of_one_task(texts, images, pairs):
+    tasks = {"text_task": torch.zeros(len(texts)).long(), "image_task": torch.zeros(len(images)).long(), "tasks": 1}
+    return recall_both_directions(texts, images, pairs, **tasks)
+
+
+def test_recall_of_one_task():
+    recalls = of_one_task(TEXTS, IMAGES, PAIRS)
+    assert recalls["text_to_image"] == {"1": [0.75], "5": [1.0], "10": [1.0]}
+    assert recalls["image_to_text"]["1"] == [pytest.approx(2 / 3)]
 
 
 @pytest.mark.parametrize(
@@ -173,9 +200,9 @@ def test_recalls_that_can_not_be_are_refused(change, error, message):
 
 def test_an_image_without_captions_is_named():
     with pytest.raises(DataError, match=r"image query 3 \(task 0\)"):
-        recall_of_set(TEXTS, torch.cat([IMAGES, IMAGES[:1]]), PAIRS)
+        of_one_task(TEXTS, torch.cat([IMAGES, IMAGES[:1]]), PAIRS)
 
 
 def test_empty_sides_are_refused():
     with pytest.raises(DataError, match="got 0 texts and 3 images"):
-        recall_of_set(TEXTS[:0], IMAGES, PAIRS[:0])
+        of_one_task(TEXTS[:0], IMAGES, PAIRS[:0])

@@ -11,12 +11,12 @@ from PIL import Image, WebPImagePlugin
 from search_world import World, vectors_of
 
 import lpi
+from lpi.data.content import content_id
 from lpi.errors import CheckpointError, ConfigError, DataError, MissingFileError, OutputError, UnknownNameError
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import save_method
 from lpi.search import Filters, SearchIndex
 from lpi.search.best import best_rows_each
-from lpi.search.files import content_id
 from lpi.search.manifest import read_manifest
 from lpi.search.scoring import EVERY, TASKS
 from lpi.search.writer import change, create

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,12 @@ from PIL import Image
 from search_world import QUICK, World, vectors_of
 
 import lpi
+from lpi.data.content import content_id
 from lpi.errors import ConfigError, DataError, MissingFileError, UnknownNameError
-from lpi.evaluation.ranking import recall_both_directions, recall_of_set
+from lpi.evaluation.ranking import recall_both_directions
 from lpi.methods.checkpoint import load_method, save_method
 from lpi.search import SearchIndex
 from lpi.search.encoding import Encoder
-from lpi.search.files import content_id
 from lpi.search.identity import ROUTING
 from lpi.search.recorded import HELD_OUT, Gallery, TestSet, on_record, put_on_record, record_source
 from lpi.search.teaching import adopt, learn, read_domain, training_settings
@@ -206,12 +207,17 @@ def test_the_report_measures_new_old_and_held_out_before_and_after(world: World,
     for when, method in (("before", before), ("after", lesson.method)):
         pictures = [record.picture.open() for record in held]
         texts, _, pairs = relevance(held, equal_captions=True)
-        expected = recall_of_set(
-            method.encode_texts(texts), method.encode_images(pictures), torch.from_numpy(pairs), ks=(1,)
+        expected = recall_both_directions(
+            method.encode_texts(texts),
+            method.encode_images(pictures),
+            torch.from_numpy(pairs),
+            text_task=torch.zeros(len(texts)),
+            image_task=torch.zeros(len(pictures)),
+            ks=(1,),
         )
         found = report["recall"]["held_out"][when]
-        assert found["text_to_image"] == pytest.approx(expected["text_to_image"]["1"], abs=1e-6)
-        assert found["image_to_text"] == pytest.approx(expected["image_to_text"]["1"], abs=1e-6)
+        assert found["text_to_image"] == pytest.approx(expected["text_to_image"]["1"][0], abs=1e-6)
+        assert found["image_to_text"] == pytest.approx(expected["image_to_text"]["1"][0], abs=1e-6)
 
 
 def test_each_domains_queries_meet_the_pictures_of_all(world: World, tmp_path: Path) -> None:
@@ -263,6 +269,19 @@ def test_what_was_learned_on_trial_is_not_learned_again(world: World, tmp_path: 
         learn(writer, domain, settings=QUICK, seed=1, on_step=lambda step: steps.append(step.step))
     assert steps == [1, 2, 3, 1, 2, 3]
     assert len(list((mine.index / "lessons").iterdir())) == 1
+
+
+def test_pictures_replaced_under_the_same_names_are_learned_anew(world: World, tmp_path: Path) -> None:
+    mine = world.copy(tmp_path)
+    shutil.copytree(mine.captioned / "dull", tmp_path / "dull")
+    steps: list[int] = []
+    with change(mine.index, device="cpu") as writer:
+        for _ in range(2):
+            domain = read_domain(tmp_path / "dull", "dull")
+            learn(writer, domain, settings=QUICK, on_step=lambda step: steps.append(step.step))
+            file = next((tmp_path / "dull" / "images").glob("*-0.png"))
+            shutil.copy(next((world.captioned / "warm" / "images").glob("*-0.png")), file)
+    assert steps == [1, 2, 3, 1, 2, 3]
 
 
 def test_test_sets_of_ones_own_go_on_record_by_their_task(world: World, tmp_path: Path) -> None:

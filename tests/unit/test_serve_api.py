@@ -16,10 +16,10 @@ from search_world import QUICK, World
 from starlette.testclient import TestClient
 from tiny_grounding import tiny_owl
 
+from lpi.data.content import content_id
 from lpi.grounding.backbones import load_grounding_backbone
 from lpi.grounding.methods import grounding_method
 from lpi.search import Filters, SearchIndex
-from lpi.search.files import content_id
 from lpi.search.teaching import adopt, learn, read_domain
 from lpi.search.writer import change
 from lpi.serve.app import create_app

@@ -232,3 +232,38 @@ def test_the_embedded_world_is_a_stream():
     ]
     assert len(stream.held_out) == 5
     assert stream.tasks[0].train[0].picture.open(32).mode == "RGB"
+
+
+def test_the_checksum_sees_what_is_in_the_files_of_every_split(tmp_path):
+    names = [f"{kind}.png" for kind in ("train", "val", "test", "held_out")]
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(bytes([number]) * 100)
+    records = [
+        CaptionedImage(FilePicture(tmp_path / name, name), ("a boat",), "sea", Path(name).stem) for name in names
+    ]
+    stream = TaskStream.from_records(records, name="world")
+    known = {stream.checksum()}
+    assert len(known) == 1
+    for name in names:
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(b"x" * 101)
+        known.add(stream.checksum())
+        (tmp_path / name).write_bytes(content)
+        assert stream.checksum() in known
+    assert len(known) == 5
+
+
+def test_files_are_read_once_for_all_checksums_of_a_process(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr("lpi.data.content.content_id", lambda path: read.append(path) or "0" * 32)
+    names = [f"{number}.png" for number in range(6)]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    splits = ["train", "train", "test"] * 2
+    records = [
+        CaptionedImage(FilePicture(tmp_path / name, name), ("a boat",), task, split)
+        for name, task, split in zip(names, ["sea"] * 3 + ["air"] * 3, splits, strict=True)
+    ]
+    for _ in range(2):
+        TaskStream.from_records(records, name="world").checksum()
+    assert sorted(read) == [tmp_path / name for name in names]

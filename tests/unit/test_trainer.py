@@ -13,12 +13,12 @@ from lpi import trainer
 from lpi.backbones import DualEncoder
 from lpi.config import TrainingSettings
 from lpi.errors import CheckpointError, ConfigError, LpiError
-from lpi.methods import method
+from lpi.methods import method, method_class, method_names
 from lpi.methods.base import Method, TrainingBatch
 from lpi.methods.lpi import LPI
 from lpi.tasks.batches import batches
 from lpi.tasks.stream import TaskStream
-from lpi.trainer import Step, TrainingSet, derived_seed, learn_task, pick_device
+from lpi.trainer import Step, TrainingSet, derived_seed, learn_task, pick_device, training_for
 
 Learn = Callable[..., Any]
 
@@ -63,6 +63,36 @@ def steps_of(model: Method, stream: TaskStream, **changes: Any) -> list[Step]:
     noted: list[Step] = []
     learn_task(model, stream.tasks[0], settings=settings(**changes), on_step=noted.append)
     return noted
+
+
+def test_a_method_learns_with_single_settings_as_keywords(clip: DualEncoder, stream: TaskStream) -> None:
+    noted: list[Step] = []
+    model = Stub(clip)
+    model.learn(stream.tasks[0], epochs=1, batch=8, device="cpu", learning_rate=0.5, on_step=noted.append)
+    assert {step.epochs for step in noted} == {1}
+    assert noted[0].learning_rate == 0.5
+    assert max(model.seen) == 8
+    noted.clear()
+    model.learn(stream.tasks[1], settings=settings(steps=9, batch=4), steps=2, seed=3, on_step=noted.append)
+    assert [step.steps for step in noted] == [2, 2]
+    assert model.seen[-1] == 4
+    with pytest.raises(ConfigError, match=r"training has no option 'epoch'\. Did you mean 'epochs'"):
+        model.learn(stream.tasks[2], epoch=1)
+    with pytest.raises(ConfigError, match=r"training: epochs: .* got -1"):
+        model.learn(stream.tasks[2], epochs=-1)
+    assert model.tasks == [task.name for task in stream.tasks[:2]]  # refused before anything was begun
+
+
+def test_a_method_that_is_given_no_rate_learns_at_its_own(clip: DualEncoder, stream: TaskStream) -> None:
+    noted: list[Step] = []
+    model = method("finetune", clip)
+    model.learn(stream.tasks[0], steps=1, batch=8, device="cpu", on_step=noted.append)
+    model.learn(stream.tasks[1], steps=1, batch=8, device="cpu", learning_rate=1e-3, on_step=noted.append)
+    assert [step.learning_rate for step in noted] == [6e-5, 1e-3]
+    for name in method_names():
+        own = method_class(name).default_training
+        assert training_for(method_class(name), {}) == TrainingSettings(**own)
+        assert "learning_rate" in own or name == "zero_shot"
 
 
 # Seeds and devices ----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from lpi.cli.options import (
     MethodsOption,
     SetOption,
     command_line,
+    keys_of,
     make_folder,
     names_of,
     numbers,
@@ -67,7 +68,7 @@ def compare(
         make_folder(file)  # now, not when the figures are there
     chosen = {row: found for file in tuned for row, found in read_tuned(file)["rows"].items()} if tuned else None
     names = [*(names_of(methods) or settings.row_names()), *map(str, method_file or [])]
-    rows = rows_of(settings, names, chosen)
+    rows = rows_of(settings, names, chosen, given=keys_of(changes))
     if against is not None and against not in rows:
         raise UnknownNameError(f"No row is called {against!r}. {did_you_mean(against, rows)}")
     numbered = settings.seeds if seeds is None else numbers(seeds)

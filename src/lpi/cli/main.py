@@ -335,8 +335,14 @@ def _show_check(found: Any) -> None:
         print(f"note: {warning}")
     for error in found.errors:
         print(f"wrong: {error}")
-    count = len(found.errors)
-    print("All is well." if found.ok else f"{count} thing{'s' if count > 1 else ''} to put right.")
+    print(_verdict(len(found.errors), len(found.warnings)))
+
+
+def _verdict(errors: int, notes: int) -> str:
+    """What a check comes to; notes are for a person to judge, so with any it isn't said that all is well."""
+    if errors:
+        return f"{errors} thing{'s' if errors > 1 else ''} to put right."
+    return f"Nothing to put right; {notes} note{'s' if notes > 1 else ''} above." if notes else "All is well."
 
 
 def _report(folders: list[Path], out: Path, quiet: bool, needed: bool = False) -> None:

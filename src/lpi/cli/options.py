@@ -59,6 +59,15 @@ def names_of(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
+def keys_of(changes: list[str] | None) -> list[str]:
+    """The keys that ``--set`` gives values to.
+
+    >>> keys_of(["training.epochs = 3"])
+    ['training.epochs']
+    """
+    return [change.partition("=")[0].strip() for change in changes or []]
+
+
 def make_folder(file: Path) -> None:
     """The folder of a file that will be written.
 

@@ -14,6 +14,7 @@ from lpi.cli.options import (
     MethodsOption,
     SetOption,
     command_line,
+    keys_of,
     make_folder,
     names_of,
     numbers,
@@ -43,7 +44,7 @@ def tune(
 
     settings = read_experiment(experiment, changes or [])
     make_folder(results)
-    rows = rows_of(settings, names_of(methods))
+    rows = rows_of(settings, names_of(methods), given=keys_of(changes))
     with Console(quiet=as_json) as console:
         record = search(
             settings,

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lpi.data.folder import CAPTION_FILES, folders_in
 from lpi.data.records import SPLITS, CaptionedImage, FilePicture, normal_caption
-from lpi.data.rows import split_name
+from lpi.data.rows import folder_split, split_name
 from lpi.data.source import load_source
 from lpi.errors import ConfigError, LpiError, MissingFileError
 
@@ -93,7 +94,22 @@ def check_stream_source(
         most_listed=most_listed,
         workers=workers,
     )
-    return Report(report.source, (*problems, *report.errors), report.warnings, report.rows, report.pictures)
+    warnings = (*_understood(Path(path), report.rows), *report.warnings)
+    return Report(report.source, (*problems, *report.errors), warnings, report.rows, report.pictures)
+
+
+def _understood(path: Path, rows: Sequence[dict[str, str | int]]) -> list[str]:
+    """What a person should know who may have meant folders of splits as tasks: they became one task."""
+    captions = any((path / name).is_file() for name in CAPTION_FILES)
+    if not path.is_dir() or captions or len(rows) != 1:
+        return []
+    names = [folder.name for folder in folders_in(path) if folder_split(folder.name)]
+    if not names:
+        return []
+    return [
+        f"{', '.join(names)} are read as splits of one task, {rows[0]['task']!r}: "
+        "a stream needs a second task before anything can be forgotten."
+    ]
 
 
 def check_records(

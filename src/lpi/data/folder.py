@@ -7,6 +7,10 @@ beside ``<root>/<task>/images/``. A line is one picture::
     {"file_name": "images/boat.jpg", "text": "a red boat"}
 
 Picture names are relative to the file's folder (in a folder of tasks also to its ``images/``).
+
+Folders named like splits are splits, never tasks: ``<root>/<split>/metadata.jsonl`` is one task that is called like the
+root (or the tasks that a "task" column names), ``<root>/<split>/<task>/captions.jsonl`` and
+``<root>/<task>/<split>/captions.jsonl`` are tasks with these splits.
 """
 
 import difflib
@@ -16,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lpi.data.records import CaptionedImage, FilePicture
+from lpi.data.records import SPLITS, CaptionedImage, FilePicture
 from lpi.data.rows import (
     SHARES,
     OnError,
@@ -24,6 +28,7 @@ from lpi.data.rows import (
     Row,
     clean_captions,
     draw_splits,
+    folder_split,
     raise_error,
     read_json_lines,
     require_folder,
@@ -49,42 +54,155 @@ def load_folder(
     """The pictures of a folder of tasks, tasks in name order, rows in file order.
 
     Args:
-        root: holds one folder a task; hidden folders are passed over.
-        split: puts every picture into this split, whatever the rows say.
-        split_shares: train, val and test, for a file whose rows have no "split": drawn by the hash of the name.
+        root: holds one folder a task, a split, or both, see :mod:`lpi.data.folder`; hidden folders are passed over.
+        split: puts every picture into this split, whatever folders and rows say.
+        split_shares: train, val and test, for a file that is in no split's folder and whose rows have no "split": drawn
+            by the hash of the name.
         on_error: takes each bad row's error and the row is left out; by default the first is raised.
 
     Returns:
-        Records whose pictures are named ``<task>/images/<file>``.
+        Records whose pictures are named ``<task>/images/<file>``, as they lie under ``root``.
 
     Raises:
         MissingFileError: no such folder, or a task without a captions file.
-        DataError: a bad row; the message names file and line.
+        DataError: a bad row, one whose "split" isn't its folder's (the message names file and line), or folders of
+            tasks beside folders of splits.
     """
     root = Path(root)
     require_folder(root)
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = folders_in(root)
     if not folders or (len(folders) == 1 and folders[0].name == "images"):
         here = next((name for name in CAPTION_FILES if (root / name).is_file()), None)
         hint = f"Give the file itself: {root / here}." if here else "Expected <task>/captions.jsonl and <task>/images/."
         raise MissingFileError(f"{root}: there is no task folder in it. {hint}")
+    files = _files_by_split(root, folders) if all_splits(root, folders) else _files_by_task(folders, on_error)
     records = []
-    for folder in folders:
-        try:
-            path = captions_file(folder)
-        except LpiError as error:
-            on_error(error)
-            continue
-        records += load_jsonl(
-            path,
-            task_field=None,
-            task=folder.name,
-            split=split,
+    # tasks in name order, and each task's splits in theirs, however the folders are nested
+    for file in sorted(files, key=lambda file: (file.task or "", SPLITS.index(file.split or "train"))):
+        records += file.load(root, split=split, split_shares=split_shares, on_error=on_error)
+    return records
+
+
+def load_task(
+    folder: str | Path, task: str, *, split_shares: Sequence[float] = SHARES, on_error: OnError = raise_error
+) -> list[CaptionedImage]:
+    """The pictures of one task's folder: of its captions file, or of those in its folders of splits.
+
+    Args:
+        folder: the task's.
+        task: its name.
+        split_shares: see :func:`load_folder`.
+        on_error: likewise.
+
+    Raises:
+        MissingFileError: no such folder, or no captions file in it.
+        DataError: see :func:`load_folder`.
+    """
+    folder = Path(folder)
+    require_folder(folder)
+    files = _files_of_task(folder, task)
+    return [
+        record
+        for file in files
+        for record in file.load(folder, split=None, split_shares=split_shares, on_error=on_error)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _CaptionsFile:
+    """A captions file, and what the folders around it say: its task (``None``: its rows do) and its split, if any."""
+
+    path: Path
+    task: str | None
+    split: str | None = None
+
+    def load(
+        self, root: Path, *, split: str | None, split_shares: Sequence[float], on_error: OnError
+    ) -> list[CaptionedImage]:
+        """Its pictures, named from ``root``; ``split`` overrides its own."""
+        return load_jsonl(
+            self.path,
+            task_field=None if self.task is not None else "task",
+            task=self.task,
+            split=split or self.split,
+            strict_split=split is None and self.split is not None,
             split_shares=split_shares,
             names_from=root,
             on_error=on_error,
         )
-    return records
+
+
+def folders_in(root: Path) -> list[Path]:
+    """The folders in a folder, in name order, hidden ones left out."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def all_splits(root: Path, folders: Sequence[Path]) -> bool:
+    """Whether folders are splits rather than tasks, by their names.
+
+    Raises:
+        DataError: some are and some aren't.
+    """
+    splits = [folder.name for folder in folders if folder_split(folder.name)]
+    others = [folder.name for folder in folders if not folder_split(folder.name)]
+    if splits and others:
+        raise DataError(
+            f"{root}: holds folders named like splits ({', '.join(splits)}) beside others ({', '.join(others[:3])}"
+            f"{', ..' if len(others) > 3 else ''}). Make them all splits, or all tasks; rename or move the others."
+        )
+    return bool(splits)
+
+
+def _files_by_task(folders: Sequence[Path], on_error: OnError) -> list[_CaptionsFile]:
+    """The captions files of folders that are tasks."""
+    files = []
+    for folder in folders:
+        try:
+            files += _files_of_task(folder, folder.name)
+        except LpiError as error:
+            on_error(error)
+    return files
+
+
+def _files_of_task(folder: Path, task: str) -> list[_CaptionsFile]:
+    """The captions files of one task's folder: its own, or one a split."""
+    inner = folders_in(folder)
+    splits = [path for path in inner if folder_split(path.name) and _has_captions(path)]
+    if not splits:
+        return [_CaptionsFile(captions_file(folder), task)]
+    if _has_captions(folder):
+        raise DataError(f"{folder}: holds a captions file, and so does {splits[0]}. Keep one of the two.")
+    all_splits(folder, inner)
+    files = [_CaptionsFile(captions_file(path), task, folder_split(path.name)) for path in inner]
+    return sorted(files, key=lambda file: SPLITS.index(file.split or "train"))
+
+
+def _files_by_split(root: Path, folders: Sequence[Path]) -> list[_CaptionsFile]:
+    """The captions files of folders that are splits: their own, or one a task."""
+    own = [folder for folder in folders if _has_captions(folder)]
+    files = []
+    if own:  # with as many folders of pictures in them as there may be
+        for folder in folders:
+            path = captions_file(folder)
+            task = None if _has_tasks(path) else root.resolve().name or "all"
+            files.append(_CaptionsFile(path, task, folder_split(folder.name)))
+        return files
+    for folder in folders:
+        tasks = folders_in(folder)
+        if not any(_has_captions(task) for task in tasks):
+            captions_file(folder)  # says that there is none
+        files += [_CaptionsFile(captions_file(task), task.name, folder_split(folder.name)) for task in tasks]
+    return files
+
+
+def _has_captions(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in CAPTION_FILES)
+
+
+def _has_tasks(path: Path) -> bool:
+    """Whether the rows of a file name their tasks, by its first row that can be read."""
+    first = next(read_json_lines(path, lambda error: None), None)
+    return first is not None and "task" in first[1]
 
 
 def captions_file(folder: Path) -> Path:
@@ -113,6 +231,7 @@ def load_jsonl(
     where: Where | None = None,
     train_where: Where | None = None,
     split: str | None = None,
+    strict_split: bool = False,
     split_shares: Sequence[float] = SHARES,
     names_from: str | Path | None = None,
     on_error: OnError = raise_error,
@@ -131,6 +250,7 @@ def load_jsonl(
         where: keeps the rows whose column has this value, or one of these values; all columns must agree.
         train_where: the same for training rows only.
         split: puts every picture into this split, whatever the rows say.
+        strict_split: refuses a row that says another split than ``split``, instead.
         split_shares: train, val and test, where no row has a "split": drawn by the hash of the name within its task,
             before any filter, so that a filter never moves a picture to another split.
         names_from: the folder that picture names are relative to; by default the file's own.
@@ -149,6 +269,11 @@ def load_jsonl(
     for number, row in read_json_lines(path, on_error):
         try:
             draft = reader.read(number, row)
+            if strict_split and forced is not None and draft.split not in (None, forced):
+                raise DataError(
+                    f'{draft.where}: "split" is {draft.split}, but the whole file is {forced}, as its folder is named. '
+                    "Move the row, or leave its split out."
+                )
             draft.task = _row_task(draft, task_field=task_field, task=task, tasks=wanted)
             drafts.append(draft)
         except DataError as error:

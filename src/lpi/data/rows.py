@@ -25,6 +25,8 @@ _SPLIT_NAMES = {
     "dev": "val",
     "test": "test",
     "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
     "held_out": "held_out",
 }
 
@@ -124,6 +126,15 @@ def split_name(value: object, where: str) -> str:
         hint = did_you_mean(str(value), _SPLIT_NAMES)
         raise DataError(f'{where}: "split" must be train, val, test or held_out; got {value!r}. {hint}')
     return name
+
+
+def folder_split(name: str) -> str | None:
+    """The split that a folder of this name holds, or ``None`` where it's no split's name.
+
+    >>> folder_split("Validation"), folder_split("birds")
+    ('val', None)
+    """
+    return _SPLIT_NAMES.get(name.lower().replace("-", "_"))
 
 
 def clean_captions(captions: object, where: str, column: str = "captions") -> tuple[str, ...]:

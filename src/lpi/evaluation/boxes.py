@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lpi.errors import ConfigError, ShapeError, did_you_mean
+from lpi.evaluation.ranking import Ranks
 
 Overlap = Literal["iou", "giou"]
 KS = (1, 5, 10)
@@ -89,7 +90,7 @@ def generalised_iou(first: Tensor, second: Tensor) -> Tensor:
     return _share(shared, union) - _share(around - union, around)
 
 
-def apart(boxes: Tensor, scores: Tensor, *, most: int, share: float = 0.7) -> Tensor:
+def apart(boxes: Tensor, scores: Tensor, *, most: int, share: float = 0.7, ties: bool = False) -> Tensor:
     """The places of the best boxes, best first, without those that overlap a better one too much.
 
     >>> two = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 1.9], [5, 5, 6, 6]])
@@ -101,34 +102,45 @@ def apart(boxes: Tensor, scores: Tensor, *, most: int, share: float = 0.7) -> Te
         scores: of each; of equal ones, the first comes first.
         most: how many at most.
         share: an IoU above it is too much; 1 leaves nothing out.
+        ties: for measuring: what is kept doesn't depend on the order of equal scores. None of them leaves another one
+            out, and those that score what the last one scores are kept beyond ``most``.
 
     Returns:
         int64 [kept].
     """
     left = scores.argsort(descending=True, stable=True)
     kept: list[int] = []
-    while len(left) and len(kept) < most:
+    while len(left):
         best = int(left[0])
+        if len(kept) >= most and not (ties and bool(scores[best] == scores[kept[-1]])):
+            break
         kept.append(best)
         left = left[1:]
-        left = left[iou(boxes[best][None], boxes[left])[0] <= share]
+        stays = iou(boxes[best][None], boxes[left])[0] <= share
+        left = left[stays | (scores[left] == scores[best])] if ties else left[stays]
     return torch.tensor(kept, dtype=torch.int64)
 
 
 def hit_ranks(
-    predicted: Sequence[Tensor], truth: Tensor, *, overlap: Overlap = "iou", threshold: float = HIT
-) -> Tensor:
-    """For each expression, the place of the first predicted box that hits: 1 is the best box, infinity none of them.
+    predicted: Sequence[Tensor],
+    truth: Tensor,
+    *,
+    scores: Sequence[Tensor] | None = None,
+    overlap: Overlap = "iou",
+    threshold: float = HIT,
+) -> Ranks:
+    """For each expression, the place of the first predicted box that hits, and which boxes score the same.
 
     Args:
         predicted: an expression's boxes, best first, [boxes, 4]; as many as there are, also none. A tensor
             [expressions, boxes, 4] will do as well.
         truth: the box of what each expression means, [expressions, 4].
+        scores: of an expression's boxes, [boxes]; by default no two are equal.
         overlap: ``iou``, or ``giou``: the generalised one, as the authors' code has it.
         threshold: how large the overlap has to be.
 
     Returns:
-        [expressions] float32, on the CPU.
+        The ranks of all expressions; a candidate is a box, and right if it hits.
 
     Raises:
         ShapeError: the two differ in number, or an expression's boxes are no list of boxes; it is named by its place.
@@ -145,24 +157,27 @@ def hit_ranks(
             f"got {list(truth.shape)}."
         )
     check_boxes(truth, "the true boxes")
-    ranks = torch.full((len(truth),), torch.inf)
+    counts = torch.zeros(len(truth), 3, dtype=torch.int64)
     for place, (boxes, right) in enumerate(zip(predicted, truth, strict=True)):
         if not boxes.numel():
             continue
         check_boxes(boxes, f"the boxes predicted for expression {place}")
         # In double precision: half of a box must count as half.
-        found = measure(boxes.double().cpu(), right[None].double().cpu())[:, 0]
-        hits = (found >= threshold).nonzero()[:, 0]
-        if len(hits):
-            ranks[place] = float(hits[0]) + 1
-    return ranks
+        hits = measure(boxes.double().cpu(), right[None].double().cpu())[:, 0] >= threshold
+        if not bool(hits.any()):
+            continue
+        own = -torch.arange(len(boxes)) if scores is None else scores[place].cpu()
+        best = own[hits].max()
+        equal = own == best
+        counts[place] = torch.stack([(own > best).sum(), (equal & ~hits).sum(), (equal & hits).sum()])
+    return Ranks(counts)
 
 
-def precision_at(k: int, ranks: Tensor) -> float:
-    """P@k: the share of expressions with a hit among their first k boxes.
+def precision_at(k: int, ranks: Ranks) -> float:
+    """P@k: the share of expressions with a hit among their first k boxes; equal scores count their share of a hit.
 
-    >>> precision_at(5, torch.tensor([1.0, 6.0, 2.0, torch.inf]))
-    0.5
+    >>> precision_at(5, Ranks(torch.tensor([[0, 0, 1], [5, 0, 1], [4, 1, 1], [0, 0, 0]])))
+    0.375
 
     Raises:
         ConfigError: k is below 1.
@@ -170,13 +185,13 @@ def precision_at(k: int, ranks: Tensor) -> float:
     """
     if k < 1:
         raise ConfigError(f"k must be at least 1; got {k}.")
-    if ranks.dim() != 1 or not len(ranks):
-        raise ShapeError(f"ranks must be [expressions] and not empty; got {list(ranks.shape)}.")
-    return float((ranks <= k).double().mean())
+    if not len(ranks):
+        raise ShapeError(f"ranks must be [expressions] and not empty; got {[len(ranks)]}.")
+    return float(ranks.within(k).mean())
 
 
 def precision_per_task(
-    ranks: Tensor, task: Sequence[int], *, tasks: int, ks: Sequence[int] = KS
+    ranks: Ranks, task: Sequence[int], *, tasks: int, ks: Sequence[int] = KS
 ) -> dict[str, list[float]]:
     """P@k of every task, as a stage's record has it: ``{"1": [a figure a task], "5": .., "10": ..}``.
 

@@ -12,7 +12,7 @@ import hashlib
 import os
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -24,7 +24,7 @@ import torch
 
 from lpi.config import Experiment, check_name, merge, parse
 from lpi.errors import CheckpointError, ConfigError, LpiError, UnknownNameError, did_you_mean
-from lpi.evaluation.harness import Run, Say, Workbench, open_stream
+from lpi.evaluation.harness import Run, Say, Workbench, open_stream, workbench_for
 from lpi.evaluation.resume import finished, start_over
 from lpi.methods import method_class, method_names
 from lpi.storage import read_json, write_atomically
@@ -66,17 +66,25 @@ class Outcome:
 
 
 def rows_of(
-    experiment: Experiment, names: Sequence[str] | None = None, tuned: Mapping[str, Any] | None = None
+    experiment: Experiment,
+    names: Sequence[str] | None = None,
+    tuned: Mapping[str, Any] | None = None,
+    *,
+    given: Collection[str] = (),
 ) -> dict[str, Experiment]:
     """The settings of each row, by its name, tuned ones put in.
 
     A name is a row of the experiment, or a method: of the library, in a Python file, or in a module that can be
-    imported. For a method a row is made, with its defaults and the experiment's own stream and training.
+    imported. For a method a row is made, with its defaults and the experiment's own stream and training. Where the
+    experiment trains another method, the settings that suit this one (:attr:`Method.default_training`) take the place
+    of those that were chosen for that one.
 
     Args:
         experiment: as it was read.
         names: which rows; by default all of the experiment's.
         tuned: the ``rows`` of what ``lpi tune`` wrote, if anything; rows that it lacks stay as they are.
+        given: dotted keys that were set for every row alike, such as ``training.learning_rate``: no method's own
+            settings take their place.
 
     Raises:
         UnknownNameError: a name that is none of them.
@@ -92,12 +100,18 @@ def rows_of(
         if row in experiment.row_names():
             settings = experiment.row(row)
         elif outside or name in method_names():
-            method_class(name)  # what is wrong with a file is said before anything runs
+            suited = method_class(name).default_training  # what is wrong with a file is said before anything runs
             content = experiment.model_dump(exclude={"rows", "method"}, exclude_unset=True)
+            if name != experiment.method.get("name", "lpi") and "training" not in given:
+                chosen = content.get("training", {})
+                for key in suited.keys() & chosen.keys():
+                    if f"training.{key}" not in given:
+                        del chosen[key]
             settings = parse({**content, "method": {"name": name}}, f"row {row!r} of {experiment.name}")
         else:
             known = dict.fromkeys([*experiment.row_names(), *method_names()])
             raise UnknownNameError(f"No row or method is called {name!r}. {did_you_mean(name, known)}")
+        settings = workbench_for(settings).settled(settings)
         rows[row] = changed(settings, (tuned or {}).get(row, {}).get("chosen", {}), row)
     return rows
 
@@ -187,6 +201,8 @@ def run_cells(
         ConfigError: a folder holds a run with other settings or over other data: found before anything runs.
     """
     outcome = Outcome(cells)
+    _checksum.cache_clear()  # pictures may have changed since this process last looked
+    _bench.cache_clear()
     waiting = []
     for index, cell in enumerate(cells):
         if fresh:

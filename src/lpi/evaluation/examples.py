@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lpi.evaluation.protocol import Evaluator
+from lpi.evaluation.ranking import ROUNDING
 from lpi.methods.base import Method
 from lpi.storage import write_atomically, write_json
 
@@ -62,8 +63,11 @@ def _pick(evaluator: Evaluator, before: Any, after: Any, direction: str, count: 
 
 
 def _right(evaluator: Evaluator, features: Any, direction: str, query: int) -> bool:
-    (best, _), *_ = evaluator.top(features, direction, query, 1)
-    return best in _answers(evaluator, direction, query)
+    """Whether a right candidate stands first; one that a wrong one equals stands there by chance only."""
+    ours, theirs = ("text", "vision") if direction == "text_to_image" else ("vision", "text")
+    scores = features[theirs] @ features[ours][query]
+    best = scores >= scores.max() - ROUNDING
+    return set(best.nonzero()[:, 0].tolist()) <= _answers(evaluator, direction, query)
 
 
 def _answers(evaluator: Evaluator, direction: str, query: int) -> set[int]:

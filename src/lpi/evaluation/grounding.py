@@ -1,8 +1,8 @@
 """The protocol for expressions: after each stage, every task seen so far, P@k with the task inferred and given.
 
 An expression counts as found at k where one of its first k boxes overlaps the true one enough. What is kept from stage
-to stage is the place of that box, one number an expression and route: where a method is *stable*, only expressions that
-are now sent elsewhere are looked for again.
+to stage is the place of that box, three counts an expression and route: where a method is *stable*, only expressions
+that are now sent elsewhere are looked for again.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ from lpi.evaluation.continual import (
     mean,
     retention,
 )
+from lpi.evaluation.ranking import Ranks
 from lpi.grounding.backbones.base import GroundingBackbone
 from lpi.grounding.base import GroundingMethod
 from lpi.grounding.examples import ExpressionSet
 from lpi.methods.base import FALLBACK
 from lpi.tasks.grounding import GroundingStream
+
+UNKNOWN = -1  # a count that wasn't made yet
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class TestExpressions:
                 boxes, scores = seen.boxes, seen.scores
             corners = corners_of(boxes.float().cpu())
             for own, score in zip(corners, scores.float().cpu(), strict=True):
-                kept = apart(own, score, most=max(KS), share=self.settings.suppress)
+                kept = apart(own, score, most=max(KS), share=self.settings.suppress, ties=True)
                 found.append(Best(own[kept], score[kept]))
         return found
 
@@ -125,20 +128,22 @@ class TestExpressions:
         """The true boxes, left, top, right, bottom in 0..1 of the detector's frame, [rows, 4]."""
         return torch.tensor([self.set.units(row) for row in rows.tolist()])
 
-    def ranks(self, method: GroundingMethod | None, rows: Tensor, routes: Tensor) -> Tensor:
-        """The place of the first right box of some expressions, each under its own route, [rows]."""
-        result = torch.empty(len(rows))
+    def ranks(self, method: GroundingMethod | None, rows: Tensor, routes: Tensor) -> Ranks:
+        """The place of the first right box of some expressions, each under its own route."""
+        result = torch.empty(len(rows), 3, dtype=torch.int64)
         for route in torch.unique(routes).tolist():
             chosen = (routes == route).nonzero()[:, 0]
-            known = self._ranks.setdefault(route, torch.full((len(self.records),), torch.nan))
-            missing = rows[chosen][known[rows[chosen]].isnan()]
+            known = self._ranks.setdefault(route, torch.full((len(self.records), 3), UNKNOWN))
+            missing = rows[chosen][known[rows[chosen], 0] == UNKNOWN]
             if len(missing):
-                boxes = [best.boxes for best in self.best(method, missing, route)]
-                known[missing] = hit_ranks(boxes, self.truth(missing), overlap=self.settings.overlap)
+                best = self.best(method, missing, route)
+                boxes, scores = [found.boxes for found in best], [found.scores for found in best]
+                ranks = hit_ranks(boxes, self.truth(missing), scores=scores, overlap=self.settings.overlap)
+                known[missing] = ranks.counts
             result[chosen] = known[rows[chosen]]
-        return result
+        return Ranks(result)
 
-    def precision(self, ranks: Tensor, rows: Tensor, tasks: int) -> dict[str, list[float]]:
+    def precision(self, ranks: Ranks, rows: Tensor, tasks: int) -> dict[str, list[float]]:
         """P@k of the first tasks."""
         return precision_per_task(ranks, self.task[rows].tolist(), tasks=tasks)
 

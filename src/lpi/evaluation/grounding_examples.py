@@ -34,7 +34,7 @@ def write_grounding_examples(evaluator: GroundingEvaluator, method: GroundingMet
     before = test.ranks(None, rows, torch.full_like(rows, FALLBACK))
     after = test.ranks(method, rows, routes)
     shown = []
-    for number, row in enumerate(_pick(before == 1, after == 1, count)):
+    for number, row in enumerate(_pick(before.within(1) == 1, after.within(1) == 1, count)):
         route = int(routes[row])
         used = method.tasks[route] if method.routed and route != FALLBACK else None
         record = test.records[row]

@@ -15,7 +15,7 @@ from lpi.grounding.backbones.base import GroundingBackbone
 from lpi.grounding.backbones.loading import load_grounding_backbone
 from lpi.grounding.base import GroundingMethod
 from lpi.grounding.examples import ExpressionSet
-from lpi.grounding.methods import grounding_method, load_grounding_method
+from lpi.grounding.methods import grounding_class, grounding_method, load_grounding_method
 from lpi.methods import Named
 from lpi.tasks.grounding import MAKERS, GroundingStream, GroundingTask, grounding_options
 
@@ -65,6 +65,11 @@ class GroundingWorkbench(Workbench):
     def measuring(self, experiment: Experiment) -> GroundingEvaluator:
         """See :class:`Workbench`."""
         return GroundingEvaluator(self.backbone, self.stream, experiment.evaluation)
+
+    @staticmethod
+    def method_class(name: str) -> type[GroundingMethod]:
+        """See :class:`Workbench`."""
+        return grounding_class(name)
 
     def build(self, name: str, *, preset: str | None, **options: Any) -> GroundingMethod:
         """See :class:`Workbench`."""

@@ -76,7 +76,9 @@ def run_experiment(
         check_row(name, experiment.name)
     kind = workbench_for(experiment)
     checksum = cache(lambda: kind.open(experiment.stream, experiment.name).checksum())
-    each = {name: experiment.row(name) for name in names}  # all names and options are checked before the first run
+    each = {
+        name: kind.settled(experiment.row(name)) for name in names
+    }  # all names and options are checked before the first run
     folders: dict[str, dict[int, Path]] = {}
     bench: Workbench | None = None
     for name, settings in each.items():

@@ -371,7 +371,6 @@ class Evaluator:
                 text_task=self.test.task["text"][rows["text"]],
                 image_task=self.test.task["vision"][rows["vision"]],
                 gallery=gallery or self.settings.gallery,
-                ties=self.settings.ties,
                 similarity="dot",
             )
         )
@@ -384,7 +383,6 @@ class Evaluator:
             self.held_out.pairs,
             text_task=self.held_out.task["text"],
             image_task=self.held_out.task["vision"],
-            ties=self.settings.ties,
             similarity="dot",
         )
         return {direction: {k: values[0] for k, values in by_k.items()} for direction, by_k in recall.items()}

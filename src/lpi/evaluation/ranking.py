@@ -1,12 +1,18 @@
-"""Ranks, and what is read off them: recall@k, mean rank, mean reciprocal rank.
+"""Ranks, and what is read off them: recall@k.
 
-A query's rank is the number of wrong candidates that stand before its best right one. It is counted, never sorted
-for: the scores are asked for in blocks of queries, and no more than one block of the score matrix is ever held. Every
-function is pure; features and pairs go in, numbers come out. What is right is given as pairs (query, candidate), so
-five captions of one picture, or one caption that fits two pictures, need no special case.
+A query's rank says how many wrong candidates stand before its best right one, and how many beside it at the same
+score. It is counted, never sorted for: the scores are asked for in blocks of queries, and no more than one block of
+the score matrix is ever held. Every function is pure; features and pairs go in, numbers come out. What is right is
+given as pairs (query, candidate), so five captions of one picture, or one caption that fits two pictures, need no
+special case.
+
+Nothing puts equal scores in an order, so a figure is what is expected of one drawn at random: of two pictures that no
+model can tell apart, the right one is found first half of the time, and counts as half a hit. Scores are equal that
+differ by rounding alone: the same picture gets other last bits in another batch, or in a matrix's last columns.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -15,45 +21,91 @@ from torch import Tensor
 from lpi.errors import ConfigError, DataError, ShapeError, check_choice
 
 ScoreBlock = Callable[[int, int], Tensor]
-Ties = Literal["half", "pessimistic"]
 Gallery = Literal["union", "own"]
 Similarity = Literal["cosine", "dot"]
-Recall = dict[str, dict[str, float]]
 RecallPerTask = dict[str, dict[str, list[float]]]
 
 KS = (1, 5, 10)
+ROUNDING = 1e-6
+"""By how much of a score, or of 1, the largest cosine, float32 sums may differ that add the same numbers."""
 
 
-def count_ranks(
-    score_block: ScoreBlock, queries: int, pairs: Tensor, *, ties: Ties = "half", block: int = 1024
-) -> Tensor:
-    """For each query, how many wrong candidates stand before its best right one.
+@dataclass(frozen=True)
+class Ranks:
+    """Where the best right candidate of each query stands, as far as the scores say.
 
-    A wrong candidate counts when it scores strictly higher than the best right one; one that scores the same counts
-    half, or fully with ``ties="pessimistic"``. Right candidates never count against each other.
+    Attributes:
+        counts: int64 [queries, 3]: wrong candidates that score higher than the best right one, wrong ones that score
+            the same, and right ones that score the same, the best itself included; 0 of these where none is right.
+    """
+
+    counts: Tensor
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __getitem__(self, rows: Tensor) -> "Ranks":
+        return Ranks(self.counts[rows])
+
+    def expected(self) -> Tensor:
+        """The expected place of the first right candidate, the first being 1, float64 [queries]; infinite without one.
+
+        Of w wrong and r right ones in a random order, w / (r + 1) wrong ones are expected before the first right one.
+
+        >>> Ranks(torch.tensor([[0, 0, 1], [2, 1, 1], [5, 0, 0]])).expected().tolist()
+        [1.0, 3.5, inf]
+        """
+        higher, wrong, right = self.counts.double().unbind(dim=1)
+        return torch.where(right > 0, 1 + higher + wrong / (right + 1), torch.inf)
+
+    def within(self, k: int) -> Tensor:
+        """How likely a right candidate is among the first k, equal scores in random order, float64 [queries].
+
+        Of the w wrong and r right ones that score the same, m = k - higher stand within k. That all m are wrong has
+        the probability C(w, m) / C(w + r, m) = prod_{i < m} (w - i) / (w + r - i).
+
+        >>> Ranks(torch.tensor([[0, 0, 1], [0, 1, 1], [0, 2, 2], [1, 0, 1]])).within(1).tolist()
+        [1.0, 0.5, 0.5, 0.0]
+        """
+        higher, wrong, right = self.counts.unbind(dim=1)
+        places = (k - higher).clamp(min=0)
+        found = ((right > 0) & (places > 0)).double()
+        unsure = ((found > 0) & (wrong >= places)).nonzero()[:, 0]  # with fewer wrong ones than places, one is right
+        if len(unsure):
+            w, r, m = wrong[unsure].double(), right[unsure].double(), places[unsure]
+            missed = torch.ones_like(w)
+            for i in range(int(m.max())):
+                missed *= torch.where(i < m, (w - i) / (w + r - i), 1.0)
+            found[unsure] = 1 - missed
+        return found
+
+
+def count_ranks(score_block: ScoreBlock, queries: int, pairs: Tensor, *, block: int = 1024) -> Ranks:
+    """For each query, how many wrong candidates stand before its best right one, and what scores the same.
+
+    A wrong candidate stands before the best right one where it scores higher by more than :data:`ROUNDING`. Right
+    candidates never count against each other.
 
     >>> scores = torch.tensor([[0.9, 0.5, 0.9, 0.1]])
-    >>> count_ranks(lambda start, stop: scores[start:stop], 1, torch.tensor([[0, 0]]))  # one equal
-    tensor([0.5000])
-    >>> count_ranks(lambda start, stop: scores[start:stop], 1, torch.tensor([[0, 1], [0, 3]]))  # two higher
-    tensor([2.])
+    >>> count_ranks(lambda start, stop: scores[start:stop], 1, torch.tensor([[0, 0]])).counts  # one equal
+    tensor([[0, 1, 1]])
+    >>> count_ranks(lambda start, stop: scores[start:stop], 1, torch.tensor([[0, 1], [0, 3]])).counts  # two higher
+    tensor([[2, 0, 1]])
 
     Args:
         score_block: gives the scores of the queries ``start`` to ``stop - 1``, [stop - start, gallery].
         queries: number of queries.
         pairs: which candidates are right, (query, candidate), [pairs, 2] int64, in any order; doubles are harmless.
-        ties: what an equally scored wrong candidate counts.
         block: queries whose scores are held at once.
 
     Returns:
-        0-based ranks, [queries] float32, on the scores' device.
+        The ranks of all queries, on the CPU.
 
     Raises:
         DataError: a query has no right candidate, or a score is not a number; the message names the query.
         ShapeError: pairs or scores have the wrong shape, or a pair points outside.
-        ConfigError: an unknown choice of ``ties``, or a block below 1.
+        ConfigError: a block below 1.
     """
-    check_choice("ties", ties, Ties)
     if block < 1:
         raise ConfigError(f"block must be at least 1; got {block}.")
     # Doubles would be taken off twice below; sorted pairs make a block's pairs one slice.
@@ -63,8 +115,7 @@ def count_ranks(
         query = int((rights == 0).nonzero()[0])
         raise DataError(f"query {query} has no right candidate in the gallery. Leave it out, or add its pair.")
     ends = rights.cumsum(0).tolist()
-    equal_weight = 0.5 if ties == "half" else 1.0
-    ranks = []
+    counts = [torch.zeros(0, 3, dtype=torch.int64)]
     first_pair = 0
     for start in range(0, queries, block):
         stop = min(start + block, queries)
@@ -75,11 +126,13 @@ def count_ranks(
         rows = own[:, 0] - start  # [pairs of the block]
         right_scores = scores[rows, own[:, 1]]
         best = torch.full_like(scores[:, 0], -torch.inf).scatter_reduce(0, rows, right_scores, "amax")  # [rows]
-        higher = (scores > best[:, None]).sum(dim=1)  # no right candidate is above the best of them
-        equal = (scores == best[:, None]).sum(dim=1)
-        equal -= torch.zeros_like(equal).scatter_add(0, rows, (right_scores == best[rows]).to(equal.dtype))
-        ranks.append(higher + equal_weight * equal)
-    return torch.cat(ranks).float() if ranks else torch.zeros(0)
+        slack = torch.where(best.isfinite(), ROUNDING * best.abs().clamp(min=1), 0)
+        higher = (scores > (best + slack)[:, None]).sum(dim=1)  # no right candidate is above the best of them
+        least = best - slack
+        equal = (scores >= least[:, None]).sum(dim=1) - higher
+        right = torch.zeros_like(equal).scatter_add(0, rows, (right_scores >= least[rows]).to(equal.dtype))
+        counts.append(torch.stack([higher, equal - right, right], dim=1).cpu())
+    return Ranks(torch.cat(counts))
 
 
 def cosine_block(
@@ -125,85 +178,18 @@ def cosine_block(
     return score_block
 
 
-def recall_at(k: int, ranks: Tensor) -> float:
-    """The share of queries with fewer than k wrong candidates before their best right one.
+def recall_at(k: int, ranks: Ranks) -> float:
+    """The share of queries that find a right candidate among their first k; equal scores count their share of a hit.
 
-    >>> recall_at(1, torch.tensor([0.0, 0.5, 1.0, 7.0]))
-    0.5
-
-    Raises:
-        DataError: there are no queries.
-    """
-    return mean_of((ranks < k).double())
-
-
-def mean_rank(ranks: Tensor) -> float:
-    """The mean place of the best right candidate; the first place is 1.
-
-    >>> mean_rank(torch.tensor([0.0, 3.0]))
-    2.5
+    >>> recall_at(1, Ranks(torch.tensor([[0, 0, 1], [0, 1, 1], [1, 0, 1], [7, 2, 1]])))
+    0.375
 
     Raises:
         DataError: there are no queries.
     """
-    return mean_of(ranks.double()) + 1.0
-
-
-def mean_reciprocal_rank(ranks: Tensor) -> float:
-    """The mean of one over the place of the best right candidate (MRR); the first place is 1.
-
-    >>> mean_reciprocal_rank(torch.tensor([0.0, 3.0]))
-    0.625
-
-    Raises:
-        DataError: there are no queries.
-    """
-    return mean_of(1.0 / (ranks.double() + 1.0))
-
-
-def recall_of_set(
-    text_features: Tensor,
-    image_features: Tensor,
-    pairs: Tensor,
-    *,
-    ks: Sequence[int] = KS,
-    ties: Ties = "half",
-    block: int = 1024,
-) -> Recall:
-    """Recall@k of one set of texts and images against each other, both directions.
-
-    >>> same = torch.eye(3)
-    >>> recall_of_set(same, same, torch.tensor([[0, 0], [1, 1], [2, 1], [2, 2]]), ks=(1,))
-    {'text_to_image': {'1': 1.0}, 'image_to_text': {'1': 1.0}}
-
-    Args:
-        text_features: [texts, width].
-        image_features: [images, width].
-        pairs: which text fits which image, (text, image), [pairs, 2] int64.
-        ks: how far down the list a hit may stand, each at least 1.
-        ties: see :func:`count_ranks`.
-        block: see :func:`count_ranks`.
-
-    Returns:
-        Fractions, ``{"text_to_image": {"1": .., "5": .., "10": ..}, "image_to_text": {..}}``.
-
-    Raises:
-        DataError: there is no text or image, one without a partner, or a feature that is not a number.
-        ShapeError: features or pairs have the wrong shape.
-    """
-    ones = [torch.zeros(len(features), dtype=torch.int64) for features in (text_features, image_features)]
-    per_task = recall_both_directions(
-        text_features,
-        image_features,
-        pairs,
-        text_task=ones[0],
-        image_task=ones[1],
-        tasks=1,
-        ks=ks,
-        ties=ties,
-        block=block,
-    )
-    return {direction: {k: values[0] for k, values in by_k.items()} for direction, by_k in per_task.items()}
+    if not len(ranks):
+        raise DataError("there are no ranks to average. Give at least one query.")
+    return float(ranks.within(k).mean())
 
 
 def recall_both_directions(
@@ -216,7 +202,6 @@ def recall_both_directions(
     tasks: int | None = None,
     gallery: Gallery = "union",
     ks: Sequence[int] = KS,
-    ties: Ties = "half",
     similarity: Similarity = "cosine",
     block: int = 1024,
 ) -> RecallPerTask:
@@ -231,7 +216,6 @@ def recall_both_directions(
         tasks: number of tasks; by default one more than the highest in ``text_task`` and ``image_task``.
         gallery: ``union`` ranks against the candidates of all tasks; ``own`` only against the query's own task's.
         ks: how far down the list a hit may stand, each at least 1.
-        ties: see :func:`count_ranks`.
         similarity: see :func:`cosine_block`.
         block: see :func:`count_ranks`.
 
@@ -268,7 +252,7 @@ def recall_both_directions(
             local = local_pairs(pairs[:, columns], mine, among, len(ours), len(theirs))
             check_partners(local, mine, noun, task)
             score_block = cosine_block(ours[mine], theirs, among=among, similarity=similarity)
-            by_task.append(count_ranks(score_block, len(mine), local, ties=ties, block=block))
+            by_task.append(count_ranks(score_block, len(mine), local, block=block))
         recalls[direction] = {str(k): [recall_at(k, ranks) for ranks in by_task] for k in ks}
     return recalls
 
@@ -327,10 +311,3 @@ def check_scores(scores: Tensor, start: int, stop: int, own: Tensor) -> None:
     if bool(broken.any()):
         query = start + int(broken.nonzero()[0, 0])
         raise DataError(f"query {query} has a score that is not a number (NaN). Check the features for NaN.")
-
-
-def mean_of(values: Tensor) -> float:
-    """The mean of float64 values, or a DataError where there are none."""
-    if not values.numel():
-        raise DataError("there are no ranks to average. Give at least one query.")
-    return float(values.mean())

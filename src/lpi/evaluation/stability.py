@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lpi.evaluation.protocol import Evaluator
-from lpi.evaluation.ranking import cosine_block, count_ranks, local_pairs
+from lpi.evaluation.ranking import Ranks, cosine_block, count_ranks, local_pairs
 from lpi.methods.base import Method
 from lpi.storage import read_json, read_tensors, write_json, write_tensors
 
@@ -54,7 +54,7 @@ class Stability:
                 now = nearest(queries, features[theirs][: self._count(theirs, stage)])
                 overlap[direction] = neighbour_overlap(old, now)
             kept[direction] = nearest(features[ours], features[theirs])
-            kept[f"ranks_{direction}"] = self._ranks(features, direction, stage)
+            kept[f"ranks_{direction}"] = self._ranks(features, direction, stage).counts
         write_tensors(self._file(stage), kept)
         return {"neighbour_overlap": overlap} if overlap else None
 
@@ -62,8 +62,8 @@ class Stability:
         """Items of the first tasks; items lie in the order of their tasks."""
         return len(self.evaluator.test.upto(tower, tasks))
 
-    def _ranks(self, features: Mapping[str, Tensor], direction: str, task: int) -> Tensor:
-        """The ranks of a task's queries among the candidates of that task and those before it, [queries]."""
+    def _ranks(self, features: Mapping[str, Tensor], direction: str, task: int) -> Ranks:
+        """The ranks of a task's queries among the candidates of that task and those before it."""
         test = self.evaluator.test
         ours, theirs = SIDES[direction]
         mine = torch.arange(self._count(ours, task), self._count(ours, task + 1))
@@ -71,7 +71,7 @@ class Stability:
         pairs = test.pairs if direction == "text_to_image" else test.pairs[:, [1, 0]]
         local = local_pairs(pairs, mine, among, test.count(ours), test.count(theirs))
         block = cosine_block(features[ours][mine], features[theirs], among=among, similarity="dot")
-        return count_ranks(block, len(mine), local, ties=self.evaluator.settings.ties)
+        return count_ranks(block, len(mine), local)
 
     def summary(self, method: Method) -> dict[str, Any]:
         """Over the whole run: mean overlap, the share of queries that fell out of the first ten, the worst-hit ones.
@@ -85,11 +85,12 @@ class Stability:
         worst: dict[str, list[dict[str, Any]]] = {}
         for direction, (ours, _) in SIDES.items():
             known = [task for task in range(tasks) if self._file(task).exists()]  # joint training has the last alone
-            first = [read_tensors(self._file(task))[f"ranks_{direction}"] for task in known]
-            last = [self._ranks(features, direction, task) for task in known]
-            before, after = torch.cat(first), torch.cat(last)
+            first = Ranks(torch.cat([read_tensors(self._file(task))[f"ranks_{direction}"] for task in known]))
+            last = Ranks(torch.cat([self._ranks(features, direction, task).counts for task in known]))
             start = self._count(ours, known[0])
-            found["fell_out_of_10"][direction] = float(((before < 10) & (after >= 10)).float().mean())
+            fell = first.within(NEIGHBOURS) - last.within(NEIGHBOURS)  # 0 where nothing moved, ties or not
+            found["fell_out_of_10"][direction] = float(fell.clamp(min=0).mean())
+            before, after = first.expected() - 1, last.expected() - 1  # wrong candidates in front
             worst[direction] = [
                 {"query": self._words(ours, start + item), "before": float(before[item]), "after": float(after[item])}
                 for item in (before - after).argsort(stable=True)[:WORST].tolist()

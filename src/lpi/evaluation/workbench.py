@@ -17,7 +17,7 @@ from lpi.errors import ConfigError, did_you_mean
 from lpi.evaluation.continual import summary
 from lpi.evaluation.examples import write_examples
 from lpi.evaluation.protocol import Evaluator
-from lpi.methods import Named
+from lpi.methods import Named, method_class
 from lpi.methods import method as build_method
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import load_method
@@ -121,6 +121,18 @@ class Workbench:
         return Evaluator(self.backbone, self.stream, experiment.evaluation)
 
     # ---- methods -----------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def method_class(name: str) -> type[Method]:
+        """The class of a method by its name."""
+        return method_class(name)
+
+    @classmethod
+    def settled(cls, experiment: Experiment) -> Experiment:
+        """The experiment with the training settings that suit its method, where it gives none itself."""
+        suited = cls.method_class(str(experiment.method.get("name", "lpi"))).default_training
+        lacking = {key: value for key, value in suited.items() if key not in experiment.training.model_fields_set}
+        return experiment.model_copy(update={"training": experiment.training.model_copy(update=lacking)})
 
     def method(self, experiment: Experiment) -> Method:
         """The method that the experiment names, untaught."""

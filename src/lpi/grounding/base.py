@@ -69,6 +69,7 @@ class GroundingMethod(Method):
     backbone: GroundingBackbone
     #: what every method learns from by default; see :func:`lpi.grounding.losses.detection_losses`
     weights: ClassVar[dict[str, float]] = {"alignment": 0.2, "place": 1.0}
+    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 0.003}
 
     # ---- what a method answers -----------------------------------------------------------------------------------
 

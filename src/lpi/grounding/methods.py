@@ -13,7 +13,7 @@ from lpi.errors import CheckpointError, UnknownNameError, did_you_mean
 from lpi.grounding.backbones.base import GroundingBackbone
 from lpi.grounding.backbones.loading import load_grounding_backbone
 from lpi.grounding.base import GroundingMethod
-from lpi.methods import GROUNDING_METHODS, Named
+from lpi.methods import GROUNDING_METHODS, Named, method_class
 from lpi.methods import method as build_method
 from lpi.methods.checkpoint import load_method
 from lpi.storage import read_json
@@ -36,13 +36,24 @@ def grounding_method(
         UnknownNameError: no such method or preset, or one that finds no boxes.
         ConfigError: an option that the method doesn't have, or a value it refuses.
     """
+    made = build_method(grounding_class(name), backbone, preset=preset, **options)
+    assert isinstance(made, GroundingMethod)
+    return made
+
+
+def grounding_class(name: str) -> type[GroundingMethod]:
+    """The class of a method for referring expressions; see :func:`grounding_method`.
+
+    Raises:
+        UnknownNameError: no such method, or one that finds no boxes.
+    """
     elsewhere = "." in name
     if not elsewhere and name not in METHODS:
         raise UnknownNameError(f"No method for expressions is called {name!r}. {did_you_mean(name, METHODS)}")
-    made = build_method(name if elsewhere else f"lpi.grounding.{name}", backbone, preset=preset, **options)
-    if not isinstance(made, GroundingMethod):
+    found = method_class(name if elsewhere else f"lpi.grounding.{name}")
+    if not issubclass(found, GroundingMethod):
         raise UnknownNameError(f"The method {name!r} finds no boxes. {did_you_mean(name, METHODS)}")
-    return made
+    return found
 
 
 def load_grounding_method(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -19,6 +20,8 @@ class GroundingTuned(GroundingMethod):
     Args:
         backbone: where it starts; itself left as it is.
     """
+
+    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 2e-4, "weight_decay": 0.01}
 
     def __init__(self, backbone: GroundingBackbone) -> None:
         super().__init__(backbone)

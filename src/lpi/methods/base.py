@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, TextInputs, TowerState, View
 from lpi.backbones.given import PictureLike, given_pixels, given_texts
+from lpi.config import TrainingSettings
 from lpi.errors import CheckpointError, ConfigError, LpiError, UnknownNameError, did_you_mean
 from lpi.prompts.task_keys import FALLBACK
 
@@ -140,9 +141,12 @@ class Method(
         joint: wants all tasks at once (an upper bound, not a continual learner).
         stable: what was encoded under a route never changes once that task has been learned, so that vectors may
             be kept.
+        default_training: training settings that suit the method where nobody gives others: weights that are trained on
+            want another learning rate than prompts do. Every experiment's own settings win over them.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    default_training: ClassVar[dict[str, Any]] = {}
     joint: ClassVar[bool] = False
     stable: ClassVar[bool] = False
 
@@ -435,11 +439,36 @@ class Method(
             raise UnknownNameError(f"No task is called {task!r}. {did_you_mean(str(task), self.tasks)}")
         return self.tasks.index(task)
 
-    def learn(self, task: Any, **settings: Any) -> None:
-        """Learn one task (a ``lpi.tasks.Task``), in place, with the trainer's settings as keywords."""
-        from lpi.trainer import learn_task  # the trainer stands above methods; this is only its doorbell
+    def learn(
+        self,
+        task: Any,
+        *,
+        settings: TrainingSettings | None = None,
+        seed: int = 0,
+        checkpoint: Path | None = None,
+        on_step: Callable[[Any], None] | None = None,
+        **changes: Any,
+    ) -> None:
+        """Learn one task (a ``lpi.tasks.Task``), in place, with the trainer's settings as keywords.
 
-        learn_task(self, task, **settings)
+        ``learner.learn(task, epochs=1)``.
+
+        Args:
+            task: what is learned.
+            settings: all training settings at once; by default the method's own and, for the rest,
+                :class:`TrainingSettings`'s.
+            seed: see :func:`lpi.trainer.learn_task`, like ``checkpoint`` and ``on_step``.
+            checkpoint: likewise.
+            on_step: likewise.
+            changes: single training settings, which win over ``settings``.
+
+        Raises:
+            ConfigError: a setting that training doesn't have, or a wrong value.
+        """
+        from lpi.trainer import learn_task, training_for  # the trainer stands above methods; this is only its doorbell
+
+        chosen = training_for(type(self), {**(settings.model_dump() if settings else {}), **changes})
+        learn_task(self, task, settings=chosen, seed=seed, checkpoint=checkpoint, on_step=on_step)
 
     def forget(self, task: str) -> None:
         """Take a task away again, exactly: what is encoded under the other tasks' routes stays bit-identical."""

@@ -7,7 +7,7 @@ those of all others: nearer to the old space than to stand still, and free to mo
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +67,8 @@ class CCLIP(Method):
         small batches. One learning rate for both towers (the paper's texts learn 10 to 80 times faster): all methods
         here share the trainer's. The old features are those of pictures as in evaluation.
     """
+
+    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 3e-3}
 
     def __init__(
         self,

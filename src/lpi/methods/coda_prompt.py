@@ -18,6 +18,7 @@ the block's projections, as in the released code.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +78,8 @@ class CODAPrompt(Prompted):
         depth: prompted blocks of both towers, the lowest; by default the paper's 5, or all where there are fewer.
         orthogonality_weight: weight of the three orthogonality terms, lambda.
     """
+
+    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 0.012}
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ token (BERT) gets the context as tokens without positions behind its embeddings.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ class CoOp(Prompted):
         words: the context starts at the embeddings of these words, as many as fit; what is left over, or all of it,
             is drawn from N(0, 0.02^2).
     """
+
+    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 1.2e-3}
 
     def __init__(
         self,

@@ -81,6 +81,8 @@ class DAR(Experts):
         paper's one-sided setting); its main tables route a pair's picture and caption together.
     """
 
+    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 3e-3}
+
     stable: ClassVar[bool] = True
 
     def __init__(

@@ -16,7 +16,7 @@ the experts keep those that are left.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,8 @@ class DualPrompt(Prompted):
             matching loss is smallest anyway.
         posterior_temperature: divides the cosines between query and keys where tasks are assigned softly.
     """
+
+    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 0.012}
 
     def __init__(
         self,

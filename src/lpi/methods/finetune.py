@@ -1,7 +1,11 @@
 """Sequential full fine-tuning: every weight of both towers learns each task in turn. The classical forgetter."""
 
+from typing import Any, ClassVar
+
 from lpi.methods.tuned import Tuned
 
 
 class FineTune(Tuned):
     """Trained on from task to task, with nothing that protects the earlier ones."""
+
+    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 6e-5, "weight_decay": 0.01}

@@ -17,6 +17,7 @@ is left out, as it is there. Keys start as random directions, prompts at N(0, 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,8 @@ class L2P(Prompted):
         length: tokens of one prompt, L_p.
         match_weight: weight of the distance between items and the keys they chose, lambda.
     """
+
+    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 1.2e-3}
 
     def __init__(
         self,

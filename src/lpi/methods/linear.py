@@ -6,7 +6,7 @@ towers already tell apart can be weighted anew, and nothing else.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,6 +44,8 @@ class Linear(Method):
     Differs: its probe is a classifier over the features; retrieval has no classes, so the loss is the item loss.
         SigLIP has no projection: there the last linear layer of each pooler learns.
     """
+
+    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3}
 
     def __init__(self, backbone: DualEncoder, *, multi_positive: bool = True) -> None:
         super().__init__(backbone, **recorded(locals()))

@@ -6,7 +6,7 @@ are those of the PEFT library.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,8 @@ class LoRA(Copied):
 
     Paper: LoRA (arXiv 2106.09685), eq. 3 and section 4.2 (queries and values).
     """
+
+    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3}
 
     def __init__(
         self,

@@ -174,6 +174,8 @@ class LPI(KeyedExperts):
         ConfigError: an unknown choice, or sizes that don't fit the backbone.
     """
 
+    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 0.01}
+
     stable: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "best": {**OURS, "injection": "into", "start": "neutral", "norm": "none", "adapter_rank": 4},

@@ -14,6 +14,7 @@ their states go on. A text tower without placeholders (BERT) gets all of them as
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,8 @@ class MaPLe(Prompted):
         words: the first block's text prompts start at the embeddings of these words, as many as fit; all others at
             N(0, 0.02^2).
     """
+
+    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 0.004}
 
     def __init__(
         self,

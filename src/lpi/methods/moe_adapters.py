@@ -7,8 +7,10 @@ query takes; a query that none can rebuild goes to the frozen model.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,19 @@ from lpi.prompts.low_rank import TOWERS
 
 SCALE = 0.1  # of an expert's output, as the authors have it
 ROUTER_SPREAD = 0.02
+
+
+@dataclass
+class Pass:
+    """One pass through a model: whose experts run, under which route, and what each block's MLP was given."""
+
+    owner: MoEAdapters
+    route: int
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+
+
+#: of each thread its own, for several may encode at once under different routes
+RUNNING: ContextVar[Pass | None] = ContextVar("pass", default=None)
 
 
 class Adapter(nn.Module):
@@ -147,6 +162,8 @@ class MoEAdapters(Method):
         auto-encoders are linear, over the backbone's own features of both towers (the paper: AlexNet's, of pictures).
     """
 
+    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 3e-3}
+
     def __init__(
         self,
         backbone: DualEncoder,
@@ -168,8 +185,6 @@ class MoEAdapters(Method):
         check_choice("ood", ood, Literal["nearest", "fallback"])
         self.model = private_copy(backbone)
         self.selectors = nn.ModuleList()
-        self._route = FALLBACK
-        self._inputs: dict[str, Tensor] = {}
         self._start(torch.Generator().manual_seed(0))
         for name, (first, last) in self._edges().items():
             first.register_forward_pre_hook(partial(self._remember, name))
@@ -191,14 +206,21 @@ class MoEAdapters(Method):
             }
         )
 
+    def _pass(self) -> Pass | None:
+        """What runs in this thread, if it is this method's."""
+        running = RUNNING.get()
+        return running if running is not None and running.owner is self else None
+
     def _remember(self, name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if self._route != FALLBACK:
-            self._inputs[name] = inputs[0]
+        running = self._pass()
+        if running is not None:
+            running.inputs[name] = inputs[0]
 
     def _add(self, name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if self._route == FALLBACK:
+        running = self._pass()
+        if running is None:
             return output
-        added: Tensor = self.blocks[name](self._inputs.pop(name), self._route, self.options["top"])
+        added: Tensor = self.blocks[name](running.inputs.pop(name), running.route, self.options["top"])
         return output + added
 
     def _all(self) -> list[Experts]:
@@ -257,11 +279,12 @@ class MoEAdapters(Method):
         return self._encoded_under(route, lambda: self.model.encode_texts(texts))
 
     def _encoded_under(self, route: int, encode: Any) -> Tensor:
-        self._route = route if len(self.tasks) else FALLBACK
+        frozen = route == FALLBACK or not len(self.tasks)
+        token = RUNNING.set(None if frozen else Pass(self, route))
         try:
             return F.normalize(encode(), dim=-1)
         finally:
-            self._route = FALLBACK
+            RUNNING.reset(token)
 
     # ---- routing -----------------------------------------------------------------------------------------------------
 

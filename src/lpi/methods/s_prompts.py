@@ -13,7 +13,7 @@ positions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,8 @@ class SPrompts(KeyedExperts, Prompted):
         multi_positive: captions that equal another picture's count as positives of it.
         start: see :class:`lpi.methods.prompted.Prompted`.
     """
+
+    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 1.2e-3}
 
     stable: ClassVar[bool] = True
 

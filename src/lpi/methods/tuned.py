@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +71,8 @@ class Tuned(Copied):
     Raises:
         ConfigError: ``upper`` is out of range.
     """
+
+    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 2e-4, "weight_decay": 0.01}
 
     def __init__(
         self,

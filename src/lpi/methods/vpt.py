@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,8 @@ class VPT(Prompted):
         length: prompt tokens a block, p. The paper searches from 1 to 200.
         depth: how many of the lowest blocks get tokens of their own; all by default, 1 is the shallow form.
     """
+
+    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 1.2e-3}
 
     def __init__(
         self,

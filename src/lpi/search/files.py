@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from lpi.data.content import content_id
 from lpi.data.pictures import SUFFIXES, NotAFileError, check_regular, naming, opened, upright_size
 from lpi.data.records import FilePicture
 from lpi.errors import DataError, LpiError, MissingFileError
@@ -67,15 +67,6 @@ class Scan:
     def covers(self, path: str) -> bool:
         """Whether a file couldn't be looked at, or lies in a folder that couldn't."""
         return path in self.unread or any(str(folder) in self.unread for folder in PurePosixPath(path).parents)
-
-
-def content_id(path: Path) -> str:
-    """32 hexadecimal digits that stand for a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:32]
 
 
 def scan(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lpi.backbones.given import PictureLike, given_texts
+from lpi.data.content import content_id
 from lpi.data.records import FilePicture
 from lpi.errors import ConfigError, DataError, MissingFileError, UnknownNameError, did_you_mean
 from lpi.methods import Named, outside
@@ -21,7 +22,7 @@ from lpi.search.best import SHOWN, TIES, Found, best_rows_each
 from lpi.search.building import build
 from lpi.search.crossing import is_crossing
 from lpi.search.encoding import Encoder
-from lpi.search.files import OnProgress, content_id
+from lpi.search.files import OnProgress
 from lpi.search.filters import Filters, quoted
 from lpi.search.hits import Hit, Query, hit_of
 from lpi.search.identity import RouteKeys

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from lpi.config import TrainingSettings
-from lpi.data.folder import captions_file, load_jsonl
+from lpi.data.folder import load_jsonl, load_task
 from lpi.data.records import CaptionedImage
-from lpi.errors import ConfigError, DataError, MissingFileError, did_you_mean
+from lpi.errors import ConfigError, DataError, MissingFileError
 from lpi.methods import outside
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import load_method, save_method
@@ -24,8 +23,8 @@ from lpi.search.manifest import Stage
 from lpi.search.recorded import HELD_OUT, Gallery, TestSet, on_record, put_on_record
 from lpi.search.writer import Writer, remove_lessons
 from lpi.storage import read_json, write_json
-from lpi.tasks.stream import Task
-from lpi.trainer import OnStep, learn_task
+from lpi.tasks.stream import Task, TaskStream
+from lpi.trainer import OnStep, learn_task, training_for
 
 POINT = 0.01  # R@1 that an old domain may lose before anybody is warned
 
@@ -74,20 +73,12 @@ def training_settings(writer: Writer, changes: dict[str, Any]) -> TrainingSettin
     Raises:
         ConfigError: an option that training doesn't have, or a wrong value.
     """
-    known = TrainingSettings.model_fields
-    for name in changes:
-        if name not in known:
-            raise ConfigError(f"training has no option {name!r}. {did_you_mean(name, known)}")
-    kept = {name: value for name, value in writer.manifest.training.items() if name in known}
-    try:
-        return TrainingSettings.model_validate({**kept, **changes})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"training: {first['loc'][0]}: {first['msg']}; got {first['input']!r}.") from error
+    kept = {name: value for name, value in writer.manifest.training.items() if name in TrainingSettings.model_fields}
+    return training_for(type(writer.method), {**kept, **changes})
 
 
 def read_domain(source: str | Path, task: str) -> Task:
-    """A domain to learn from a folder with a captions file, or from the file itself.
+    """A domain to learn from a folder with a captions file (or one a split), or from the file itself.
 
     Raises:
         MissingFileError: there is no such folder, or no captions file in it.
@@ -96,14 +87,13 @@ def read_domain(source: str | Path, task: str) -> Task:
     source = Path(source)
     if not source.exists():
         raise MissingFileError(f"{source}: there is no such folder of captioned pictures. Check the path.")
-    file = captions_file(source) if source.is_dir() else source
-    records = load_jsonl(file, task_field=None, task=task)
+    records = load_task(source, task) if source.is_dir() else load_jsonl(source, task_field=None, task=task)
     by_split: dict[str, list[CaptionedImage]] = {"train": [], "val": [], "test": []}
     for record in records:
         by_split.get(record.split, []).append(record)
     for split, noun in (("train", "to learn from"), ("test", "to be tested on")):
         if len(by_split[split]) < (2 if split == "train" else 1):
-            raise DataError(f'{file}: too few pictures {noun}. Leave "split" out of all rows, and some are drawn.')
+            raise DataError(f'{source}: too few pictures {noun}. Leave "split" out of all rows, and some are drawn.')
     return Task(task, *(tuple(by_split[split]) for split in ("train", "val", "test")))
 
 
@@ -135,9 +125,9 @@ def learn(
         raise ConfigError(f"the domain needs another name; got {task.name!r}.")
     if task.name in writer.method.tasks:
         raise ConfigError(f"task {task.name!r} was learned already. Forget it first, or give the new one a name.")
-    content = [[record.picture.name, list(record.captions)] for record in (*task.train, *task.test)]
+    checksum = TaskStream(task.name, (task,)).checksum()  # of names, captions and the bytes of the pictures
     options = settings.model_dump(mode="json", exclude={"checkpoint_seconds", "device"})
-    key = short_hash(writer.manifest.current.model, task.name, content, options, seed)
+    key = short_hash(writer.manifest.current.model, task.name, checksum, options, seed)
     place = writer.folder / "lessons" / key
     remove_lessons(writer.folder, keep=place)
     if (place / "model" / "config.json").exists():

@@ -6,8 +6,10 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from lpi.data.content import content_ids
 from lpi.data.records import SPLITS, Picture
 from lpi.data.rows import split_name
 from lpi.errors import ConfigError, DataError, UnknownNameError, did_you_mean
@@ -121,13 +123,29 @@ class StreamOf(Generic[K, R]):
         )
 
     def checksum(self) -> str:
-        """16 hex digits of tasks, splits and what the records are known by, in their order (not of pixels)."""
-        digest = hashlib.sha256()
+        """16 hex digits of tasks, splits, what the records are known by, and the bytes of their files, in their order.
+
+        What is drawn rather than read from a file is known by its recipe: its name.
+        """
         parts = [([task.name, split], records) for task in self.tasks for split, records in task.splits()]
-        for head, records in (*parts, (["held_out"], self.held_out)):
-            rows = [self.facts(record) for record in records]
+        parts.append((["held_out"], self.held_out))
+        contents = content_ids(
+            path for _, records in parts for path in map(_file_of, records) if path is not None
+        )  # all at once, in threads
+        digest = hashlib.sha256()
+        for head, records in parts:
+            rows = []
+            for record in records:
+                path = _file_of(record)
+                rows.append([*self.facts(record), *([] if path is None else [contents[path]])])
             digest.update(json.dumps([head, rows], ensure_ascii=True).encode())
         return digest.hexdigest()[:16]
+
+
+def _file_of(record: Record) -> Path | None:
+    """The file that holds a record's picture, maybe beside others; ``None`` for what is drawn."""
+    path = getattr(record.picture, "path", None)
+    return path if isinstance(path, Path) else None
 
 
 Kind = TypeVar("Kind", bound=StreamOf[Any, Any])
