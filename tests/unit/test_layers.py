@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trainer": {"methods.base", "methods.checkpoint", *BELOW_METHODS},
     "evaluation": {"evaluation", "trainer", "methods", "grounding", "data.expressions", *BELOW_METHODS},
     "evaluation.ranking": {"errors"},
-    "evaluation.boxes": {"errors"},
+    "evaluation.boxes": {"evaluation.ranking", "errors"},
     "evaluation.continual": {"errors"},
     "grounding": {"grounding", "methods", "data.expressions.record", "evaluation.boxes", *BELOW_METHODS},
     "grounding.backbones": {"grounding.backbones", "backbones", "data.pictures", "errors"},

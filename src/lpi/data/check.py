@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lpi.data.folder import CAPTION_FILES, folders_in
-from lpi.data.records import SPLITS, CaptionedImage, FilePicture, normal_caption
+from lpi.data.records import OPENED_SIDE, SPLITS, CaptionedImage, FilePicture, normal_caption
 from lpi.data.rows import folder_split, split_name
 from lpi.data.source import load_source
 from lpi.errors import ConfigError, LpiError, MissingFileError
-
-_OPENED_SIDE = 64
-"""Pictures are decoded towards this side: a JPEG still has to be whole, but costs a fraction of its full size."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +152,7 @@ def check_records(
 def _open(record: CaptionedImage) -> tuple[str, str]:
     """The digest of a picture's bytes (empty where it isn't a file), and what is wrong with it (empty if nothing)."""
     try:
-        record.picture.open(_OPENED_SIDE)
+        record.picture.open(OPENED_SIDE)
         if isinstance(record.picture, FilePicture):
             return hashlib.sha256(record.picture.path.read_bytes()).hexdigest(), ""
     except LpiError as error:

@@ -1,7 +1,8 @@
 """What a data source hands on: captioned pictures, expressions with boxes, and the card of a data set."""
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -11,6 +12,8 @@ from PIL import Image
 from lpi.data.pictures import open_image
 
 SPLITS = ("train", "val", "test", "held_out")
+OPENED_SIDE = 64
+"""Pictures are decoded towards this side to see that they are whole: a JPEG then costs a fraction of its full size."""
 
 
 @runtime_checkable
@@ -44,6 +47,30 @@ class FilePicture:
     def open(self, side: int | None = None) -> Image.Image:
         """See :class:`Picture`."""
         return open_image(self.path, str(self.path), side)
+
+
+def require_readable(pictures: Iterable[Picture], *, workers: int = 4) -> None:
+    """Open every picture that is a file once, so that a broken one is named before hours are spent on the others.
+
+    Args:
+        pictures: of any kind; drawn ones can't be broken, and one file is opened once.
+        workers: threads that open them.
+
+    Raises:
+        DataError, MissingFileError: of the first in their order that can't be opened.
+    """
+    files = dict.fromkeys(picture for picture in pictures if isinstance(picture, FilePicture))
+
+    def attempt(picture: FilePicture) -> None:
+        picture.open(OPENED_SIDE)
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="open") as pool:
+        jobs = [pool.submit(attempt, picture) for picture in files]
+        try:
+            for job in jobs:
+                job.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass(frozen=True, slots=True)

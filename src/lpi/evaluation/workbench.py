@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from lpi.backbones.base import DualEncoder
 from lpi.backbones.loading import load_backbone
 from lpi.config import Experiment, StreamSettings
+from lpi.data.records import require_readable
 from lpi.errors import ConfigError, did_you_mean
 from lpi.evaluation.continual import summary
 from lpi.evaluation.examples import write_examples
@@ -79,6 +80,7 @@ class Workbench:
         test = sum(len(task.test) for task in self.stream.tasks)
         tasks = len(self.stream.tasks)
         say(f"{experiment.name}: {tasks} tasks, {train} training and {test} test {self.items}; {experiment.backbone}")
+        require_readable(record.picture for task in self.stream.tasks for record in (*task.train, *task.test))
         self._note_cut_captions(say)
         self._training: dict[int, Any] = {}
         self._evaluators: dict[str, Any] = {}
