@@ -35,6 +35,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lpi.search.bridge import KINDS, Bridge, Pairs, kept_at
+from lpi.search.crossing import Crossing, scale_like
+from lpi.search.sample import Sample, order_of_gain, parts, words_of
 from search_data import with_store
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, VisionTextDualEncoderModel
@@ -47,9 +50,6 @@ from lpi.data.scenes import load_scenes
 from lpi.data.source import load_source
 from lpi.evaluation.machine import environment
 from lpi.evaluation.ranking import count_ranks, recall_at
-from lpi.search.bridge import KINDS, Bridge, Pairs, kept_at
-from lpi.search.crossing import Crossing, scale_like
-from lpi.search.sample import Sample, order_of_gain, parts, words_of
 from lpi.storage import write_json
 from lpi.tasks.relevance import relevance
 

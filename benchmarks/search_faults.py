@@ -142,7 +142,7 @@ class Trial:
 
 def rows_of(place: Path) -> list[list[Any]]:
     """Every row with the digest of its vector, in the order of ids."""
-    view = SearchIndex.open(place)._view(None).rows
+    view = SearchIndex.open(place).rows()
     columns = view.columns("id", "paths", "task", "routes", "weights", "distances")
     vectors = view.vectors(columns["id"])
     digests = [hashlib.sha256(vector.tobytes()).hexdigest() for vector in vectors]

@@ -26,11 +26,12 @@ from search_data import NEW, OLD, draw, with_store
 from lpi.data.content import content_id
 from lpi.evaluation.machine import environment
 from lpi.search import SearchIndex
+from lpi.search.building import create
 from lpi.search.encoding import Single
 from lpi.search.recorded import on_record, record_run, record_source
 from lpi.search.scoring import EVERY
 from lpi.search.teaching import adopt, learn, measure, read_domain, training_settings
-from lpi.search.writer import change, create
+from lpi.search.writer import change
 from lpi.storage import write_json
 
 DRAWN_TESTS = 100  # of a domain's drawn pictures are for measuring
@@ -64,7 +65,7 @@ def build(place: Path, photos: Path, model: str | Path, batch: int | None = None
 
 
 def vectors(index: SearchIndex) -> tuple[list[str], Single]:
-    rows = index._view(None).rows
+    rows = index.rows()
     ids = sorted(rows.columns("id")["id"])
     return ids, rows.vectors(ids)
 

@@ -1,5 +1,6 @@
 """The parts of search: filters, steady features, routing, scoring, identity, and the store."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,10 @@ from lpi.prompts.task_keys import FALLBACK
 from lpi.search.encoding import Encoder, Routing, mix, steady_size, unit, without_negligible
 from lpi.search.files import folders_of, scan
 from lpi.search.filters import Filters, quoted
-from lpi.search.identity import PLAIN, RouteKeys, check_same, describe, load_model
+from lpi.search.identity import FROZEN, RouteKeys, check_same, describe, load_model
 from lpi.search.manifest import read_manifest
 from lpi.search.rows import used
-from lpi.search.scoring import EVERY, Probes
+from lpi.search.scoring import Probes
 from lpi.search.store import Store
 from lpi.tasks.stream import TaskStream
 
@@ -58,19 +59,19 @@ def test_a_scan_of_a_folder_that_is_away_says_so(tmp_path: Path) -> None:
 def test_a_feature_has_the_same_bits_whatever_it_is_embedded_with(method: lpi.Method, pictures: torch.Tensor) -> None:
     encoder = Encoder(method)
     order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(1))
-    for encode in (encoder.plain, lambda pixels: encoder.under(pixels, 1)):
+    for encode in (encoder.frozen, lambda pixels: encoder.under(pixels, 1)):
         together = encode(pictures)
         shuffled = encode(pictures[order])
         assert np.array_equal(shuffled, together[order.numpy()])
         for row in (0, 7, 23):
             assert np.array_equal(encode(pictures[row : row + 1])[0], together[row])
-    assert np.array_equal(encoder.under(pictures, FALLBACK), encoder.plain(pictures))
+    assert np.array_equal(encoder.under(pictures, FALLBACK), encoder.frozen(pictures))
     assert steady_size(method) in (32, 8, 1)
 
 
 def test_routing_is_the_methods_own(method: lpi.Method, pictures: torch.Tensor) -> None:
     encoder = Encoder(method, batch=8)
-    plain = encoder.looks(pictures)
+    plain = encoder.routing_features(pictures)
     routing = encoder.routing(plain)
     exact = torch.from_numpy(unit(plain.astype(np.float32)))
     assert routing.routes[:, 0].tolist() == method.route("vision", exact).tolist() == routing.tasks.tolist()
@@ -111,13 +112,12 @@ def test_a_route_without_weight_needs_no_feature() -> None:
 # ---- scoring ---------------------------------------------------------------------------------------------------------
 
 
-def test_plain_scores_compare_all_and_matched_ones_only_the_same_route() -> None:
-    images = torch.eye(2)
-    assert Probes({EVERY: torch.tensor([[0.6, 0.8]])}).scores(images, ["a", "b"]).tolist() == [
-        pytest.approx([0.6, 0.8])
-    ]
-    matched = Probes({"a": torch.tensor([[0.6, 0.8]]), "b": torch.tensor([[1.0, 0.0]])})
-    assert matched.scores(images, ["a", "b"]).tolist() == [pytest.approx([0.6, 0.0])]
+def test_plain_scores_are_cosines_and_routed_ones_add_the_agreement() -> None:
+    images, query = torch.eye(2), torch.tensor([[0.6, 0.8]])
+    assert Probes(query).scores(images).tolist() == [pytest.approx([0.6, 0.8])]
+    routed = Probes(query, torch.tensor([[0.1, 0.0]]))
+    assert routed.scores(images, torch.tensor([[1.0, 0.0], [0.5, 0.5]])).tolist() == [pytest.approx([0.7, 0.85])]
+    assert (routed[0].vector.tolist(), routed[0].membership.tolist()) == (query[0].tolist(), [pytest.approx(0.1), 0.0])
 
 
 # ---- identity --------------------------------------------------------------------------------------------------------
@@ -127,13 +127,13 @@ def test_a_tasks_key_survives_other_tasks_coming_and_going(
     clip: DualEncoder, stream: TaskStream, learn: Learn, method: lpi.Method
 ) -> None:
     keys = RouteKeys(method)
-    assert keys[FALLBACK] == PLAIN
+    assert keys[FALLBACK] == FROZEN
     assert len({keys[route] for route in range(3)}) == 3
     two = learn(lpi.method("lpi", clip, **HARD), stream.tasks[:2])
     assert [RouteKeys(two)[route] for route in (0, 1)] == [keys[0], keys[1]]
     two.forget("warm")
     assert RouteKeys(two)[0] == keys[1]
-    assert describe(two)["model"] != describe(method)["model"]
+    assert describe(two).model != describe(method).model
 
 
 def test_a_method_that_changes_all_its_vectors_changes_its_key_with_every_task(
@@ -162,7 +162,7 @@ def test_a_model_is_refused_by_what_differs(
     with pytest.raises(CheckpointError, match=f"has backbone {clip.identity} .* the model {backbone.identity}"):
         check_same(tmp_path, recorded, lpi.method("lpi", backbone, **HARD), "mine")
     with pytest.raises(CheckpointError, match="prepared differently"):
-        check_same(tmp_path, {**recorded, "preprocessing": "x"}, method, "mine")
+        check_same(tmp_path, replace(recorded, preprocessing="x"), method, "mine")
 
 
 def test_a_run_a_model_and_a_backbone_can_be_named(method: lpi.Method, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from lpi.errors import ConfigError, DataError, MissingFileError
 if TYPE_CHECKING:
     from lpi.search.hits import Query
     from lpi.search.manifest import Stage
+    from lpi.search.report import Change, Report
     from lpi.search.teaching import Lesson
     from lpi.search.writer import Update
 
@@ -24,7 +25,7 @@ IndexOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda.")]
 ScoringOption = Annotated[
-    str, typer.Option(help="How queries and pictures are compared: plain, matched or routed. See docs/search.md.")
+    str, typer.Option(help="How queries and pictures are compared: plain or routed. See docs/search.md.")
 ]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Threads that read and decode.")]
 SKIPPED_SHOWN = 5
@@ -268,13 +269,13 @@ def _confirm(lesson: Lesson) -> bool:
     return typer.confirm(f"Adopt {lesson.task}{', although something gets worse' if lesson.losses else ''}?")
 
 
-def _show_report(task: str, report: dict[str, Any]) -> None:
+def _show_report(task: str, report: Report) -> None:
     from lpi.cli.progress import print_table
 
     recall = report["recall"]
-    rows = [[f"{task} (new)", recall["new"]], *([name, own] for name, own in recall["old"].items())]
+    rows = [(f"{task} (new)", recall["new"]), *recall["old"].items()]
     if recall["held_out"]:
-        rows.append(["held-out", recall["held_out"]])
+        rows.append(("held-out", recall["held_out"]))
     print_table(["R@1, per cent", "before", "after"], [[name, *_before_after(own)] for name, own in rows])
     for name in report["unmeasured"]:
         print(f"note: {name} has no test set on record; 'lpi index --tests' puts one there")
@@ -288,8 +289,8 @@ def _show_report(task: str, report: dict[str, Any]) -> None:
     )
 
 
-def _before_after(own: dict[str, Any]) -> list[str]:
-    return ["-" if own[when] is None else f"{100 * own[when]['r1']:.1f}" for when in ("before", "after")]
+def _before_after(own: Change) -> list[str]:
+    return ["-" if recall is None else f"{100 * recall['r1']:.1f}" for recall in (own["before"], own["after"])]
 
 
 def forget(
@@ -333,7 +334,7 @@ def rollback(
 
 
 def _show_stage(stage: Stage) -> None:
-    knows = ", ".join(task["name"] for task in stage.tasks) or "nothing yet"
+    knows = ", ".join(task.name for task in stage.tasks) or "nothing yet"
     print(
         f"Stage {stage.number}: {stage.pictures} pictures, {stage.embedded} embedded in {stage.seconds:.1f} s; "
         f"the model knows: {knows}"
@@ -359,7 +360,7 @@ def stages(
             stage.when,
             str(stage.pictures),
             str(stage.embedded),
-            ", ".join(task["name"] for task in stage.tasks) or "-",
+            ", ".join(task.name for task in stage.tasks) or "-",
         ]
         for stage in manifest.stages
     ]

@@ -225,14 +225,14 @@ def add_figures(router: APIRouter, service: Service) -> None:
         return Info(
             name=service.index.root.name,
             pictures=manifest.current.pictures,
-            tasks=[TaskInfo(name=t["name"], pictures=overview.tasks[t["name"]]) for t in manifest.current.tasks],
+            tasks=[TaskInfo(name=task.name, pictures=overview.tasks[task.name]) for task in manifest.current.tasks],
             folders=overview.folders,
             stages=[
                 StageInfo(
                     number=stage.number,
                     label=f"{stage.kind} {stage.task}".strip(),
                     when=stage.when,
-                    tasks=[task["name"] for task in stage.tasks],
+                    tasks=[task.name for task in stage.tasks],
                     pictures=stage.pictures,
                 )
                 for stage in manifest.stages

@@ -17,7 +17,6 @@ import torch
 
 from lpi.data.pictures import open_image
 from lpi.errors import ConfigError, UnknownNameError
-from lpi.search.crossing import FILE as BRIDGE
 from lpi.search.filters import Filters
 from lpi.search.hits import Hit, Query
 from lpi.search.index import SearchIndex
@@ -198,7 +197,7 @@ class Service:
     def _mark(self) -> tuple[tuple[int, int, int] | None, ...]:
         """What differs whenever the index was changed: each change writes one of these files anew."""
         marks: list[tuple[int, int, int] | None] = []
-        for name in (FILE, f"{NEXT}/{FILE}", f"{NEXT}/{BRIDGE}"):
+        for name in (FILE, f"{NEXT}/{FILE}"):
             try:
                 status = (self.index.folder / name).stat()
                 marks.append((status.st_ino, status.st_mtime_ns, status.st_size))
