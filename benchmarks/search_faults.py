@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,10 @@ def look(place: Path, *, begun: bool) -> dict[str, Any]:
 
 def fingerprint(place: Path) -> str:
     """What must not differ, in one digest."""
-    stages = [[s.number, s.kind, s.task, s.model, s.tasks, s.pictures] for s in SearchIndex.open(place).stages()]
+    stages = [
+        [s.number, s.kind, s.task, s.model, [asdict(task) for task in s.tasks], s.pictures]
+        for s in SearchIndex.open(place).stages()
+    ]
     return hashlib.sha256(json.dumps([rows_of(place), stages]).encode()).hexdigest()
 
 

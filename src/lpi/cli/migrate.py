@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lpi.cli.index_options import DeviceOption, IndexOption, WorkersOption
+from lpi.cli.indexing import show_skipped
 from lpi.cli.options import MethodFileOption
-from lpi.cli.search import DeviceOption, IndexOption, WorkersOption, show_skipped
 from lpi.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -216,7 +216,9 @@ class _Mover:
         """Embed what has no new vector yet, as far as the budget goes; returns whether nothing is left."""
         known = set(self.old.contents())
         jobs = self.embedder.jobs(self.new.files(self.found.contents))
-        jobs.sort(key=lambda job: job.id if job.id in known else "")  # what is new in the folder can't be found at all yet
+        jobs.sort(
+            key=lambda job: job.id if job.id in known else ""
+        )  # what is new in the folder can't be found at all yet
         size, done, published = SLICE_BATCHES * self.new.manifest.batch, 0, time.monotonic()
         while done < len(jobs) and (allowed := min(size, self._left())) > 0:
             part = jobs[done : done + allowed]

@@ -43,14 +43,16 @@ Result = TypeVar("Result")
 
 UPLOAD_SECONDS = 60.0
 FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}  # an id is the hash of the content
-PROBLEMS: dict[int | str, dict[str, Any]] = {
+Responses = dict[int | str, dict[str, Any]]  # as FastAPI takes them
+
+PROBLEMS: Responses = {
     400: {"model": Problem, "description": "Something about the request makes no sense."},
     401: {"model": Problem, "description": "A token is needed."},
     403: {"model": Problem, "description": "Asked under another name than localhost."},
     404: {"model": Problem, "description": "There is no such picture, task or page."},
     503: {"model": Problem, "description": "Too many wait already."},
 }
-TOO_LARGE: dict[int | str, dict[str, Any]] = {413: {"model": Problem, "description": "The picture is too large."}}
+TOO_LARGE: Responses = {413: {"model": Problem, "description": "The picture is too large."}}
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 PICTURE_BODY = {
     "requestBody": {

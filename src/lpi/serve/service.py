@@ -10,6 +10,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -139,15 +140,17 @@ class Service:
         self._overview, self._refresh_seconds = Overview(), refresh_seconds
         cores = threads or torch.get_num_threads()
         # the same number of cores either way: one batch on all of them, or a query on each
-        each: dict[str, Any] = {"waiting": self.limits.waiting, "on_batch": self.metrics.batch}
-        many = {"most": BATCH if batching else 1, "workers": 1 if batching else cores, **each}
-        computing = {"on_start": lambda: torch.set_num_threads(cores if batching else 1), **many}
-        self._encode = Batcher("encode", self._encoded, **computing)
-        self._find = Batcher("find", self._found, **many)
-        self._pictures: Batcher[None, Callable[[], Any], Any] = Batcher(
-            "picture", _called, most=1, workers=PICTURE_WORKERS, **each
+        most, workers = (BATCH, 1) if batching else (1, cores)
+        batcher = partial(Batcher, on_batch=self.metrics.batch, waiting=self.limits.waiting)
+        computing = partial(batcher, on_start=lambda: torch.set_num_threads(cores if batching else 1))
+        self._encode: Batcher[Encoding, Any, Query] = computing("encode", self._encoded, most=most, workers=workers)
+        self._find: Batcher[Lookup, Query, list[Hit]] = batcher("find", self._found, most=most, workers=workers)
+        self._pictures: Batcher[None, Callable[[], Any], Any] = batcher(
+            "picture", _called, most=1, workers=PICTURE_WORKERS
         )
-        self._boxes = Batcher("ground", self._located, **{**computing, "most": 1, "workers": 1, "waiting": 16})
+        self._boxes: Batcher[None, tuple[Image.Image, str], list[Found]] = computing(
+            "ground", self._located, most=1, workers=1, waiting=16
+        )
         self._refresher = ThreadPoolExecutor(1, thread_name_prefix="lpi-refresh")
         batchers = (self._encode, self._find, self._pictures, self._boxes)
         self.metrics.watch(
