@@ -1,22 +1,20 @@
-"""How much of a new backbone's recall its queries keep over a bridge to old vectors, before anything is embedded again.
+"""How much of a new backbone's recall its queries keep over a rotation to old vectors, before all is embedded again.
 
     python benchmarks/search_bridge.py --small
     python benchmarks/search_bridge.py --real FOLDER --results results/search_bridge.json
     python benchmarks/search_bridge.py --real FOLDER --large --results results/search_bridge_large.json
 
 Pairs of an old and a new backbone: the embedded one before and after a short alignment, and at two input sizes; with
-``--real`` the same with the backbone FOLDER/backbones/dino-minilm on the photographs of FOLDER/flickr8k. A part of the
-pictures is the sample that a bridge is learned from, captions of other pictures are the queries. For each pair:
+``--real`` the same with the backbone FOLDER/backbones/dino-minilm on the photographs of FOLDER/flickr8k; with
+``--large`` two upgrades worth making. A part of the pictures is the sample that the rotation is learned from, captions
+of other pictures are the queries. For each pair:
 
 - ``full``: recall when everything is embedded again; ``stale``: recall when nothing changes, old queries on old
-  vectors; ``bridges``: by kind and sample size, over several samples, the share of the full recall@10 that new queries
-  on old vectors reach (``recall_at_10_kept``), the share of the new model's own first ten that are among the ten found
-  (``overlap_at_10``, for captions and for pictures as queries), and what a query costs;
-- ``towards_old_vectors``: the aim of arXiv 2509.23471, a query mapped to where the old model would have put it, by
-  ridge regression on the same sample and words;
-- ``mixing``: overlap while a random part of the pictures has new vectors, by how the two kinds of scores are brought to
-  one scale; ``order``: overlap when a part of the pictures has new vectors, in the order of expected gain and in a
-  random one.
+  vectors; ``bridges``, ``procrustes`` (the rotation): by sample size, over several samples, the share of the full
+  recall@10 that new queries on old vectors reach (``recall_at_10_kept``), and the share of the new model's own first
+  ten that are among the ten found (``overlap_at_10``, for captions and for pictures as queries);
+- ``on_the_way``, ``mixing``: overlap while a random part of the pictures has new vectors, by whether the two kinds of
+  scores are brought to one scale.
 """
 
 from __future__ import annotations
@@ -28,9 +26,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +44,12 @@ from lpi.data.scenes import load_scenes
 from lpi.data.source import load_source
 from lpi.evaluation.machine import environment
 from lpi.evaluation.ranking import count_ranks, recall_at
-from lpi.search.bridge import KINDS, Bridge, Pairs, kept_at
-from lpi.search.crossing import Crossing, scale_like
-from lpi.search.sample import Sample, order_of_gain, parts, words_of
+from lpi.search.pair import Bridge
 from lpi.storage import write_json
 from lpi.tasks.relevance import relevance
 
 FIRST = 10
-RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
-WORDS = 1000
+KIND = "procrustes"  # the only one left; results of before have others beside it
 BATCH = 64
 
 
@@ -83,7 +77,6 @@ class Made:
 
     pictures: Tensor
     captions: Tensor
-    words: Tensor
 
 
 @dataclass(frozen=True)
@@ -102,14 +95,14 @@ def world_of(test: Sequence[CaptionedImage], others: Sequence[CaptionedImage], c
     return World([*test, *others], len(test), texts, torch.from_numpy(pairs))
 
 
-def made(world: World, method: lpi.Method, words: list[str]) -> Made:
+def made(world: World, method: lpi.Method) -> Made:
     """Vectors as an index would hold them, and queries as it would encode them."""
     side, pictures = min(method.backbone.inputs.image_size), []
     for start in range(0, len(world.records), BATCH):
         opened = [record.picture.open(side) for record in world.records[start : start + BATCH]]
         pictures.append(method.encode_images(opened).float())
         print(f"  {start + len(opened)}/{len(world.records)}", end="\r", file=sys.stderr, flush=True)
-    return Made(torch.cat(pictures), method.encode_texts(world.captions).float(), method.encode_texts(words).float())
+    return Made(torch.cat(pictures), method.encode_texts(world.captions).float())
 
 
 def realigned(source: str | Path, records: Sequence[CaptionedImage], out: Path, **options: Any) -> Path:
@@ -145,8 +138,14 @@ def without_itself(scores: Tensor) -> Tensor:
     return scores
 
 
+def kept_at(k: int, found: Tensor, wanted: Tensor) -> float:
+    """How many of each query's first k under some scores are among its first k under others, as a share."""
+    first, right = found.topk(k, dim=1).indices, wanted.topk(k, dim=1).indices
+    return float((first[:, :, None] == right[:, None, :]).any(dim=2).double().mean())
+
+
 class Judge:
-    """Holds what is found over a bridge against what the new model finds."""
+    """Holds what is found over a rotation against what the new model finds."""
 
     def __init__(self, world: World, old: Made, new: Made) -> None:
         self.world, self.old, self.new = world, old, new
@@ -170,18 +169,20 @@ class Judge:
     def stale(self) -> dict[str, Any]:
         return self.of(self.old.captions, self.old.pictures[: self.world.test])
 
-    def bridged(self, over: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        return self.of(over(self.new.captions), over(self.new.pictures[: self.world.test]))
+    def sample(self, count: int, seed: int) -> Tensor:
+        """Rows of pictures that no caption was written for."""
+        return torch.tensor(random.Random(seed).sample(range(self.world.test, len(self.world.records)), count))
 
-    def sample(self, count: int, seed: int) -> tuple[Sample, Tensor]:
-        """Pictures that no caption was written for, and their rows."""
-        others = range(self.world.test, len(self.world.records))
-        rows = torch.tensor(random.Random(seed).sample(others, count))
-        pictures = Pairs(self.new.pictures[rows], self.old.pictures[rows])
-        return Sample(pictures, Pairs(self.new.words, self.old.words), seed), rows
+    def bridge(self, rows: Tensor) -> Bridge:
+        return Bridge.learn(self.new.pictures[rows], self.old.pictures[rows])
 
-    def most(self) -> int:
-        return len(self.world.records) - self.world.test
+    def rotated(self, count: int, seed: int) -> dict[str, Any]:
+        bridge = self.bridge(self.sample(count, seed))
+        return self.of(*(over(bridge, own) for own in (self.new.captions, self.new.pictures[: self.world.test])))
+
+
+def over(bridge: Bridge, queries: Tensor) -> Tensor:
+    return torch.stack([bridge.carry(query)[0] for query in queries])
 
 
 def mean_of(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -195,122 +196,44 @@ def mean_of(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**mean(figures), "recall_at_10_kept_each": [figure["recall_at_10_kept"] for figure in figures]}
 
 
-def microseconds(act: Callable[[], object], times: int = 300) -> float:
-    taken = []
-    for _ in range(times):
-        started = time.perf_counter()
-        act()
-        taken.append(time.perf_counter() - started)
-    return round(1e6 * sorted(taken)[len(taken) // 2], 1)
-
-
-def figures_of(judge: Judge, kind: str, count: int, seeds: int) -> dict[str, Any]:
-    query, found = judge.new.captions[0], []
-    for seed in range(seeds):
-        sample, _ = judge.sample(count, seed)
-        started = time.perf_counter()
-        bridge = sample.learn(kind)
-        seconds = time.perf_counter() - started
-        crossing = Crossing(bridge, sample.pictures, "", "", {}, {})
-        costs = {
-            "seconds_to_learn": round(seconds, 2),
-            "microseconds_per_query": microseconds(partial(bridge, query[None])),
-            "microseconds_with_scale": microseconds(partial(crossing.carry, query)),
-        }
-        found.append({**judge.bridged(bridge), **costs})
-    return mean_of(found)
-
-
-def towards_old_vectors(judge: Judge, count: int, seeds: int) -> dict[str, Any]:
-    """Ridge regression of old vectors on new ones, pictures and words alike; the ridge by the deciding part."""
-    found = []
-    for seed in range(seeds):
-        sample, _ = judge.sample(count, seed)
-        new, old = [], []
-        for pairs in (sample.pictures, sample.texts):
-            chosen = parts(len(pairs), seed)
-            new.append([pairs.new[rows] for rows in chosen[:2]])
-            old.append([pairs.old[rows] for rows in chosen[:2]])
-        (x, held_x), (y, held_y) = (tuple(torch.cat(own) for own in zip(*side, strict=True)) for side in (new, old))
-        centre, shift = x.mean(dim=0), y.mean(dim=0)
-        covariance = (x - centre).T @ (x - centre)
-        best, least = None, float("inf")
-        for ridge in RIDGES:
-            penalty = ridge * covariance.diagonal().mean() * torch.eye(len(covariance))
-            matrix = torch.linalg.solve(covariance + penalty, (x - centre).T @ (y - shift))
-            error = float(((held_x - centre) @ matrix + shift - held_y).square().sum())
-            if error < least:
-                best, least = matrix, error
-        assert best is not None
-        found.append(
-            judge.bridged(lambda q, m=best, c=centre, s=shift: torch.nn.functional.normalize((q - c) @ m + s, dim=-1))
-        )
-    return mean_of(found)
-
-
-# ---- on the way ------------------------------------------------------------------------------------------------------
-
-
-def one_line(found: Tensor, right: Tensor) -> tuple[float, float]:
-    """The least-squares line through all queries' fifty best pairs of scores."""
-    rows = found.topk(min(50, found.shape[1]), dim=1)
-    x, y = rows.values.flatten(), right.gather(1, rows.indices).flatten()
-    slope = float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
-    return slope, float(y.mean()) - slope * float(x.mean())
-
-
-def on_the_way(judge: Judge, bridge: Bridge, sample: Sample, rows: Tensor, seed: int) -> dict[str, Any]:
+def mixing(judge: Judge, count: int) -> dict[str, Any]:
     """Overlap while a part of the pictures has new vectors; the sample's always have."""
-    over = bridge(judge.new.captions)
-    raw = over @ judge.old.pictures.T
-    anchors = sample.pictures
-    scales = [
-        scale_like(anchors.old @ one, anchors.new @ query) for one, query in zip(over, judge.new.captions, strict=True)
-    ]
-    lines = torch.tensor([[scale.slope, scale.offset] for scale in scales])
-    words = sample.texts.new
-    slope, offset = one_line(bridge(words) @ anchors.old.T, words @ anchors.new.T)
-    ways = {"as_they_are": raw, "one_line": slope * raw + offset, "by_query": lines[:, :1] * raw + lines[:, 1:]}
-    waiting = torch.ones(len(judge.world.records), dtype=torch.bool)
-    waiting[rows] = False
-    rest = waiting.nonzero()[:, 0]
-
-    def overlap(done: Tensor, scores: Tensor) -> float:
-        new = ~waiting
-        new[done] = True
-        return round(kept_at(FIRST, torch.where(new, judge.right, scores), judge.right), 4)
-
-    chance = [rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed + n))] for n in range(3)]
-    gain = rest[order_of_gain(bridge(anchors.new), judge.old.pictures[rest])]  # the sample's pictures as queries
-    mixing, order = {}, {}
+    rows = judge.sample(count, 0)
+    bridge = judge.bridge(rows)
+    carried = [bridge.carry(query) for query in judge.new.captions]
+    raw = torch.stack([query for query, _ in carried]) @ judge.old.pictures.T
+    lines = torch.tensor([[scale.slope, scale.offset] for _, scale in carried])
+    scaled = lines[:, :1] * raw + lines[:, 1:]
+    rest = torch.ones(len(judge.world.records), dtype=torch.bool)
+    rest[rows] = False
+    order = rest.nonzero()[:, 0]
+    order = order[torch.randperm(len(order), generator=torch.Generator().manual_seed(0))]
+    found = {}
     for share in (0.1, 0.25, 0.5, 0.75):
-        count = round(share * len(rest))
-        mixing[str(share)] = {name: overlap(chance[0][:count], scores) for name, scores in ways.items()}
-        by_chance = [overlap(own[:count], ways["by_query"]) for own in chance]
-        order[str(share)] = {
-            "by_gain": overlap(gain[:count], ways["by_query"]),
-            "random": round(sum(by_chance) / len(by_chance), 4),
+        new = ~rest
+        new[order[: round(share * len(order))]] = True
+        ways = {"as_they_are": raw, "by_query": scaled}
+        found[str(share)] = {
+            name: round(kept_at(FIRST, torch.where(new, judge.right, scores), judge.right), 4)
+            for name, scores in ways.items()
         }
-    return {"mixing": mixing, "order": order}
+    return found
 
 
 def compare(name: str, world: World, old: Made, new: Made, options: argparse.Namespace) -> dict[str, Any]:
     print(name, file=sys.stderr)
     judge = Judge(world, old, new)
-    samples = [count for count in options.samples if count <= judge.most()]
-    bridges = {kind: {str(count): figures_of(judge, kind, count, options.seeds) for count in samples} for kind in KINDS}
-    sample, rows = judge.sample(samples[-1], 0)
+    samples = [count for count in options.samples if count <= len(world.records) - world.test]
     return {
         "pictures": len(world.records),
         "captions": len(world.captions),
         "features": {"old": old.pictures.shape[1], "new": new.pictures.shape[1]},
         "full": {"recall": judge.full},
         "stale": judge.stale(),
-        "bridges": bridges,
-        "towards_old_vectors": {str(count): towards_old_vectors(judge, count, options.seeds) for count in samples},
-        "on_the_way": {
-            kind: {"sample": samples[-1], **on_the_way(judge, sample.learn(kind), sample, rows, 0)} for kind in KINDS
+        "bridges": {
+            KIND: {str(count): mean_of([judge.rotated(count, n) for n in range(options.seeds)]) for count in samples}
         },
+        "on_the_way": {KIND: {"sample": samples[-1], "mixing": mixing(judge, samples[-1])}},
     }
 
 
@@ -323,14 +246,13 @@ def scenes(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     world = world_of(split["test"], split["train"], captions=2)
     joined = realigned("lpi-tiny", split["validation"], work / "tiny", feature_width=96, epochs=10)
     new = plain("lpi-tiny")
-    words = words_of(new, [], [], WORDS, 0)
-    now = made(world, new, words)
+    now = made(world, new)
     return {
         "scenes: aligned briefly, 96 features -> lpi-tiny": compare(
-            "scenes, alignment", world, made(world, plain(joined), words), now, options
+            "scenes, alignment", world, made(world, plain(joined)), now, options
         ),
         "scenes: lpi-tiny at 120 pixels -> at 96": compare(
-            "scenes, size", world, made(world, plain("lpi-tiny", 120), words), now, options
+            "scenes, size", world, made(world, plain("lpi-tiny", 120)), now, options
         ),
     }
 
@@ -347,14 +269,13 @@ def real(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     world = world_of(test, others, captions=2)
     joined = realigned(source, aligned, work / "real", feature_width=192, epochs=10)
     new = plain(source)
-    words = words_of(new, [], [], WORDS, 0)
-    now = made(world, new, words)
+    now = made(world, new)
     return {
         "flickr8k: dino-minilm aligned briefly, 192 features -> dino-minilm": compare(
-            "flickr8k, alignment", world, made(world, plain(joined), words), now, options
+            "flickr8k, alignment", world, made(world, plain(joined)), now, options
         ),
         "flickr8k: dino-minilm at 140 pixels -> at 112": compare(
-            "flickr8k, size", world, made(world, plain(source, 140), words), now, options
+            "flickr8k, size", world, made(world, plain(source, 140)), now, options
         ),
     }
 
@@ -368,14 +289,13 @@ def large(options: argparse.Namespace) -> dict[str, Any]:
     random.Random(0).shuffle(train)
     world = world_of(test, train[: options.pictures - len(test)], captions=2)
     small = plain(source)
-    words = words_of(small, [], [], WORDS, 0)
-    now = made(world, small, words)
+    now = made(world, small)
     return {
         "flickr8k: lpi-tiny -> dino-minilm": compare(
-            "flickr8k, another model", world, made(world, plain("lpi-tiny"), words), now, options
+            "flickr8k, another model", world, made(world, plain("lpi-tiny")), now, options
         ),
         "flickr8k: dino-minilm at 112 pixels -> at 224": compare(
-            "flickr8k, twice the side", world, now, made(world, plain(source, 224), words), options
+            "flickr8k, twice the side", world, now, made(world, plain(source, 224)), options
         ),
     }
 
@@ -397,7 +317,6 @@ def main() -> None:
         options.results,
         {
             "pairs": pairs,
-            "words": WORDS,
             "seeds": list(range(options.seeds)),
             "seconds": round(time.monotonic() - started, 1),
             "command": "python benchmarks/search_bridge.py " + " ".join(sys.argv[1:]),

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ class Trial:
 
 def rows_of(place: Path) -> list[list[Any]]:
     """Every row with the digest of its vector, in the order of ids."""
-    view = SearchIndex.open(place)._view(None).rows
+    view = SearchIndex.open(place).rows()
     columns = view.columns("id", "paths", "task", "routes", "weights", "distances")
     vectors = view.vectors(columns["id"])
     digests = [hashlib.sha256(vector.tobytes()).hexdigest() for vector in vectors]
@@ -162,7 +163,10 @@ def look(place: Path, *, begun: bool) -> dict[str, Any]:
 
 def fingerprint(place: Path) -> str:
     """What must not differ, in one digest."""
-    stages = [[s.number, s.kind, s.task, s.model, s.tasks, s.pictures] for s in SearchIndex.open(place).stages()]
+    stages = [
+        [s.number, s.kind, s.task, s.model, [asdict(task) for task in s.tasks], s.pictures]
+        for s in SearchIndex.open(place).stages()
+    ]
     return hashlib.sha256(json.dumps([rows_of(place), stages]).encode()).hexdigest()
 
 

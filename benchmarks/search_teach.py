@@ -26,11 +26,11 @@ from search_data import NEW, OLD, draw, with_store
 from lpi.data.content import content_id
 from lpi.evaluation.machine import environment
 from lpi.search import SearchIndex
+from lpi.search.building import create
 from lpi.search.encoding import Single
 from lpi.search.recorded import on_record, record_run, record_source
-from lpi.search.scoring import EVERY
 from lpi.search.teaching import adopt, learn, measure, read_domain, training_settings
-from lpi.search.writer import change, create
+from lpi.search.writer import change
 from lpi.storage import write_json
 
 DRAWN_TESTS = 100  # of a domain's drawn pictures are for measuring
@@ -64,7 +64,7 @@ def build(place: Path, photos: Path, model: str | Path, batch: int | None = None
 
 
 def vectors(index: SearchIndex) -> tuple[list[str], Single]:
-    rows = index._view(None).rows
+    rows = index.rows()
     ids = sorted(rows.columns("id")["id"])
     return ids, rows.vectors(ids)
 
@@ -86,7 +86,7 @@ def approximate(index: Path, queries: list[str]) -> dict[str, Any]:
     with change(copy) as writer:
         rows = writer.store.rows(writer.store.settle(approximate_from=256))
     opened = SearchIndex.open(index)
-    texts = [query.probes[EVERY].numpy() for query in opened.encode_texts(queries)]
+    texts = [query.probe.vector.numpy() for query in opened.encode_texts(queries)]
     ids, stored = vectors(opened)
     images = list(stored[:: max(1, len(ids) // max(1, len(queries)))])
     record: dict[str, Any] = {"pictures": len(ids), "queries": {"text": len(texts), "image": len(images)}}
@@ -96,8 +96,8 @@ def approximate(index: Path, queries: list[str]) -> dict[str, Any]:
             kept = []
             for probe in probes:
                 ask = {"count": 10, "where": None, "columns": ["id"]}
-                exact = {row["id"] for row in rows.nearest(probe, exact=True, **ask)}
-                found = {row["id"] for row in rows.nearest(probe, exact=False, refine=refine, **ask)}
+                exact = {row["id"] for row in rows.nearest_each(probe[None], exact=True, **ask)[0]}
+                found = {row["id"] for row in rows.nearest_each(probe[None], exact=False, refine=refine, **ask)[0]}
                 kept.append(len(exact & found) / max(1, len(exact)))
             record[name][direction] = round(float(np.mean(kept)), 4) if kept else None
     return record
@@ -144,7 +144,7 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     with change(place) as writer:
         share = len(own & set(writer.contents())) / max(1, len(writer.contents()))
         lesson = learn(writer, domain, settings=training_settings(writer, changes), seed=options.seed)
-        other = measure(writer, lesson.method, domain.name, domain.test, scoring="matched")["recall"]
+        other = measure(writer, lesson.method, domain.name, domain.test, scoring="routed")["recall"]
         stage = adopt(writer, lesson)
     teach = lesson.report["seconds"]["learn"] + lesson.report["seconds"]["measure"] + stage.seconds
     index = SearchIndex.open(place)
@@ -162,7 +162,7 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         "reembedded_share": round(stage.embedded / max(1, stage.pictures), 4),
         "vectors_bit_equal": ids == again and stored.tobytes() == anew.tobytes(),
         "rankings_equal_full_rebuild": all(
-            rankings(index, queries, scoring) == rankings(rebuilt, queries, scoring) for scoring in ("plain", "matched")
+            rankings(index, queries, scoring) == rankings(rebuilt, queries, scoring) for scoring in ("plain", "routed")
         ),
         "queries_compared": len(queries),
         "seconds_index": round(seconds_index, 1),
@@ -173,7 +173,7 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         "r1_new_after": mean_of({"new": recall["new"]}, "after"),
         "r1_old_before": mean_of(recall["old"], "before"),
         "r1_old_after": mean_of(recall["old"], "after"),
-        "recall": {"plain": recall, "matched": other},
+        "recall": {"plain": recall, "routed": other},
         "approximate": approximate(place, queries) if stage.pictures >= 256 else None,
         "model": options.model,
         "domain": domain.name,

@@ -11,10 +11,11 @@ from conftest import COLOURS, SHAPES, SMALL, Painted
 import lpi
 from lpi.config import TrainingSettings
 from lpi.methods.checkpoint import save_method
+from lpi.search.building import create, move_root
 from lpi.search.encoding import Single
 from lpi.search.index import SearchIndex
 from lpi.search.teaching import Lesson, learn, read_domain
-from lpi.search.writer import Writer, change, create, move_root
+from lpi.search.writer import Writer, change
 from lpi.tasks.stream import TaskStream
 from lpi.trainer import learn_task
 
@@ -95,7 +96,7 @@ class World:
 
 def vectors_of(index: SearchIndex, stage: int | None = None) -> dict[str, tuple[Any, ...]]:
     """Every picture's paths, routing and the bytes of its vector, by id."""
-    rows = index._view(stage).rows
+    rows = index.rows(stage)
     names = ("id", "paths", "task", "routes", "weights", "distances")
     columns = rows.columns(*names)
     vectors: Single = rows.vectors(columns["id"])

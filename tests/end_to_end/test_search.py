@@ -14,7 +14,8 @@ from search_world import World, vectors_of
 import lpi
 from lpi.data.scenes import load_scenes
 from lpi.search import SearchIndex
-from lpi.search.writer import change, create
+from lpi.search.building import create
+from lpi.search.writer import change
 
 
 @pytest.fixture
@@ -148,7 +149,7 @@ def test_killed_while_embedding_it_goes_on_and_ends_the_same(mine: World) -> Non
     place = mine.root / "killed"
     script = (
         "import os, signal, sys\n"
-        "from lpi.search.writer import change, create\n"
+        "from lpi.search.building import create\nfrom lpi.search.writer import change\n"
         "def count(what, done, total):\n"
         "    if what == 'embedding pictures' and done >= 12: os.kill(os.getpid(), signal.SIGKILL)\n"
         "create(*sys.argv[1:], device='cpu', batch=4)\n"

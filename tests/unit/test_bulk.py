@@ -10,13 +10,14 @@ from search_world import World, vectors_of
 
 from lpi.errors import ConfigError, OutputError
 from lpi.search import SearchIndex
+from lpi.search.building import create
 from lpi.search.bulk import Basket, BulkEmbedder, load_daft
 from lpi.search.encoding import Encoder
 from lpi.search.identity import ROUTING
 from lpi.search.manifest import read_manifest
 from lpi.search.migration import Budget, begin, migrate
 from lpi.search.store import Store
-from lpi.search.writer import change, create
+from lpi.search.writer import change
 
 
 @pytest.fixture
@@ -45,9 +46,9 @@ def test_two_processes_make_the_index_that_one_makes(world: World, tmp_path: Pat
     assert vectors_of(bulk) == vectors_of(alone)
     for key in (ROUTING, *bulk.rows().columns("route")["route"]):
         ids = sorted(vectors_of(alone))
-        held = [index._store.features(key, sorted(index._store.known(key))) for index in (bulk, alone)]
+        held = [index._stages.store.features(key, sorted(index._stages.store.known(key))) for index in (bulk, alone)]
         assert held[0].tobytes() == held[1].tobytes(), key
-        assert bulk._store.abouts(ids) == alone._store.abouts(ids)
+        assert bulk._stages.store.abouts(ids) == alone._stages.store.abouts(ids)
     assert os.environ["DO_NOT_TRACK"] == "1"
 
 

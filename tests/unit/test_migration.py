@@ -24,14 +24,14 @@ from lpi.data.content import content_id
 from lpi.errors import CheckpointError, ConfigError, OutputError, UnknownNameError
 from lpi.methods.checkpoint import save_method
 from lpi.search import Filters, SearchIndex
+from lpi.search.building import move_root
 from lpi.search.manifest import read_manifest, successor
 from lpi.search.migration import Budget, Move, abandon, begin, migrate
-from lpi.search.writer import change, move_root
+from lpi.search.writer import change
 from lpi.storage import read_json, write_json
 from lpi.tasks.stream import TaskStream
 from lpi.trainer import learn_task
 
-SAMPLE = 40
 PICTURES = 120
 
 
@@ -60,7 +60,7 @@ class Moving(World):
 
     def go(self, model: Path | str | None = None, **options: Any) -> Move:
         begin(self.index, model, device="cpu")
-        return migrate(self.index, sample=SAMPLE, device="cpu", **options)
+        return migrate(self.index, device="cpu", **options)
 
     def open(self) -> SearchIndex:
         return SearchIndex.open(self.index, device="cpu")
@@ -118,7 +118,7 @@ def halfway(worlds: dict[str, Moving], tmp_path_factory: pytest.TempPathFactory)
     """On its way to the newer model: half of the pictures have a new vector."""
     world = spoiled(worlds["taught"], tmp_path_factory.mktemp("halfway"))
     done = world.go(world.newer, budget=Budget(pictures=PICTURES // 2))
-    assert (done.embedded, done.ready, done.finished) == (60, 60, False)
+    assert (done.embedded, done.ready, done.searched, done.finished) == (60, 60, True, False)
     return world
 
 
@@ -185,12 +185,18 @@ def test_the_old_vectors_go_a_day_later_or_when_asked_for(half: Moving) -> None:
     assert len(mine.open().search_text("a dot", 200)) == PICTURES
 
 
-def test_a_small_index_is_moved_without_a_bridge(mine: Moving) -> None:
+def test_a_small_index_is_searched_with_the_old_model_until_the_move_is_done(mine: Moving) -> None:
     for file in sorted(mine.photos.rglob("*.png"))[30:]:
         file.unlink()
     mine.update()
-    done = mine.go(mine.newer)
-    assert (done.bridge, done.finished, done.embedded) == (None, True, 30)
+    index = mine.open()
+    before = index.search_text("a dot", 30)
+    done = mine.go(mine.newer, budget=Budget(pictures=19))
+    assert (done.searched, done.finished, done.embedded) == (False, False, 19)
+    assert index.refresh()
+    assert index.search_text("a dot", 30) == mine.open().search_text("a dot", 30) == before
+    done = mine.go()
+    assert (done.searched, done.finished, done.embedded) == (True, True, 11)
 
 
 # ---- meanwhile -------------------------------------------------------------------------------------------------------
@@ -200,10 +206,10 @@ def test_meanwhile_every_picture_is_found_once_under_its_newest_vector(
     halfway: Moving, rebuilt: dict[str, Any]
 ) -> None:
     index = halfway.open()
-    assert index._next is not None
-    new, crossing = index._next.index, index._next.crossing
-    ready = set(new.rows().columns("id")["id"])
-    query = new.method().encode_texts(["a red dot"])[0]
+    pair = index._pair
+    assert pair is not None
+    ready = set(pair.new.rows.columns("id")["id"])
+    query = pair.new.method.encode_texts(["a red dot"])[0]
     scores = {key: float(vector_of(own) @ query) for key, own in rebuilt.items()}
     for k in (1, 5, 24, PICTURES):
         hits = index.search_text("a red dot", k)
@@ -212,7 +218,7 @@ def test_meanwhile_every_picture_is_found_once_under_its_newest_vector(
     for hit in hits:
         if hit.id in ready:
             assert hit.score == pytest.approx(scores[hit.id], abs=1e-5)
-    over, scale = crossing.carry(query)
+    over, scale = pair.bridge.carry(query)
     old = vectors_of(index, stage=0)
     for hit in hits:
         if hit.id not in ready:
@@ -224,25 +230,21 @@ def test_over_the_bridge_to_a_turned_space_rankings_are_those_of_the_new_model(b
     words = ["a red dot", "teal bar", "black tip", "gold box"]
     picture = bare.photos / "cold" / "teal" / "bar-1.png"
     expected = [{hit.id for hit in before.search_text(text, 10)} for text in words]  # a turned model ranks alike
-    begin(bare.index, bare.turned, device="cpu")
-    for kind in ("procrustes", "affine", "mlp"):  # another one is learned from what is there
-        done = bare.go(bridge=kind, budget=Budget(pictures=45 if kind == "procrustes" else 0))
-        assert done.bridge is not None
-        assert (done.bridge["kind"], done.bridge["pictures"], done.ready) == (kind, SAMPLE, 45)
-        assert min(done.bridge["bridge"].values()) > 0.9
-        index = bare.open()
-        for text, wanted in zip(words, expected, strict=True):
-            assert len(wanted & {hit.id for hit in index.search_text(text, 10)}) >= 8
-        assert index.search_image(picture, 1)[0].id == content_id(picture)
-    again = bare.go(budget=Budget(seconds=0))
-    assert (again.embedded, again.bridge) == (0, done.bridge), "it is not learned again"
+    done = bare.go(bare.turned, budget=Budget(pictures=60))
+    assert (done.searched, done.finished, done.ready) == (True, False, 60)
+    index = bare.open()
+    for text, wanted in zip(words, expected, strict=True):
+        assert len(wanted & {hit.id for hit in index.search_text(text, 10)}) >= 8
+    assert index.search_image(picture, 1)[0].id == content_id(picture)
+    assert sorted(text for text, _ in index.rank_captions(picture, words)) == sorted(words)
+    assert bare.go(budget=Budget(seconds=0)).embedded == 0
 
 
 def test_a_snapshot_follows_there_and_back_and_to_the_end(bare: Moving) -> None:
     index = bare.open()
     before = index.search_text("a red dot", 5)
     query = index.encode_texts(["a red dot"])[0]
-    bare.go(bare.turned, budget=Budget(seconds=0))
+    bare.go(bare.turned, budget=Budget(pictures=60))
     assert index.search_text("a red dot", 5) == before, "it knows of nothing yet"
     assert index.refresh()
     assert index.encode_texts(["a red dot"])[0].model != query.model
@@ -300,9 +302,8 @@ def test_filters_and_earlier_stages_work_meanwhile(worlds: dict[str, Moving], ha
         assert {hit.id for hit in index.search_text("a dot", PICTURES, Filters(task=task))} == expected
     with pytest.raises(UnknownNameError, match=r"No task is called 'wram'\. Did you mean 'warm'"):
         index.search_text("a dot", filters=Filters(task="wram"))
-    for scoring in ("matched", "routed"):
-        with pytest.raises(ConfigError, match="scoring must be plain"):
-            index.search_text("a dot", scoring=scoring)
+    with pytest.raises(ConfigError, match="scoring must be plain"):
+        index.search_text("a dot", scoring="routed")
     with pytest.raises(ConfigError, match="k must be at least 1; got 0"):
         index.search_text("a dot", 0)
 
@@ -319,7 +320,7 @@ def test_killed_while_embedding_it_goes_on_and_ends_the_same(mine: Moving, rebui
         "    seen[0] += what == 'embedding pictures'\n"
         "    if seen[0] == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
         "begin(*sys.argv[1:], device='cpu')\n"
-        f"migrate(sys.argv[1], sample={SAMPLE}, device='cpu', keep_seconds=0, on_progress=count)\n"
+        "migrate(sys.argv[1], device='cpu', keep_seconds=0, on_progress=count)\n"
     )
     words = [sys.executable, "-c", script, str(mine.index), str(mine.newer)]
     source = {**os.environ, "PYTHONPATH": str(Path(lpi.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
@@ -328,7 +329,7 @@ def test_killed_while_embedding_it_goes_on_and_ends_the_same(mine: Moving, rebui
     assert len(mine.open().search_text("a dot", 200)) == PICTURES
     move = mine.go(mine.newer)
     assert move.finished
-    assert move.embedded == PICTURES - 40, "what was kept is not embedded again"
+    assert move.embedded == PICTURES - 2 * read_manifest(mine.index).batch, "what was kept is not embedded again"
     assert vectors_of(mine.open()) == rebuilt
 
 
@@ -385,13 +386,14 @@ def test_models_that_do_not_match_are_refused_by_name(half: Moving) -> None:
     mine = half
     with pytest.raises(CheckpointError, match=r"next was made with another model than lpi-tiny"):
         mine.go("lpi-tiny")
-    with pytest.raises(UnknownNameError, match=r"No bridge is called 'spline'"):
-        mine.go(bridge="spline")
-    file = mine.index / "next" / "bridge.json"
-    about = read_json(file)
-    write_json(file, {**about, "old": "0" * 16})
-    with pytest.raises(CheckpointError, match=r"to model 0{16}, but the old one is [0-9a-f]{16}"):
-        mine.open()
+
+
+def test_what_an_earlier_version_left_of_a_bridge_is_no_matter(half: Moving, rebuilt: dict[str, Any]) -> None:
+    write_json(half.index / "next" / "bridge.json", {"format": 1, "kind": "affine", "tensors": "0" * 16})
+    (half.index / "next" / f"bridge-{'0' * 16}.safetensors").write_bytes(b"")
+    assert len(half.open().search_text("a dot", 200)) == PICTURES
+    assert half.go().finished
+    assert vectors_of(half.open()) == rebuilt
 
 
 def test_a_budget_is_pictures_or_a_time() -> None:
@@ -406,19 +408,21 @@ def test_a_budget_is_pictures_or_a_time() -> None:
 # ---- typed -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_says_what_is_kept_and_how_far_it_is(bare: Moving, type_command: Type) -> None:
+def test_the_command_says_how_far_it_is_and_with_which_model_searches_go_on(bare: Moving, type_command: Type) -> None:
     mine = bare
     at = ("--index", mine.index)
     common = ("migrate", *at, "--device", "cpu")
-    ended = type_command(*common, "--model", mine.turned, "--sample", SAMPLE, "--budget", 50, "--bridge", "affine")
+    ended = type_command(*common, "--model", mine.turned, "--budget", 50)
     assert ended.code == 0, ended.err
-    assert "over the bridge" in ended.out
     assert "50 of 120 pictures have a new vector; 50 embedded" in ended.out
-    assert ended.out.endswith("The same command goes on from here.\n")
+    assert ended.out.endswith(
+        "Searches go on with the old model until more are embedded. The same command goes on from here.\n"
+    )
+    assert "Searches go on with the new model now." in type_command(*common, "--budget", 10).out
     assert type_command("index", mine.photos, *at).err.startswith(f"lpi: {mine.index} is on its way to another model.")
     hits = json.loads(type_command("search", "a dot", *at, "--json", "-k", 200).out)["hits"]
     assert len(hits) == PICTURES
     assert "the other options out" in type_command(*common, "--abandon", "--budget", 3).err
     done = json.loads(type_command(*common, "--json").out)
-    assert (done["finished"], done["ready"], done["bridge"]["kind"]) == (True, PICTURES, "affine")
+    assert (done["finished"], done["searched"], done["ready"]) == (True, True, PICTURES)
     assert "nothing to give up" in type_command(*common, "--abandon").err

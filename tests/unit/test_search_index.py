@@ -17,9 +17,10 @@ from lpi.methods.base import Method
 from lpi.methods.checkpoint import save_method
 from lpi.search import Filters, SearchIndex
 from lpi.search.best import best_rows_each
+from lpi.search.building import create
 from lpi.search.manifest import read_manifest
-from lpi.search.scoring import EVERY, TASKS
-from lpi.search.writer import change, create
+from lpi.search.scoring import Probe
+from lpi.search.writer import change
 from lpi.storage import read_json
 
 
@@ -31,7 +32,7 @@ def mine(world: World, tmp_path: Path) -> World:
 
 
 def paths(index: SearchIndex) -> list[str]:
-    return sorted(path for own in index._view(None).rows.columns("paths")["paths"] for path in own)
+    return sorted(path for own in index.rows().columns("paths")["paths"] for path in own)
 
 
 # ---- the folder changes ----------------------------------------------------------------------------------------------
@@ -233,7 +234,7 @@ def test_a_picture_finds_itself_and_similar_leaves_it_out(index: SearchIndex, wo
 
 def test_a_hit_names_its_task_and_how_sure_the_router_was(index: SearchIndex) -> None:
     method = index.method()
-    rows = index._view(None).rows.columns("id", "distances", "task")
+    rows = index.rows().columns("id", "distances", "task")
     for key, distances, task in zip(*rows.values(), strict=True):
         hit = index.picture(key)
         assert hit.task == task == method.tasks[distances.index(min(distances))]
@@ -242,7 +243,7 @@ def test_a_hit_names_its_task_and_how_sure_the_router_was(index: SearchIndex) ->
         assert hit.confidence == pytest.approx(float(sure), abs=1e-5)
 
 
-@pytest.mark.parametrize("scoring", ["plain", "matched", "routed"])
+@pytest.mark.parametrize("scoring", ["plain", "routed"])
 def test_filters_leave_the_order_of_what_remains(index: SearchIndex, scoring: str) -> None:
     everything = index.search_text("a dot", 24, scoring=scoring)
     assert len(everything) == 24
@@ -257,18 +258,6 @@ def test_filters_leave_the_order_of_what_remains(index: SearchIndex, scoring: st
     ):
         found = index.search_text("a dot", 24, filters, scoring=scoring)
         assert [hit.id for hit in found] == [hit.id for hit in everything if keep(hit)], filters
-
-
-def test_matched_scores_compare_a_picture_with_the_query_under_its_own_route(index: SearchIndex) -> None:
-    method = index.method()
-    columns = index._view(None).rows.columns("id", "task")
-    vectors = torch.from_numpy(index._view(None).rows.vectors(columns["id"]))
-    expected = {
-        key: float(vector @ method.encode_texts(["a dot"], task=task)[0])
-        for key, task, vector in zip(columns["id"], columns["task"], vectors, strict=True)
-    }
-    for hit in index.search_text("a dot", 24, scoring="matched"):
-        assert hit.score == pytest.approx(expected[hit.id], abs=1e-5)
 
 
 def posteriors(method: Method, tower: str, looks: torch.Tensor) -> torch.Tensor:
@@ -298,17 +287,17 @@ def test_routed_scores_add_the_agreement_of_both_sides_to_the_cosine(index: Sear
 
 
 def test_what_agrees_best_is_found_however_far_down_the_cosines_it_stands(index: SearchIndex) -> None:
-    view = index._view(None)
+    view = index.at()
     probes = [
-        {EVERY: index.method().encode_texts(["a dot"])[0], TASKS: torch.tensor(weights)}
+        Probe(index.method().encode_texts(["a dot"])[0], torch.tensor(weights))
         for weights in ([9.0, 0.0], [0.0, 9.0], [0.1, 0.0], [0.0, 0.0])
     ]
-    found = best_rows_each(view.rows, probes, 2, Filters(), False, belonging=view.belonging)
+    found = best_rows_each(view.rows, probes, 2, Filters(), False, membership=view.membership)
     every = view.rows.columns("id", "task", "distances")
     rows = [dict(zip(every, values, strict=True)) for values in zip(*every.values(), strict=True)]
     vectors = torch.from_numpy(view.rows.vectors(every["id"]))
     for own, best in zip(probes, found, strict=True):
-        scores = vectors @ own[EVERY] + view.belonging(rows) @ own[TASKS]
+        scores = vectors @ own.vector + view.membership(rows) @ own.membership
         order = sorted(range(len(rows)), key=lambda row: (-float(scores[row]), every["id"][row]))
         assert [row["id"] for row in best] == [every["id"][row] for row in order[:2]]
     assert len({row["task"] for best in found[:2] for row in best}) == 2
@@ -324,7 +313,7 @@ def test_a_model_without_tasks_has_nothing_to_agree_on(index: SearchIndex, world
 def test_captions_are_ranked_by_their_scores(index: SearchIndex, world: World) -> None:
     captions = ["a red dot", "teal bar", "black tip", "teal bar"]
     file = world.photos / "cold" / "teal" / "bar.png"
-    for scoring in ("plain", "matched", "routed"):
+    for scoring in ("plain", "routed"):
         ranked = index.rank_captions(file, captions, scoring=scoring)
         assert sorted(text for text, _ in ranked) == sorted(captions)
         assert [score for _, score in ranked] == sorted((score for _, score in ranked), reverse=True)
@@ -339,10 +328,8 @@ def test_requests_that_make_no_sense_are_refused_by_name(index: SearchIndex, wor
         index.search_text("  ")
     with pytest.raises(ConfigError, match="k must be at least 1; got 0"):
         index.search_text("a dot", 0)
-    with pytest.raises(
-        ConfigError, match=r"scoring must be plain, matched or routed; got 'mached'\. Did you mean 'matched'"
-    ):
-        index.search_text("a dot", scoring="mached")
+    with pytest.raises(ConfigError, match=r"scoring must be plain or routed; got 'rooted'\. Did you mean 'routed'"):
+        index.search_text("a dot", scoring="rooted")
     with pytest.raises(ConfigError, match="stage must be between 0 and 0; got 3"):
         index.search_text("a dot", stage=3)
     with pytest.raises(UnknownNameError, match=r"No task is called 'wram'\. Did you mean 'warm'"):
@@ -412,13 +399,13 @@ def test_what_was_written_but_not_published_does_not_count_and_is_done_again(min
     late = read_manifest(mine.index).current.version
     manifest.write(mine.index)  # as if the process had died just before
     index = SearchIndex.open(mine.index, device="cpu")
-    assert len(index) == len(index._view(None).rows) == 24
+    assert len(index) == len(index.rows()) == 24
     done = mine.update()
     assert (done.added, done.embedded) == (1, 0), "its feature is there"
     assert read_manifest(mine.index).current.version > late
     index.refresh()
     assert len(index) == 25
-    assert len(set(index._view(None).rows.columns("id")["id"])) == 25
+    assert len(set(index.rows().columns("id")["id"])) == 25
 
 
 def test_the_approximate_index_finds_what_the_exact_one_finds(mine: World) -> None:
@@ -432,6 +419,6 @@ def test_the_approximate_index_finds_what_the_exact_one_finds(mine: World) -> No
     with change(mine.index, device="cpu", approximate_from=64) as writer:
         writer.update()
     index = SearchIndex.open(mine.index, device="cpu")
-    assert index._view(None).rows._table.list_indices()
+    assert index.rows()._table.list_indices()
     exact = index.search_text("a dot", 5, exact=True)
     assert index.search_text("a dot", 5) == exact

@@ -1,5 +1,7 @@
 """The parts of search: filters, steady features, routing, scoring, identity, and the store."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,10 @@ from lpi.prompts.task_keys import FALLBACK
 from lpi.search.encoding import Encoder, Routing, mix, steady_size, unit, without_negligible
 from lpi.search.files import folders_of, scan
 from lpi.search.filters import Filters, quoted
-from lpi.search.identity import PLAIN, RouteKeys, check_same, describe, load_model
+from lpi.search.identity import FROZEN, RouteKeys, check_same, describe, load_model
 from lpi.search.manifest import read_manifest
 from lpi.search.rows import used
-from lpi.search.scoring import EVERY, Probes
+from lpi.search.scoring import Probes
 from lpi.search.store import Store
 from lpi.tasks.stream import TaskStream
 
@@ -58,19 +60,19 @@ def test_a_scan_of_a_folder_that_is_away_says_so(tmp_path: Path) -> None:
 def test_a_feature_has_the_same_bits_whatever_it_is_embedded_with(method: lpi.Method, pictures: torch.Tensor) -> None:
     encoder = Encoder(method)
     order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(1))
-    for encode in (encoder.plain, lambda pixels: encoder.under(pixels, 1)):
+    for encode in (encoder.frozen, lambda pixels: encoder.under(pixels, 1)):
         together = encode(pictures)
         shuffled = encode(pictures[order])
         assert np.array_equal(shuffled, together[order.numpy()])
         for row in (0, 7, 23):
             assert np.array_equal(encode(pictures[row : row + 1])[0], together[row])
-    assert np.array_equal(encoder.under(pictures, FALLBACK), encoder.plain(pictures))
+    assert np.array_equal(encoder.under(pictures, FALLBACK), encoder.frozen(pictures))
     assert steady_size(method) in (32, 8, 1)
 
 
 def test_routing_is_the_methods_own(method: lpi.Method, pictures: torch.Tensor) -> None:
     encoder = Encoder(method, batch=8)
-    plain = encoder.looks(pictures)
+    plain = encoder.routing_features(pictures)
     routing = encoder.routing(plain)
     exact = torch.from_numpy(unit(plain.astype(np.float32)))
     assert routing.routes[:, 0].tolist() == method.route("vision", exact).tolist() == routing.tasks.tolist()
@@ -111,13 +113,12 @@ def test_a_route_without_weight_needs_no_feature() -> None:
 # ---- scoring ---------------------------------------------------------------------------------------------------------
 
 
-def test_plain_scores_compare_all_and_matched_ones_only_the_same_route() -> None:
-    images = torch.eye(2)
-    assert Probes({EVERY: torch.tensor([[0.6, 0.8]])}).scores(images, ["a", "b"]).tolist() == [
-        pytest.approx([0.6, 0.8])
-    ]
-    matched = Probes({"a": torch.tensor([[0.6, 0.8]]), "b": torch.tensor([[1.0, 0.0]])})
-    assert matched.scores(images, ["a", "b"]).tolist() == [pytest.approx([0.6, 0.0])]
+def test_plain_scores_are_cosines_and_routed_ones_add_the_agreement() -> None:
+    images, query = torch.eye(2), torch.tensor([[0.6, 0.8]])
+    assert Probes(query).scores(images).tolist() == [pytest.approx([0.6, 0.8])]
+    routed = Probes(query, torch.tensor([[0.1, 0.0]]))
+    assert routed.scores(images, torch.tensor([[1.0, 0.0], [0.5, 0.5]])).tolist() == [pytest.approx([0.7, 0.85])]
+    assert (routed[0].vector.tolist(), routed[0].membership.tolist()) == (query[0].tolist(), [pytest.approx(0.1), 0.0])
 
 
 # ---- identity --------------------------------------------------------------------------------------------------------
@@ -127,13 +128,13 @@ def test_a_tasks_key_survives_other_tasks_coming_and_going(
     clip: DualEncoder, stream: TaskStream, learn: Learn, method: lpi.Method
 ) -> None:
     keys = RouteKeys(method)
-    assert keys[FALLBACK] == PLAIN
+    assert keys[FALLBACK] == FROZEN
     assert len({keys[route] for route in range(3)}) == 3
     two = learn(lpi.method("lpi", clip, **HARD), stream.tasks[:2])
     assert [RouteKeys(two)[route] for route in (0, 1)] == [keys[0], keys[1]]
     two.forget("warm")
     assert RouteKeys(two)[0] == keys[1]
-    assert describe(two)["model"] != describe(method)["model"]
+    assert describe(two).model != describe(method).model
 
 
 def test_a_method_that_changes_all_its_vectors_changes_its_key_with_every_task(
@@ -162,7 +163,7 @@ def test_a_model_is_refused_by_what_differs(
     with pytest.raises(CheckpointError, match=f"has backbone {clip.identity} .* the model {backbone.identity}"):
         check_same(tmp_path, recorded, lpi.method("lpi", backbone, **HARD), "mine")
     with pytest.raises(CheckpointError, match="prepared differently"):
-        check_same(tmp_path, {**recorded, "preprocessing": "x"}, method, "mine")
+        check_same(tmp_path, replace(recorded, preprocessing="x"), method, "mine")
 
 
 def test_a_run_a_model_and_a_backbone_can_be_named(method: lpi.Method, tmp_path: Path) -> None:
@@ -175,6 +176,50 @@ def test_a_run_a_model_and_a_backbone_can_be_named(method: lpi.Method, tmp_path:
     assert (loaded.tasks, run) == ([], None)
     with pytest.raises(MissingFileError, match="no such model folder"):
         load_model(tmp_path / "nowhere")
+
+
+def test_an_index_of_an_earlier_version_is_read_and_written_as_it_was(tmp_path: Path) -> None:
+    recall = {"text_to_image": 0.5, "image_to_text": 0.25, "r1": 0.375}
+    report = {
+        "pictures": 24,
+        "reembed": 8,
+        "share": 1 / 3,
+        "seconds": {"learn": 1.5, "measure": 0.5, "embed": None},
+        "recall": {"new": {"before": None, "after": recall}, "old": {}, "held_out": None},
+        "unmeasured": ["warm"],
+        "unreadable": {},
+        "scoring": "matched",
+    }
+    stage = {
+        "number": 0,
+        "kind": "teach",
+        "task": "dull",
+        "model": "0123456789abcdef",
+        "tasks": [{"name": "dull", "prompts": "f" * 16}],
+        "version": 3,
+        "pictures": 24,
+        "embedded": 8,
+        "seconds": 2.5,
+        "when": "2026-01-02T03:04:05+00:00",
+        "report": report,
+    }
+    written = {
+        "format": 1,
+        "root": "/photos",
+        "backbone": {"name": "lpi-tiny", "identity": "e" * 16},
+        "preprocessing": "d" * 16,
+        "width": 128,
+        "batch": 32,
+        "stages": [stage],
+        "training": {"steps": 20},
+        "store": "store",
+        "outdated": [["store-0123456789abcdef", "2026-01-02T03:04:05+00:00"]],
+    }
+    (tmp_path / "index.json").write_text(json.dumps(written))
+    manifest = read_manifest(tmp_path)
+    assert (manifest.current.tasks[0].name, manifest.backbone.name) == ("dull", "lpi-tiny")
+    manifest.write(tmp_path)
+    assert json.loads((tmp_path / "index.json").read_text()) == written
 
 
 # ---- the store -------------------------------------------------------------------------------------------------------
@@ -210,7 +255,9 @@ def test_a_version_that_is_not_there_is_refused(tmp_path: Path) -> None:
     version = store.start()
     assert len(store.rows(version)) == 0
     assert store.rows(version).vectors([]).shape == (0, 2)
-    assert store.rows(version).nearest(np.ones(2, np.float32), count=3, where=None, exact=True, columns=["id"]) == []
+    assert store.rows(version).nearest_each(
+        np.ones((1, 2), np.float32), count=3, where=None, exact=True, columns=["id"]
+    ) == [[]]
     with pytest.raises(CheckpointError, match="rows can't be read"):
         store.rows(99)
     with pytest.raises(MissingFileError, match="Make one with: lpi index"):

@@ -14,7 +14,7 @@ from lpi.backbones import DualEncoder
 from lpi.errors import CheckpointError, ConfigError, MissingFileError
 from lpi.search import Filters, SearchIndex
 from lpi.search.best import SHOWN
-from lpi.search.scoring import TASKS, tasks_of, text_probes
+from lpi.search.encoding import answering, text_probes
 from lpi.search.store import Store
 from lpi.tasks.stream import TaskStream
 
@@ -32,7 +32,7 @@ def test_a_query_names_the_tasks_that_answer_it_and_how_much_each_counts(index: 
         ((method.tasks[route], weight),) for route, weight in zip(routes[:, 0], weights[:, 0], strict=True)
     ]
     pictures = [world.photos / "warm" / "red" / "dot.png", world.photos / "cold" / "blue" / "bar.png"]
-    for query in index.encode_images(pictures, scoring="matched"):
+    for query in index.encode_images(pictures, scoring="routed"):
         assert {task for task, _ in query.routes} <= {"warm", "cold"}
         assert sum(weight for _, weight in query.routes) == pytest.approx(1.0)
 
@@ -41,7 +41,7 @@ def test_a_mixture_is_told_largest_share_first_and_a_query_far_from_all_has_no_t
     index: SearchIndex, clip: DualEncoder, learn: Callable[..., lpi.Method], stream: TaskStream
 ) -> None:
     soft = learn(lpi.method("lpi", clip, rank=2, length=4, clusters=2, soft_tasks=3), stream.tasks)
-    named = tasks_of(soft, soft.text_mixture(["red dot", "gray box"]))
+    named = answering(soft, soft.text_mixture(["red dot", "gray box"]))
     for routes in named:
         shares = [share for _, share in routes]
         assert shares == sorted(shares, reverse=True)
@@ -49,13 +49,13 @@ def test_a_mixture_is_told_largest_share_first_and_a_query_far_from_all_has_no_t
     assert max(len(routes) for routes in named) > 1 or all(routes == (("", 1.0),) for routes in named)
     for expert in soft.experts:
         expert.radius_text.zero_()
-    assert tasks_of(soft, soft.text_mixture(["red dot"])) == [(("", 1.0),)]
+    assert answering(soft, soft.text_mixture(["red dot"])) == ((("", 1.0),),)
 
 
 def test_before_any_task_the_frozen_model_answers_and_without_routing_nobody_is_named(clip: DualEncoder) -> None:
     untaught, plain = lpi.method("lpi", clip), lpi.method("zero_shot", clip)
-    assert tasks_of(untaught, untaught.text_mixture(WORDS[:2])) == [(("", 1.0),)] * 2
-    assert tasks_of(plain, plain.text_mixture(WORDS[:2])) == [()] * 2
+    assert answering(untaught, untaught.text_mixture(WORDS[:2])) == ((("", 1.0),),) * 2
+    assert answering(plain, plain.text_mixture(WORDS[:2])) == ((),) * 2
 
 
 def test_what_routed_a_query_also_tells_how_much_it_belongs_to_each_task(
@@ -65,9 +65,11 @@ def test_what_routed_a_query_also_tells_how_much_it_belongs_to_each_task(
     looks = method.routing_texts(WORDS)
     tasks = method.tasks_of(method.mixture("text", looks)[0][:, 0])
     expected = 0.1 * method.belonging("text", method.distances("text", looks), tasks)
-    mixture = method.text_mixture(WORDS)
-    monkeypatch.setattr(method, "routing_texts", lambda texts: pytest.fail("the router looked again"))
-    found = text_probes(method, WORDS, {}, "routed", mixture).vectors[TASKS]
+    looked: list[str] = []
+    look = method.routing_texts
+    monkeypatch.setattr(method, "routing_texts", lambda texts: looked.extend(texts) or look(texts))
+    found = text_probes(method, WORDS, "routed").membership
+    assert looked == WORDS, "the router looks once"
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     unrouted = lpi.method("zero_shot", clip)
     with pytest.raises(ConfigError, match="of routed queries only"):
@@ -77,7 +79,7 @@ def test_what_routed_a_query_also_tells_how_much_it_belongs_to_each_task(
 # ---- several at once -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scoring", ["plain", "matched", "routed"])
+@pytest.mark.parametrize("scoring", ["plain", "routed"])
 @pytest.mark.parametrize("filters", [None, Filters(folder="warm"), Filters(until="2001-01-01")])
 def test_queries_looked_for_together_find_what_each_finds_alone(
     index: SearchIndex, scoring: str, filters: Filters | None
@@ -87,7 +89,7 @@ def test_queries_looked_for_together_find_what_each_finds_alone(
 
 
 def test_queries_of_different_kinds_may_be_looked_for_together(index: SearchIndex, world: World) -> None:
-    queries = [*index.encode_texts(WORDS[:2]), *index.encode_texts(WORDS[2:], scoring="matched")]
+    queries = [*index.encode_texts(WORDS[:2]), *index.encode_texts(WORDS[2:], scoring="routed")]
     queries += index.encode_images([world.photos / "warm" / "red" / "dot.png"])
     assert index.find_each(queries, 3) == [index.find(query, 3) for query in queries]
     assert index.find_each([], 3) == []
@@ -108,7 +110,7 @@ def test_an_approximate_index_gives_several_vectors_what_it_gives_each(tmp_path:
     for where in (None, "task = 'odd'"):
         ask = {"count": 7, "where": where, "exact": False, "columns": SHOWN}
         each = rows.nearest_each(points[:5], **ask)
-        assert each == [rows.nearest(point, **ask) for point in points[:5]]
+        assert each == [rows.nearest_each(point[None], **ask)[0] for point in points[:5]]
         assert [len(found) for found in each] == [7] * 5
 
 

@@ -85,9 +85,9 @@ def test_every_parameter_counts_and_an_empty_one_does_not(client: TestClient, in
     assert asked(k="") == everything
     for name, value in (("folder", "warm/red"), ("task", "warm"), ("until", "2001-01-01"), ("since", "2001-01-01")):
         assert asked(**{name: value}) == pairs(index.search_text("a dot", 30, Filters(**{name: value}))), name
-    matched = asked(scoring="matched")
-    assert matched == pairs(index.search_text("a dot", 30, scoring="matched"))
-    assert [score for _, score in matched] != [score for _, score in everything]
+    routed = asked(scoring="routed")
+    assert routed == pairs(index.search_text("a dot", 30, scoring="routed"))
+    assert [score for _, score in routed] != [score for _, score in everything]
 
 
 @pytest.mark.parametrize("way", ["bytes", "form", "bytes of no named kind"])
@@ -221,7 +221,7 @@ def test_the_page_is_served_by_name_and_nothing_else_of_its_folder(client: TestC
         ("/api/search?q=a&stage=-1", 400, "got -1"),
         ("/api/search?q=a&task=wram", 404, "Did you mean 'warm'?"),
         ("/api/search?q=a&since=May", 400, "since must be a date like 2024-05-31; got 'May'"),
-        ("/api/search?q=a&scoring=mached", 400, "Did you mean 'matched'?"),
+        ("/api/search?q=a&scoring=rooted", 400, "Did you mean 'routed'?"),
         ("/api/search?q=a&fodler=x", 400, "there is no parameter 'fodler'. Did you mean 'folder'?"),
         ("/api/info?x=1", 400, "there is no parameter 'x'"),
         ("/api/pictures/" + "0" * 32 + "/thumbnail?side=5000", 400, "side: input should be less than or equal to 2048"),
@@ -307,7 +307,7 @@ ADDRESSES = [
     f"/api/search?q={words}&k={k}&folder={folder}&scoring={scoring}"
     for words in ("a+red+dot", "a+very+long+query+about+a+teal+bar+and+a+box", "gold", "blue+tip")
     for k, folder in ((5, ""), (3, "warm"))
-    for scoring in ("plain", "matched", "routed")
+    for scoring in ("plain", "routed")
 ]
 
 
@@ -324,7 +324,7 @@ def test_queries_that_come_together_share_forwards_and_are_answered_as_if_alone(
     for service in (batched, alone):
         assert figure(service, "lpi_batch_size_sum", work="encode") == queries
     assert figure(alone, "lpi_batch_size_count", work="encode") == queries
-    assert figure(batched, "lpi_batch_size_count", work="encode") == 4, "one a scoring, and the one to warm up"
+    assert figure(batched, "lpi_batch_size_count", work="encode") == 3, "one a scoring, and the one to warm up"
     assert figure(batched, "lpi_batch_size_count", work="find") < len(ADDRESSES)
 
 

@@ -6,16 +6,16 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lpi.cli.index_options import DeviceOption, IndexOption, WorkersOption
+from lpi.cli.indexing import show_skipped
 from lpi.cli.options import MethodFileOption
-from lpi.cli.search import DeviceOption, IndexOption, WorkersOption, show_skipped
 from lpi.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lpi.search.crossing import Crossing
     from lpi.search.migration import Move
 
 
@@ -25,30 +25,23 @@ def migrate(
         str | None,
         typer.Option(help="What to move to: a run, a saved model, or a backbone. Needed the first time."),
     ] = None,
-    bridge: Annotated[
-        str | None, typer.Option(help="Kind of bridge: procrustes, affine or mlp.", show_default="procrustes")
-    ] = None,
-    sample: Annotated[
-        int | None, typer.Option(min=1, help="Pictures that the bridge is learned from.", show_default="1000")
-    ] = None,
     budget: Annotated[
         str | None,
         typer.Option(help="Stop after so many pictures, or after a time: 5000, 90s, 10m, 2h.", show_default="all"),
     ] = None,
     abandon: Annotated[bool, typer.Option("--abandon", help="Stay with the model that the index has.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sample and the bridge.")] = 0,
     method_file: MethodFileOption = None,
     workers: WorkersOption = 2,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
-    """Move an index to another model. Searches use it at once; stopped, the same command goes on where it was."""
+    """Move an index to another model, searchable meanwhile; stopped, the same command goes on where it was."""
     from lpi.cli.counting import Counter
     from lpi.search import migration
     from lpi.search.recorded import record_run
 
     if abandon:
-        if any(option is not None for option in (model, bridge, sample, budget)):
+        if any(option is not None for option in (model, budget)):
             raise ConfigError("--abandon goes with --index alone. Leave the other options out.")
         migration.abandon(place)
         print(f"{place} stays with the model that it has.")
@@ -61,35 +54,16 @@ def migrate(
     with Counter() as counter:
         done = migration.migrate(
             place,
-            bridge=bridge,
-            sample=sample,
-            seed=seed,
             budget=limit,
             workers=workers,
             device=device,
             on_progress=counter.count,
-            on_bridge=None if as_json else _show_bridge,
             method_file=method_file,
         )
     if as_json:
         print(json.dumps(asdict(done), indent=1, ensure_ascii=False))
         return
     _show(done, place)
-
-
-def _show_bridge(crossing: Crossing) -> None:
-    from lpi.cli.progress import print_table
-
-    kept: dict[str, Any] = crossing.kept
-    print(
-        f"Searches use the new model now, old vectors over a bridge ({crossing.bridge.kind}). Of its own first "
-        f"{kept['first']} among {kept['pictures']} pictures, for held-out queries, are found, per cent:"
-    )
-    rows = [
-        [name, *(f"{100 * kept[key][direction]:.1f}" for direction in ("text", "image"))]
-        for name, key in (("over the bridge", "bridge"), ("with the old model", "old_model"))
-    ]
-    print_table(["", "by words", "by a picture"], rows)
 
 
 def _show(done: Move, place: Path) -> None:
@@ -100,4 +74,5 @@ def _show(done: Move, place: Path) -> None:
     if done.finished:
         print("The index has the new model now. What the old one left goes in a day, or with: lpi index --tidy")
     else:
-        print("The same command goes on from here.")
+        with_it = "with the new model now" if done.searched else "with the old model until more are embedded"
+        print(f"Searches go on {with_it}. The same command goes on from here.")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lpi.cli.index_options import DeviceOption, WorkersOption
+from lpi.cli.indexing import bring_up_to_date, show_skipped
 from lpi.cli.options import MethodFileOption
-from lpi.cli.search import DeviceOption, WorkersOption, bring_up_to_date, show_skipped
 from lpi.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -17,71 +18,69 @@ if TYPE_CHECKING:
 
 STARTING_MODEL = "lpi-tiny"
 
+ServedOption = Annotated[
+    Path | None,
+    typer.Option("--index", envvar="LPI_INDEX", help="Folder of the index.", metavar="DIR", show_default=False),
+]
+HostOption = Annotated[
+    str, typer.Option(help="Where to listen. Others can reach another address than this, and need the token.")
+]
+TokenOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="LPI_TOKEN", help="Who has it may search; or set LPI_TOKEN. Needed by --host: made if missing."
+    ),
+]
+GroundOption = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="Also find boxes: a run, a saved model, or lpi-tiny-grounding.")
+]
+StartingModelOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What a new index of FOLDER is made with: a run, a saved model, or a backbone.",
+        show_default=STARTING_MODEL,
+    ),
+]
+BatchingOption = Annotated[
+    bool, typer.Option("--batching/--no-batching", help="Encode queries that come at the same time together.")
+]
+GroundMethodFileOption = Annotated[
+    Path | None, typer.Option(help="The Python file of --ground's method, where it is one of your own.")
+]
+
 
 def serve(
     folder: Annotated[
         Path | None, typer.Argument(help="A folder of pictures; it is indexed first. Not needed with --index.")
     ] = None,
-    place: Annotated[
-        Path | None,
-        typer.Option("--index", envvar="LPI_INDEX", help="Folder of the index.", metavar="DIR", show_default=False),
-    ] = None,
-    host: Annotated[
-        str, typer.Option(help="Where to listen. Others can reach another address than this, and need the token.")
-    ] = "127.0.0.1",
+    place: ServedOption = None,
+    host: HostOption = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="At which port; 0 takes a free one.")] = 8000,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            envvar="LPI_TOKEN", help="Who has it may search; or set LPI_TOKEN. Needed by --host: made if missing."
-        ),
-    ] = None,
-    ground: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Also find boxes: a run, a saved model, or lpi-tiny-grounding.")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="What a new index of FOLDER is made with: a run, a saved model, or a backbone.",
-            show_default=STARTING_MODEL,
-        ),
-    ] = None,
-    batching: Annotated[
-        bool, typer.Option("--batching/--no-batching", help="Encode queries that come at the same time together.")
-    ] = True,
+    token: TokenOption = None,
+    ground: GroundOption = None,
+    model: StartingModelOption = None,
+    batching: BatchingOption = True,
     threads: Annotated[int | None, typer.Option(min=1, help="Cores that models may use. Default: all.")] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     workers: WorkersOption = 2,
     device: DeviceOption = "auto",
     method_file: MethodFileOption = None,
-    ground_method_file: Annotated[
-        Path | None, typer.Option(help="The Python file of --ground's method, where it is one of your own.")
-    ] = None,
+    ground_method_file: GroundMethodFileOption = None,
 ) -> None:
     """Search in a browser. Changes by other commands are picked up while it runs; Ctrl-C ends it."""
-    from lpi.search.manifest import BESIDE, FILE
     from lpi.serve.listening import listen
     from lpi.serve.security import token_for
 
     # what may be wrong is found now, not when the pictures are indexed
     token_for(host, token)
     listen(host, port).close()
-    if folder is not None and place is None and (folder / FILE).is_file():
-        folder, place = None, folder
-    if folder is not None:
-        inside = folder / BESIDE
-        _follow_folder(folder, place or inside, model, workers=workers, device=device, method_file=method_file)
-        place = place or inside
-    elif model is not None:
-        raise ConfigError("--model is for a folder that isn't indexed yet. Name the folder, or leave --model out.")
-    if place is None:
-        raise ConfigError("what shall be served? Name a folder of pictures, or an index with --index.")
+    served = _served(folder, place, model, workers=workers, device=device, method_file=method_file)
     from lpi.search.index import SearchIndex
     from lpi.serve.server import serve as begin
 
     grounder = _grounder(ground, ground_method_file)
     begin(
-        SearchIndex.open(place, device=device, method_file=method_file),
+        SearchIndex.open(served, device=device, method_file=method_file),
         host=host,
         port=port,
         token=token,
@@ -91,6 +90,30 @@ def serve(
         open_page=open_page,
     )
     print("Stopped.", file=sys.stderr)
+
+
+def _served(
+    folder: Path | None,
+    place: Path | None,
+    model: str | None,
+    *,
+    workers: int,
+    device: str,
+    method_file: Path | None,
+) -> Path:
+    """The index to serve; that of a folder is made, or brought up to date, first."""
+    from lpi.search.manifest import BESIDE, FILE
+
+    if folder is not None and place is None and (folder / FILE).is_file():
+        folder, place = None, folder
+    if folder is not None:
+        place = place or folder / BESIDE
+        _follow_folder(folder, place, model, workers=workers, device=device, method_file=method_file)
+    elif model is not None:
+        raise ConfigError("--model is for a folder that isn't indexed yet. Name the folder, or leave --model out.")
+    if place is None:
+        raise ConfigError("what shall be served? Name a folder of pictures, or an index with --index.")
+    return place
 
 
 def _follow_folder(

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from lpi.errors import ConfigError, MissingFileError
+from lpi.errors import ConfigError, MissingFileError, OutputError
 from lpi.methods import Named, outside
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import save_method
+from lpi.search.encoding import steady_size
 from lpi.search.files import OnProgress
 from lpi.search.identity import check_same, describe, load_model
-from lpi.search.manifest import BESIDE, FILE, STORE, Manifest, is_address, read_manifest
-from lpi.search.writer import change, create, move_root
+from lpi.search.manifest import (
+    BESIDE,
+    FILE,
+    STORE,
+    Json,
+    Manifest,
+    Stage,
+    check_place,
+    is_address,
+    only_writer,
+    read_manifest,
+    timestamp,
+)
+from lpi.search.store import Store
+from lpi.search.writer import change
+from lpi.trainer import pick_device
 
 
 def build(
@@ -60,7 +75,7 @@ def prepare(
     store: str | None = None,
     device: str = "auto",
     method_file: Named | None = None,
-) -> dict[str, Any] | None:
+) -> Json | None:
     """Begin an index, or see that one is of this folder and model; returns the ``run.json`` beside a new one's model.
 
     Args:
@@ -121,5 +136,66 @@ def check_model(place: Path, manifest: Manifest, method: Method, name: str) -> N
     Raises:
         CheckpointError: it wasn't; the message says what differs.
     """
-    if describe(method)["model"] not in {stage.model for stage in manifest.stages}:
+    if describe(method).model not in {stage.model for stage in manifest.stages}:
         check_same(place, manifest.recorded(manifest.current), method, name)
+
+
+def create(
+    folder: str | Path,
+    root: str | Path,
+    model: str | Path | Method,
+    *,
+    device: str = "auto",
+    batch: int | None = None,
+    store: str = STORE,
+    method_file: Named | None = None,
+) -> Json | None:
+    """Begin an index, without any picture yet; returns the ``run.json`` beside the model, where there is one.
+
+    Args:
+        folder: a new one, for the index.
+        root: the folder of pictures.
+        model: what ``--model`` names (see :func:`lpi.search.identity.load_model`), or a model that was loaded so.
+        device: where the model computes.
+        batch: pictures in every forward pass; by default the most for which every place gives the same bits.
+        store: where the tables shall be: a folder, seen from the index, or the address of an object store.
+        method_file: the file or class of the model's method, where it is none of the library's.
+
+    Raises:
+        OutputError: the folder holds something else, or can't be made; or the object store holds an index.
+    """
+    folder = Path(folder)
+    method, run = (model, None) if isinstance(model, Method) else load_model(model, method_file)
+    method.to(pick_device(device))
+    check_place(folder)
+    with only_writer(folder):
+        if (folder / FILE).exists():
+            raise OutputError(f"{folder} holds an index already. Leave --model out to go on with it.")
+        about = describe(method)
+        width = method.backbone.feature_width
+        save_method(method, folder / "models" / about.model)
+        tables = Store(store if is_address(store) else folder / store, width)
+        if is_address(store) and not tables.empty():
+            raise OutputError(f"{store} holds an index already, or part of one. Name another address, or empty it.")
+        version = tables.start()
+        stage = Stage(0, "index", "", about.model, about.tasks, version, 0, 0, 0.0, timestamp())
+        Manifest(
+            root=str(Path(root).resolve()),
+            backbone=about.backbone,
+            preprocessing=about.preprocessing,
+            width=width,
+            batch=batch or steady_size(method),
+            stages=(stage,),
+            training=(run or {}).get("settings", {}).get("training", {}),
+            store=store,
+        ).write(folder)
+    return run
+
+
+def move_root(folder: str | Path, root: str | Path) -> None:
+    """Write down where the folder of pictures lies now, if it has moved."""
+    folder = Path(folder)
+    with only_writer(folder):
+        manifest = read_manifest(folder)
+        if manifest.root != str(Path(root).resolve()):
+            replace(manifest, root=str(Path(root).resolve())).write(folder)

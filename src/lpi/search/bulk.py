@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, cast
 
 import numpy as np
 import torch
@@ -25,18 +25,36 @@ from lpi.search.embedding import Embedder, Job, Outcome
 from lpi.search.encoding import Encoder, Half
 from lpi.search.files import OnProgress
 from lpi.search.identity import ROUTING
-from lpi.search.store import Store
+from lpi.search.routes import Routes
 
 BATCHES = 4  # forward passes in what a worker is handed at once
-ABOUT = ("width", "height", "taken")
+
+
+class Noted(TypedDict, total=False):
+    """What is known of a picture that was opened; nothing of one whose routing feature was kept."""
+
+    width: int | None
+    height: int | None
+    taken: str | None
+
+
+class Made(Noted):
+    """What a worker hands back: features by the keys of their routes, or the problem that the picture has."""
+
+    id: str
+    problem: str | None
+    keys: list[str]
+    features: list[bytes]
+
+
+ABOUT: tuple[Literal["width", "height", "taken"], ...] = ("width", "height", "taken")
 
 
 class BulkEmbedder(Embedder):
     """Embeds pictures under one model in worker processes.
 
     Args:
-        encoder: the model.
-        store: where features go.
+        routes: the model, where features go, and where pictures belong.
         model: where the model is saved, for the workers; they must find it and the pictures under the same paths.
         processes: how many workers.
         threads: of each worker's computing; by default this process's, shared out.
@@ -46,8 +64,7 @@ class BulkEmbedder(Embedder):
 
     def __init__(
         self,
-        encoder: Encoder,
-        store: Store,
+        routes: Routes,
         *,
         model: Path,
         processes: int,
@@ -55,7 +72,7 @@ class BulkEmbedder(Embedder):
         workers: int = 2,
         keep_seconds: float,
     ) -> None:
-        super().__init__(encoder, store, workers=workers, keep_seconds=keep_seconds)
+        super().__init__(routes, workers=workers, keep_seconds=keep_seconds)
         self.model, self.processes = model, processes
         self.threads = threads or max(1, torch.get_num_threads() // processes)
 
@@ -86,15 +103,15 @@ class BulkEmbedder(Embedder):
         self._keep_all()
         return outcome
 
-    def _collect(self, row: dict[str, Any]) -> None:
+    def _collect(self, row: Made) -> None:
         for key, feature in zip(row["keys"], row["features"], strict=True):
             self._add(key, [row["id"]], np.frombuffer(feature, dtype=np.float16)[None])
             if key == ROUTING:
                 for name in ABOUT:
                     self._about[name].append(row[name])
 
-    def _rows(self, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
-        """What the workers make of each job, in any order."""
+    def _rows(self, jobs: Sequence[Job]) -> Iterator[Made]:
+        """Features and problems of each job's picture, as the workers hand them back, in any order."""
         daft = load_daft()
         kind = daft.DataType
         whole, text = kind.int32(), kind.string()
@@ -148,21 +165,29 @@ class Worker:
         torch.set_num_threads(threads)
         self.basket = Basket()
         encoder = Encoder(load_method(model, method=method_file).to(device), batch=batch)
-        self.embedder = Embedder(encoder, self.basket, workers=workers, keep_seconds=float("inf"))
+        self.embedder = Embedder(Routes(encoder, self.basket), workers=workers, keep_seconds=float("inf"))
 
-    def made(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-        """The rows of these pictures, in their order."""
+    def made(self, jobs: Sequence[Job]) -> list[Made]:
+        """Features and problems of pictures, in the order of their jobs."""
         problems = self.embedder.run(jobs).problems
         rows = []
         for job in jobs:
             features, about = self.basket.taken(job.id)
-            row: dict[str, Any] = {"id": job.id, "problem": problems.get(job.id), "keys": list(features)}
-            row["features"] = [feature.tobytes() for feature in features.values()]
-            rows.append(row | {name: about.get(name) for name in ABOUT})
+            rows.append(
+                Made(
+                    id=job.id,
+                    problem=problems.get(job.id),
+                    keys=list(features),
+                    features=[feature.tobytes() for feature in features.values()],
+                    width=about.get("width"),
+                    height=about.get("height"),
+                    taken=about.get("taken"),
+                )
+            )
         return rows
 
 
-def _embed(self: Worker, ids: Any, files: Any, fresh: Any, routes: Any) -> list[dict[str, Any]]:
+def _embed(self: Worker, ids: Any, files: Any, fresh: Any, routes: Any) -> list[Made]:
     """The method that Daft calls in a worker, with a column of each."""
     rows = zip(ids.to_pylist(), files.to_pylist(), fresh.to_pylist(), routes.to_pylist(), strict=True)
     jobs = [Job(key, tuple(Path(file) for file in own), None if new else tuple(asked)) for key, own, new, asked in rows]
@@ -174,7 +199,7 @@ class Basket:
 
     def __init__(self) -> None:
         self._features: dict[str, dict[str, Half]] = {}
-        self._about: dict[str, dict[str, Any]] = {}
+        self._about: dict[str, Noted] = {}
 
     def known(self, key: str) -> set[str]:
         """Nothing: a worker is handed only what is missing."""
@@ -189,9 +214,9 @@ class Basket:
         for row, own in enumerate(ids):
             self._features.setdefault(own, {})[key] = features[row]
             if columns:
-                self._about[own] = {name: values[row] for name, values in columns.items()}
+                self._about[own] = cast(Noted, {name: values[row] for name, values in columns.items()})
 
-    def taken(self, key: str) -> tuple[dict[str, Half], dict[str, Any]]:
+    def taken(self, key: str) -> tuple[dict[str, Half], Noted]:
         """A picture's features by route and what else is known of it; they are no longer here then."""
         return self._features.pop(key, {}), self._about.pop(key, {})
 

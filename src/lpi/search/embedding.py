@@ -8,16 +8,16 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from lpi.search.encoding import Encoder, Half
+from lpi.search.encoding import Half, Routing
 from lpi.search.files import CheckedPicture, OnProgress
-from lpi.search.identity import ROUTING, RouteKeys
+from lpi.search.identity import ROUTING
+from lpi.search.routes import Routes
 from lpi.tasks.batches import PictureStore, Pixels
 
 KEEP_SECONDS = 5.0  # features wait so long in memory: what a crash costs at most
@@ -40,7 +40,7 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What came of embedding.
+    """How many pictures were embedded, and why others were not.
 
     Attributes:
         embedded: how many pictures were.
@@ -51,34 +51,18 @@ class Outcome:
     problems: dict[str, str] = field(default_factory=dict)
 
 
-class Keeper(Protocol):
-    """Where features go; see :class:`lpi.search.store.Store`."""
-
-    def known(self, key: str) -> set[str]:
-        """Ids of the pictures whose features under a key are kept."""
-
-    def features(self, key: str, ids: Sequence[str]) -> Half:
-        """Features of pictures, [ids, features]."""
-
-    def keep(self, key: str, ids: Sequence[str], features: Half, **columns: Sequence[object]) -> None:
-        """Add features of pictures, [ids, features], those that are there already left as they are."""
-
-
 class Embedder:
     """Embeds pictures under one model.
 
     Args:
-        encoder: the model.
-        store: where features go.
+        routes: the model, where features go, and where pictures belong.
         workers: threads that decode.
         keep_seconds: the longest that features stay in memory only.
     """
 
-    def __init__(
-        self, encoder: Encoder, store: Keeper, *, workers: int = 2, keep_seconds: float = KEEP_SECONDS
-    ) -> None:
-        self.encoder, self.store, self.workers, self.keep_seconds = encoder, store, workers, keep_seconds
-        self.keys = RouteKeys(encoder.method)
+    def __init__(self, routes: Routes, *, workers: int = 2, keep_seconds: float = KEEP_SECONDS) -> None:
+        self.routes, self.workers, self.keep_seconds = routes, workers, keep_seconds
+        self.encoder, self.store, self.keys = routes.encoder, routes.store, routes.keys
         self._known: dict[str, set[str]] = {}
         self._waiting: dict[int, list[tuple[str, Tensor]]] = defaultdict(list)
         self._features: dict[str, list[tuple[list[str], Half]]] = defaultdict(list)
@@ -99,14 +83,13 @@ class Embedder:
         known = self.known(ROUTING)
         seen = [key for key in files if key in known]
         jobs = [Job(key, paths, None) for key, paths in files.items() if key not in known]
-        for key, routes in zip(seen, self.missing(seen, self.store.features(ROUTING, seen)), strict=True):
+        for key, routes in zip(seen, self.missing(seen, self.routes.of(seen)), strict=True):
             if routes:
                 jobs.append(Job(key, files[key], routes))
         return sorted(jobs, key=lambda job: str(job.files[0]))
 
-    def missing(self, ids: Sequence[str], looks: Half) -> list[tuple[int, ...]]:
+    def missing(self, ids: Sequence[str], routing: Routing) -> list[tuple[int, ...]]:
         """The routes that each picture's mixture asks for and whose features aren't kept."""
-        routing = self.encoder.routing(looks)
         wanted: list[tuple[int, ...]] = []
         for key, routes, weights in zip(ids, routing.routes.tolist(), routing.weights.tolist(), strict=True):
             asked = {route for route, weight in zip(routes, weights, strict=True) if weight > 0}
@@ -116,7 +99,7 @@ class Embedder:
     def run(
         self, jobs: Sequence[Job], *, on_progress: OnProgress | None = None, on_kept: Callable[[], None] | None = None
     ) -> Outcome:
-        """Embed pictures.
+        """Open pictures, embed them under their routes, and keep the features.
 
         Args:
             jobs: which.
@@ -166,11 +149,11 @@ class Embedder:
         wanted = {row: jobs[row].routes or () for row in good}
         if fresh:
             ids = [jobs[row].id for row in fresh]
-            looks = self.encoder.looks(pixels[fresh])
-            self._add(ROUTING, ids, looks)
+            features = self.encoder.routing_features(pixels[fresh])
+            self._add(ROUTING, ids, features)
             for name in ("width", "height", "taken"):
                 self._about[name] += [getattr(pictures[row].about, name) for row in fresh]
-            wanted |= dict(zip(fresh, self.missing(ids, looks), strict=True))
+            wanted |= dict(zip(fresh, self.missing(ids, self.routes.decide(ids, features)), strict=True))
         for row in good:
             for route in wanted[row]:
                 self._waiting[route].append((jobs[row].id, pixels[row].clone()))

@@ -1,13 +1,14 @@
-"""Features that depend on the picture alone: never on what else was embedded with it, nor on when.
+"""A model at work for an index: pictures and words to features, and where the router sends them.
 
-The last bits of a feature may depend on the size of its batch and on its place in it. Vectors that are kept for years
+Features of the index's pictures depend on the picture alone: never on what else was embedded with it, nor on when. The
+last bits of a feature may depend on the size of its batch and on its place in it. Vectors that are kept for years
 and compared with vectors made tomorrow must not. So every forward pass has the same size, filled up where needed, and
 that size is the largest that was seen to give the same bits in every place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +17,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lpi.config import ROUTED_WEIGHT
 from lpi.errors import LpiError
-from lpi.methods.base import Method
+from lpi.methods.base import Method, Mixture
 from lpi.prompts.task_keys import FALLBACK
+from lpi.search.scoring import Answering, Probes, check_scoring
 
 Half = NDArray[np.float16]
 Single = NDArray[np.float32]
@@ -30,7 +33,7 @@ NEGLIGIBLE = 1e-3  # a share below this moves a vector by less than half precisi
 
 @dataclass(frozen=True)
 class Routing:
-    """Where pictures belong.
+    """The routes, tasks and distances that the router gives pictures.
 
     Attributes:
         routes: the routes of each, the likeliest first, int64 [pictures, k].
@@ -46,6 +49,10 @@ class Routing:
     distances: Single
     confidence: Single
 
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Routing:
+        """The routing of some of the pictures, by their rows."""
+        return Routing(*(part[rows] for part in vars(self).values()))
+
     @property
     def margins(self) -> Single:
         """How much farther the second task is than the first, [pictures]; NaN with fewer than two tasks."""
@@ -56,7 +63,7 @@ class Routing:
 
 
 class Encoder:
-    """Pictures to features, in batches of one size.
+    """Turns pixels into features, in batches of one size.
 
     Args:
         method: what encodes.
@@ -68,8 +75,8 @@ class Encoder:
         self.inputs = method.backbone.inputs
         self.batch = steady_size(method) if batch is None else batch
 
-    def plain(self, pixels: Tensor) -> Half:
-        """Unprompted features of prepared pictures, [pictures, features].
+    def frozen(self, pixels: Tensor) -> Half:
+        """Features of prepared pictures under the frozen model, [pictures, features].
 
         Args:
             pixels: [pictures, 3, height, width] uint8.
@@ -80,14 +87,14 @@ class Encoder:
         backbone = self.method.backbone
         return self._features(pixels, lambda images: F.normalize(backbone.encode_images(images), dim=-1))
 
-    def looks(self, pixels: Tensor) -> Half:
-        """What the router looks at, of prepared pictures, [pictures, routing features]; see :meth:`plain`."""
+    def routing_features(self, pixels: Tensor) -> Half:
+        """What the router looks at, of prepared pictures, [pictures, routing features]; see :meth:`frozen`."""
         return self._features(pixels, self.method.routing_images)
 
     def under(self, pixels: Tensor, route: int) -> Half:
-        """Features under a route, [pictures, features]; see :meth:`plain`."""
+        """Features under a route, [pictures, features]; see :meth:`frozen`."""
         if route == FALLBACK:
-            return self.plain(pixels)
+            return self.frozen(pixels)
         return self._features(pixels, lambda images: self.method.image_features(images, route))
 
     @torch.no_grad()
@@ -103,13 +110,15 @@ class Encoder:
         return features.numpy().astype(np.float16)
 
     @torch.no_grad()
-    def routing(self, looks: Half) -> Routing:
+    def routing(self, features: Half) -> Routing:
         """Where pictures belong, decided from their kept routing features [pictures, routing features] alone."""
         method = self.method
         width = method.backbone.view_width("vision", method.routing_view("vision"))
         parts: list[list[Tensor]] = []
-        for start in range(0, max(len(looks), 1), ROUTING_ROWS):  # once for no pictures: the shapes are right then, too
-            own = looks[start : start + ROUTING_ROWS]
+        for start in range(
+            0, max(len(features), 1), ROUTING_ROWS
+        ):  # once for no pictures: the shapes are right then, too
+            own = features[start : start + ROUTING_ROWS]
             filled = np.zeros((ROUTING_ROWS, width), dtype=np.float32)
             if len(own):
                 filled[: len(own)] = unit(own.astype(np.float32))
@@ -130,6 +139,97 @@ class Encoder:
             distances=whole[3].astype(np.float32),
             confidence=whole[4].astype(np.float32),
         )
+
+
+# ---- queries ---------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def text_probes(method: Method, texts: Sequence[str], scoring: str) -> Probes:
+    """Texts as queries.
+
+    Args:
+        method: what encodes them.
+        texts: at least one.
+        scoring: ``plain`` or ``routed``.
+    """
+    check_scoring(scoring)
+    mixture = method.text_mixture(texts)  # once: it decides the vectors, and is told besides
+    return _probes(method, "text", method.encode_texts(texts, mixture=mixture), mixture, scoring)
+
+
+@torch.no_grad()
+def image_probes(method: Method, pixels: Tensor, scoring: str) -> Probes:
+    """Pictures as queries; see :func:`text_probes`.
+
+    Args:
+        method: what encodes them.
+        pixels: prepared, [pictures, 3, height, width] uint8.
+        scoring: ``plain`` or ``routed``.
+    """
+    check_scoring(scoring)
+    mixture = method.image_mixture(pixels)
+    return _probes(method, "vision", method.encode_images(pixels, mixture=mixture), mixture, scoring)
+
+
+@torch.no_grad()
+def caption_scores(method: Method, pixels: Tensor, captions: Sequence[str], scoring: str) -> Tensor:
+    """Scores of captions for one picture, [captions].
+
+    Args:
+        method: what encodes both.
+        pixels: prepared, [1, 3, height, width] uint8.
+        captions: at least one.
+        scoring: ``plain`` or ``routed``.
+    """
+    mixture, texts = method.image_mixture(pixels), text_probes(method, captions, scoring)
+    picture = method.encode_images(pixels, mixture=mixture).float().cpu()
+    membership = None if texts.membership is None else method.mixture_belonging("vision", mixture)
+    return texts.scores(picture, membership)[:, 0]
+
+
+def _probes(method: Method, tower: str, vectors: Tensor, mixture: Mixture, scoring: str) -> Probes:
+    membership = None
+    if scoring == "routed" and method.tells_tasks:
+        membership = ROUTED_WEIGHT * method.mixture_belonging(tower, mixture)
+    return Probes(vectors.float().cpu(), membership, answering(method, mixture))
+
+
+def answering(method: Method, mixture: Mixture) -> tuple[Answering, ...]:
+    """The tasks that each query was routed to; an empty name is the frozen model. Nothing where there is no routing.
+
+    Args:
+        method: whose.
+        mixture: of the queries, as its ``text_mixture`` or ``image_mixture`` gives it.
+    """
+    if not method.routed:
+        return ((),) * len(mixture.routes)
+    answers: list[Answering] = []
+    for tasks, shares in zip(method.tasks_of(mixture.routes).tolist(), mixture.weights.tolist(), strict=True):
+        counts: dict[str, float] = {}
+        for task, share in zip(tasks, shares, strict=True):
+            name = "" if task == FALLBACK else method.tasks[task]
+            counts[name] = counts.get(name, 0.0) + share
+        kept = [(name, share) for name, share in counts.items() if share > 0]
+        answers.append(tuple(sorted(kept, key=lambda one: -one[1])))
+    return tuple(answers)
+
+
+def task_membership(
+    method: Method, distances: Sequence[Sequence[float]] | Single, tasks: Sequence[int] | NDArray[np.int64]
+) -> Tensor:
+    """How much pictures belong to each task, [pictures, tasks], from what an index keeps of them.
+
+    Args:
+        method: of the stage that the distances are of.
+        distances: of each picture to each task.
+        tasks: the task that each was sent to, FALLBACK for none.
+    """
+    measured = torch.as_tensor(distances, dtype=torch.float32).reshape(len(tasks), len(method.tasks))
+    return method.belonging("vision", measured, torch.as_tensor(tasks, dtype=torch.int64)).cpu()
+
+
+# ---- mixtures --------------------------------------------------------------------------------------------------------
 
 
 def without_negligible(routes: NDArray[np.int64], weights: Single) -> tuple[NDArray[np.int64], Single]:
@@ -165,8 +265,8 @@ def steady_size(method: Method) -> int:
 
     def encode(images: Tensor) -> Tensor:
         ready = inputs.normalise(images.to(method.device))
-        looks = torch.cat([method.backbone.encode_images(ready), method.routing_images(ready)], dim=1)
-        return torch.cat([looks, method.image_features(ready, 0)], dim=1) if method.tasks else looks
+        frozen = torch.cat([method.backbone.encode_images(ready), method.routing_images(ready)], dim=1)
+        return torch.cat([frozen, method.image_features(ready, 0)], dim=1) if method.tasks else frozen
 
     for size in SIZES:
         shift = max(1, size // 3)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from lpi.errors import ConfigError
+from lpi.errors import ConfigError, UnknownNameError, did_you_mean
 
 
 def quoted(text: str) -> str:
@@ -42,6 +43,18 @@ class Filters:
                     datetime.fromisoformat(value)
                 except ValueError as error:
                     raise ConfigError(f"{name} must be a date like 2024-05-31; got {value!r}.") from error
+
+    def check(self, tasks: Collection[str]) -> None:
+        """Refuse a task that isn't there.
+
+        Args:
+            tasks: those that are.
+
+        Raises:
+            UnknownNameError: the filter names another one.
+        """
+        if self.task and self.task not in tasks:
+            raise UnknownNameError(f"No task is called {self.task!r}. {did_you_mean(self.task, tasks)}")
 
     def sql(self) -> str | None:
         """The condition on the store's rows; ``None`` for no condition."""

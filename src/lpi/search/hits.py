@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor
-
-from lpi.search.scoring import Answering
+from lpi.search.scoring import Answering, Probe
+from lpi.search.table import Row
 
 
 @dataclass(frozen=True)
@@ -44,24 +42,25 @@ class Query:
 
     Attributes:
         stage: the stage that it searches.
-        probes: what pictures are compared with; see :class:`lpi.search.scoring.Probes`.
+        probe: what pictures are compared with.
         model: what stands for the model that encoded it.
         routes: the tasks that it was routed to and how much each counts, the most first; an empty name is the frozen
             model. Nothing where the model tells no tasks apart.
     """
 
     stage: int
-    probes: dict[str, Tensor]
+    probe: Probe
     model: str
     routes: Answering = ()
 
 
-def hit_of(row: dict[str, Any]) -> Hit:
-    """A picture from its row in the store, with its ``score``."""
+def hit_of(row: Row) -> Hit:
+    """The hit of a picture's row in the store, with its ``score``."""
+    path, *copies = row["paths"]
     return Hit(
         id=row["id"],
-        path=row["paths"][0],
-        copies=tuple(row["paths"][1:]),
+        path=path,
+        copies=tuple(copies),
         score=row["score"],
         task=row["task"],
         confidence=row["confidence"],

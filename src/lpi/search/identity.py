@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lpi.backbones.base import DualEncoder
 from lpi.backbones.loading import load_backbone
 from lpi.errors import CheckpointError
 from lpi.methods import Named, named_class
@@ -18,9 +20,10 @@ from lpi.methods import method as build_method
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import load_method, unless_registered
 from lpi.prompts.task_keys import FALLBACK
+from lpi.search.manifest import Description, Frozen, Json, KnownTask, Manifest, Stage
 from lpi.storage import read_json
 
-PLAIN = "plain"  # the key of the frozen backbone without prompts
+FROZEN = "plain"  # the key of the frozen model; the name stands in indexes that people have
 ROUTING = "routing"  # the key of what the router looks at
 DECODING = "pillow, JPEG at twice the input's side, upright, transparency on white"
 
@@ -73,7 +76,7 @@ class RouteKeys:
         self._base = _base(method)
         self._hashes = task_hashes(method)
         self._own = method.routed and method.stable
-        self._keys = {FALLBACK: PLAIN}
+        self._keys = {FALLBACK: FROZEN}
 
     def __getitem__(self, route: int) -> str:
         if route not in self._keys:
@@ -88,7 +91,7 @@ def preprocessing_hash(method: Method) -> str:
     return short_hash(method.backbone.inputs.describe(), DECODING)
 
 
-def load_model(source: str | Path, method_file: Named | None = None) -> tuple[Method, dict[str, Any] | None]:
+def load_model(source: str | Path, method_file: Named | None = None) -> tuple[Method, Json | None]:
     """What ``--model`` names, and the ``run.json`` beside it where there is one.
 
     Args:
@@ -118,22 +121,23 @@ def _anchored(method: Method) -> Method:
     return method
 
 
-def describe(method: Method) -> dict[str, Any]:
-    """What an index records of its model, and compares with another."""
-    return {
-        "model": model_hash(method),
-        "backbone": {"name": method.backbone.name, "identity": method.backbone.identity},
-        "preprocessing": preprocessing_hash(method),
-        "tasks": [{"name": name, "prompts": own} for name, own in zip(method.tasks, task_hashes(method), strict=True)],
-    }
+def describe(method: Method) -> Description:
+    """What an index records of its model."""
+    backbone = method.backbone
+    return Description(
+        model=model_hash(method),
+        backbone=Frozen(backbone.name, backbone.identity),
+        preprocessing=preprocessing_hash(method),
+        tasks=tuple(KnownTask(*own) for own in zip(method.tasks, task_hashes(method), strict=True)),
+    )
 
 
-def check_same(place: Path, recorded: dict[str, Any], method: Method, name: str) -> None:
+def check_same(place: Path, recorded: Description, method: Method, name: str) -> None:
     """Refuse a model that an index was not made with.
 
     Args:
         place: the index.
-        recorded: its :func:`describe`.
+        recorded: of the index's model.
         method: the model.
         name: what a person calls the model.
 
@@ -141,26 +145,25 @@ def check_same(place: Path, recorded: dict[str, Any], method: Method, name: str)
         CheckpointError: they differ; the message says in what.
     """
     found = describe(method)
-    if found["model"] == recorded["model"] and found["preprocessing"] == recorded["preprocessing"]:
+    if (found.model, found.preprocessing) == (recorded.model, recorded.preprocessing):
         return
-    ours, theirs = recorded["backbone"], found["backbone"]
-    if ours["identity"] != theirs["identity"]:
+    ours, theirs = recorded.backbone, found.backbone
+    if ours.identity != theirs.identity:
         difference = (
-            f"the index has backbone {ours['identity']} ({ours['name']}), the model {theirs['identity']} "
-            f"({theirs['name']})"
+            f"the index has backbone {ours.identity} ({ours.name}), the model {theirs.identity} ({theirs.name})"
         )
-    elif found["preprocessing"] != recorded["preprocessing"]:
+    elif found.preprocessing != recorded.preprocessing:
         difference = "their pictures or texts are prepared differently"
     else:
-        difference = _task_difference(recorded["tasks"], found["tasks"])
+        difference = _task_difference(recorded.tasks, found.tasks)
     raise CheckpointError(
         f"{place} was made with another model than {name}: {difference}. Leave --model out to go on with the index's "
         "own model, or index into another folder."
     )
 
 
-def _task_difference(ours: list[dict[str, str]], theirs: list[dict[str, str]]) -> str:
-    mine, other = ({task["name"]: task["prompts"] for task in tasks} for tasks in (ours, theirs))
+def _task_difference(ours: Sequence[KnownTask], theirs: Sequence[KnownTask]) -> str:
+    mine, other = ({task.name: task.prompts for task in tasks} for tasks in (ours, theirs))
     for name in mine:
         if name not in other:
             return f"the index knows task {name!r}, the model doesn't"
@@ -170,3 +173,28 @@ def _task_difference(ours: list[dict[str, str]], theirs: list[dict[str, str]]) -
         if name not in mine:
             return f"the model knows task {name!r}, the index doesn't"
     return "they were made with other options" if list(mine) == list(other) else "their tasks come in another order"
+
+
+def load_stage(
+    folder: Path,
+    manifest: Manifest,
+    stage: Stage,
+    backbone: DualEncoder | None = None,
+    *,
+    method_file: Named | None = None,
+) -> Method:
+    """The model of a stage, from the index's own copy.
+
+    Args:
+        folder, manifest: of the index.
+        stage: which.
+        backbone: the frozen model, where it is loaded already.
+        method_file: the file or class of the stage's method, where it is none of the library's.
+
+    Raises:
+        CheckpointError: the copy, or the backbone that it names, is no longer what the index was made with.
+    """
+    place = folder / "models" / stage.model
+    method = load_method(place, backbone=backbone, method=unless_registered(place, method_file))
+    check_same(folder, manifest.recorded(stage), method, str(place))
+    return method

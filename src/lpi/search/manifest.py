@@ -8,11 +8,15 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from lpi.errors import CheckpointError, MissingFileError, OutputError
+from lpi.search.report import Report
 from lpi.storage import read_json, reason, write_json
+
+Json = dict[str, Any]  # what another part of the package wrote and will read, carried along
 
 FORMAT = 1
 FILE = "index.json"
@@ -20,6 +24,39 @@ STORE = "store"
 BESIDE = ".lpi-index"  # where the index of a folder lies in it, if nobody said where; a scan passes it over
 NEXT = "next"  # the folder of an index with another model that shall take this one's place
 OURS = {FILE, "lock", "models", STORE, NEXT, "tests", "lessons", "skipped.json"}
+
+
+@dataclass(frozen=True)
+class KnownTask:
+    """A task of a model, and what stands for its prompts and keys."""
+
+    name: str
+    prompts: str
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The frozen model: its name, and what stands for its weights, configuration and preprocessing."""
+
+    name: str
+    identity: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an index records of its model, and compares with another.
+
+    Attributes:
+        model: what stands for a method with everything that it learned.
+        backbone: the frozen model.
+        preprocessing: what stands for how pictures become pixels and texts become tokens.
+        tasks: in the order of learning.
+    """
+
+    model: str
+    backbone: Frozen
+    preprocessing: str
+    tasks: tuple[KnownTask, ...]
 
 
 @dataclass(frozen=True)
@@ -31,7 +68,7 @@ class Stage:
         kind: what began it: ``index``, ``teach``, ``forget`` or ``rollback``.
         task: the domain that came or went; for a rollback, empty.
         model: what stands for the model: its folder under ``models``.
-        tasks: the model's tasks and what stands for their prompts.
+        tasks: that the model knows.
         version: of the pictures' rows, the last of this stage.
         pictures: how many.
         embedded: how many pictures had to be embedded to begin this stage.
@@ -44,13 +81,13 @@ class Stage:
     kind: str
     task: str
     model: str
-    tasks: list[dict[str, str]]
+    tasks: tuple[KnownTask, ...]
     version: int
     pictures: int
     embedded: int
     seconds: float
     when: str
-    report: dict[str, Any] | None = None
+    report: Report | None = None
 
     @property
     def pin(self) -> str:
@@ -60,11 +97,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What counts.
+    """What counts in an index: its folder of pictures, frozen model, tables and stages.
 
     Attributes:
         root: the folder of pictures.
-        backbone: name and identity of the frozen model.
+        backbone: the frozen model.
         preprocessing: what stands for how pictures become pixels.
         width: of the features.
         batch: pictures in a forward pass, always.
@@ -76,12 +113,12 @@ class Manifest:
     """
 
     root: str
-    backbone: dict[str, str]
+    backbone: Frozen
     preprocessing: str
     width: int
     batch: int
     stages: tuple[Stage, ...]
-    training: dict[str, Any] = field(default_factory=dict)
+    training: Json = field(default_factory=dict)
     store: str = STORE
     outdated: tuple[tuple[str, str], ...] = ()
 
@@ -91,24 +128,19 @@ class Manifest:
 
     @property
     def current(self) -> Stage:
-        """The stage that is searched."""
+        """The last stage, which is searched unless an earlier one is asked for."""
         return self.stages[-1]
 
-    def recorded(self, stage: Stage) -> dict[str, Any]:
+    def recorded(self, stage: Stage) -> Description:
         """What :func:`lpi.search.identity.describe` gave for a stage's model."""
-        return {
-            "model": stage.model,
-            "backbone": self.backbone,
-            "preprocessing": self.preprocessing,
-            "tasks": stage.tasks,
-        }
+        return Description(stage.model, self.backbone, self.preprocessing, stage.tasks)
 
     def with_stage(self, stage: Stage) -> Manifest:
-        """The same with a stage in its place: a further one, or the current one anew."""
+        """The manifest with a further stage, or with the current one anew."""
         return replace(self, stages=(*self.stages[: stage.number], stage))
 
     def write(self, folder: Path) -> None:
-        """Make it count."""
+        """Write the manifest into a folder, and so make it count."""
         # The store doesn't wait for the disk, and the manifest must not name what a power cut would take away.
         os.sync()
         write_json(folder / FILE, {"format": FORMAT, **asdict(self)})
@@ -160,17 +192,22 @@ def read_manifest(folder: Path) -> Manifest:
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise CheckpointError(f"{folder / FILE} isn't of format {FORMAT}, the one this version reads. Index again.")
     try:
-        stages = tuple(Stage(**stage) for stage in content.pop("stages"))
+        stages = tuple(_stage(**stage) for stage in content.pop("stages"))
+        backbone = Frozen(**content.pop("backbone"))
         outdated = tuple((store, since) for store, since in content.pop("outdated", ()))
-        return _checked(Manifest(**content, stages=stages, outdated=outdated))
+        return _checked(Manifest(**content, backbone=backbone, stages=stages, outdated=outdated))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{folder / FILE} is damaged ({error}). Take it from a backup, or index again."
         ) from error
 
 
+def _stage(*, tasks: list[dict[str, str]], **others: Any) -> Stage:
+    return Stage(tasks=tuple(KnownTask(**task) for task in tasks), **others)
+
+
 def is_model(name: object) -> bool:
-    """Whether something is what stands for a model, and so the name of its folder.
+    """Whether a name is the hash that stands for a model, and so the name of its folder.
 
     >>> is_model("0123456789abcdef"), is_model("../../holiday")
     (True, False)
@@ -179,7 +216,7 @@ def is_model(name: object) -> bool:
 
 
 def _checked(manifest: Manifest) -> Manifest:
-    """The same, if all its places are its own: models are read from there, and what is outdated is deleted.
+    """The manifest itself, if all its places are its own: models are read from there, and what is outdated is deleted.
 
     Raises:
         ValueError: one isn't.
@@ -217,9 +254,14 @@ def check_place(folder: Path) -> None:
         raise OutputError(f"{folder} is no index and holds other things, first {others[0]!r}. Name a new folder.")
 
 
+def timestamp() -> str:
+    """The time of now, in UTC, to the second."""
+    return datetime.now(tz=timezone.utc).isoformat(timespec="seconds")
+
+
 @contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Nobody else changes the index meanwhile. A process that dies lets go.
+    """Hold the lock of an index, so that nobody else changes it meanwhile. A process that dies lets go.
 
     Raises:
         OutputError: somebody does already.

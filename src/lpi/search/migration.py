@@ -1,12 +1,10 @@
-"""Moving an index to another model, searchable with it from the first minutes on.
+"""Moving an index to another model, within budgets, searchable meanwhile.
 
 1. ``next`` in the folder of the index becomes an index of its own, with the new model and without pictures.
-2. A sample of the pictures is embedded in it, and some words are encoded by both models.
-3. A bridge is learned from the sample, measured on a part of it, and saved: from then on every query is encoded by the
-   new model, and the old vectors are searched over the bridge (:mod:`lpi.search.crossing`).
-4. All other pictures are embedded, those first that are new in the folder, and then in the order of expected gain
-   (:func:`lpi.search.sample.order_of_gain`), until the budget is used up; the same command goes on.
-5. When all have a new vector, the manifest of ``next`` takes the place of the old one: one file, written atomically.
+2. Pictures are embedded in it, those first that are new in the folder, and then in the order of their ids, which is
+   none, until the budget is used up; the same command goes on. As soon as there are enough of them, both indexes are
+   searched as one, with the new model (:mod:`lpi.search.pair`).
+3. When all have a new vector, the manifest of ``next`` takes the place of the old one: one file, written atomically.
 
 Each step is done again where it was cut short, and finds what it kept. The new half is written by the very code that
 any index is written by, so in the end it is what ``lpi index`` with the new model would have made.
@@ -16,51 +14,41 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lpi.errors import ConfigError
 from lpi.methods import Named
-from lpi.search.bridge import Pairs, check_kind
-from lpi.search.crossing import FILE as BRIDGE
-from lpi.search.crossing import Crossing, load_crossing, save_crossing
+from lpi.search.building import create, move_root
 from lpi.search.files import OnProgress, Scan
 from lpi.search.identity import check_same, describe, load_model
-from lpi.search.manifest import NEXT, STORE, is_address, only_writer, read_manifest, seen_from_above, successor
-from lpi.search.recorded import on_record
-from lpi.search.sample import LEAST, Sample, order_of_gain, sampled, words_of
-from lpi.search.store import Rows
-from lpi.search.writer import (
-    PUBLISH_SECONDS,
-    Writer,
-    change,
-    create,
-    drop_store,
-    move_root,
-    remove_folder,
-    remove_lessons,
+from lpi.search.manifest import (
+    NEXT,
+    STORE,
+    Json,
+    is_address,
+    only_writer,
+    read_manifest,
+    seen_from_above,
+    successor,
     timestamp,
 )
+from lpi.search.pair import enough
+from lpi.search.places import drop_store, remove_folder, remove_lessons
+from lpi.search.writer import PUBLISH_SECONDS, Writer, change
 from lpi.storage import write_json
 
-SAMPLE = 1000
-KIND = "procrustes"
 SLICE_BATCHES = 8  # batches between two looks at the clock
 UNITS = {"s": 1, "m": 60, "h": 3600}
-
-OnBridge = Callable[[Crossing], None]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much to embed before stopping; the sample is embedded in any case.
+    """How much to embed before stopping.
 
     Attributes:
-        pictures: so many, the sample's among them; ``None`` for all.
+        pictures: so many; ``None`` for all.
         seconds: for so long; ``None`` for as long as it takes.
     """
 
@@ -69,7 +57,7 @@ class Budget:
 
     @classmethod
     def read(cls, text: str | None) -> Budget:
-        """A budget as a person writes it.
+        """Read a budget as a person writes it.
 
         >>> Budget.read("500"), Budget.read("1.5h")
         (Budget(pictures=500, seconds=None), Budget(pictures=None, seconds=5400.0))
@@ -93,8 +81,8 @@ class Move:
         pictures: how many there are.
         ready: how many of them have a new vector.
         embedded: how many of these were embedded just now.
-        finished: the index has the new model now.
-        bridge: its kind, how it was learned, and what was measured; ``None`` where none was needed.
+        searched: queries are encoded by the new model now.
+        finished: the index has the new model now, and nothing of the old one is searched any more.
         skipped: why files were left out, by path.
         seconds: what it took just now.
     """
@@ -102,15 +90,15 @@ class Move:
     pictures: int
     ready: int
     embedded: int
+    searched: bool
     finished: bool
-    bridge: dict[str, Any] | None
     skipped: dict[str, str]
     seconds: float
 
 
 def begin(
     folder: str | Path, model: str | Path | None, *, device: str = "auto", method_file: Named | None = None
-) -> dict[str, Any] | None:
+) -> Json | None:
     """Make sure that an index is on its way; returns the ``run.json`` beside a model that it sets out for just now.
 
     Args:
@@ -135,12 +123,12 @@ def begin(
         raise ConfigError(f"{folder} isn't on its way to another model. Say to which one with --model.")
     method, run = load_model(model, method_file)
     about = describe(method)
-    if about["model"] == manifest.current.model:
-        raise ConfigError(f"{folder} has the model {model} already ({about['model']}). There is nothing to do.")
+    if about.model == manifest.current.model:
+        raise ConfigError(f"{folder} has the model {model} already ({about.model}). There is nothing to do.")
     with only_writer(folder):
         if (folder / NEXT).exists():  # it was cut short before it counted, or after it was finished
             remove_folder(folder / NEXT)
-        store = _store_for(manifest.store, about["model"])
+        store = _store_for(manifest.store, about.model)
         drop_store(folder, store)
         below = store if is_address(store) else f"../{store}"
         create(folder / NEXT, manifest.root, method, device=device, store=below)
@@ -153,7 +141,7 @@ def _store_for(store: str, model: str) -> str:
 
 
 def abandon(folder: str | Path) -> None:
-    """Give up: the index stays with the model that it has.
+    """Give a move up: the index stays with the model that it has.
 
     Raises:
         ConfigError: it isn't on its way to another one.
@@ -170,54 +158,42 @@ def abandon(folder: str | Path) -> None:
 def migrate(
     folder: str | Path,
     *,
-    bridge: str | None = None,
-    sample: int | None = None,
-    seed: int = 0,
     budget: Budget | None = None,
     workers: int = 2,
     device: str = "auto",
     on_progress: OnProgress | None = None,
-    on_bridge: OnBridge | None = None,
     **options: Any,
 ) -> Move:
     """Go on with a move that :func:`begin` began, as far as the budget goes.
 
     Args:
         folder: of the index.
-        bridge: the kind; by default the one that was chosen before, or else :data:`KIND`.
-        sample: how many pictures the bridge is learned from and measured on; by default as before, or :data:`SAMPLE`.
-        seed: of the sample and the bridge.
         budget: how much to embed now.
         workers, device, options: see :func:`lpi.search.writer.change`.
         on_progress: told what is going on, how many are done and how many there are.
-        on_bridge: told about the bridge, as soon as searches use it.
 
     Raises:
-        UnknownNameError: no bridge has that name.
+        ConfigError: the index isn't on its way to another model.
         OutputError: another command is changing the index.
     """
     started = time.monotonic()
-    folder, budget = Path(folder), budget or Budget()
-    if bridge is not None:
-        check_kind(bridge)
+    folder = Path(folder)
     with change(folder, workers=workers, device=device, on_its_way=True, **options) as old:
         if successor(folder, old.manifest) is None:
             raise ConfigError(f"{folder} isn't on its way to another model. Say to which one with --model.")
         move_root(folder / NEXT, old.manifest.root)
         with change(folder / NEXT, workers=workers, device=device, **options) as new:
-            mover = _Mover(old, new, budget, started, on_progress)
-            crossing = mover.cross(bridge, sample, seed)
-            if crossing is not None and on_bridge is not None:
-                on_bridge(crossing)
-            finished = mover.embed_rest(crossing)
+            mover = _Mover(old, new, budget or Budget(), started, on_progress)
+            finished = mover.embed()
             if finished:
                 mover.finish()
+            ready, known = new.contents(), old.contents()
             return Move(
                 pictures=len(mover.found.contents) - len(mover.problems),
-                ready=len(mover.ready()),
+                ready=len(ready),
                 embedded=mover.embedded,
+                searched=finished or enough(len(set(ready) & set(known)), len(known)),
                 finished=finished,
-                bridge=None if crossing is None else {**crossing.sample, **crossing.kept},
                 skipped=mover.skipped(),
                 seconds=round(time.monotonic() - started, 3),
             )
@@ -236,92 +212,17 @@ class _Mover:
         self.embedded = 0
         self.problems: dict[str, str] = {}
 
-    def ready(self) -> set[str]:
-        """Pictures that have a new vector."""
-        return set(self.new.contents())
-
-    # ---- the bridge --------------------------------------------------------------------------------------------------
-
-    def cross(self, kind: str | None, count: int | None, seed: int) -> Crossing | None:
-        """Have the bridge: the one that was learned before, or else, or if it was another, learn it now."""
-        models = {"old": self.old.manifest.current.model, "new": self.new.manifest.current.model}
-        before = load_crossing(self.new.folder, **models) if (self.new.folder / BRIDGE).exists() else None
-        asked: dict[str, Any] = before.sample if before else {"kind": KIND, "sample": SAMPLE, "seed": seed}
-        asked = {**asked, **({"kind": kind} if kind else {}), **({"sample": count} if count else {})}
-        if before is not None and asked == before.sample:
-            return before
-        sample = self._sample(asked["sample"], asked["seed"])
-        if sample is None:
-            return None
-        learned = sample.learn(asked["kind"])
-        crossing = Crossing(learned, sample.pictures, sample=asked, kept=sample.measure(learned), **models)
-        save_crossing(self.new.folder, crossing)
-        return crossing
-
-    def _sample(self, count: int, seed: int) -> Sample | None:
-        """Both models' vectors of some pictures and words; ``None`` where there are too few pictures for a bridge."""
-        ids = self._chosen(count, seed)
-        if len(ids) < LEAST:
-            return None
-        self._embed(ids, whole=True)
-        ready = self.ready()
-        ids = [key for key in ids if key in ready]
-        if len(ids) < LEAST:
-            return None
-        texts = self._words(count, seed)
-        pictures = Pairs(*(torch.from_numpy(_rows(half).vectors(ids)) for half in (self.new, self.old)))
-        words = Pairs(*(half.method.encode_texts(texts).float().cpu() for half in (self.new, self.old)))
-        return Sample(pictures, words, seed)
-
-    def _chosen(self, count: int, seed: int) -> list[str]:
-        """The pictures of the sample: at most half, as a bridge to the last picture would be there too late."""
-        known = set(self.old.contents()) & set(self.found.contents)
-        return sampled(known, min(count, len(known) // 2), seed)
-
-    def _words(self, count: int, seed: int) -> list[str]:
-        names = [path for content in self.found.contents.values() for path in content.paths]
-        return words_of(self.new.method, names, self._captions(), count, seed)
-
-    def _captions(self) -> set[str]:
-        sets = on_record(self.old.folder).values()
-        return {caption for own in sets for record in own.records for caption in record.captions}
-
-    # ---- the rest ----------------------------------------------------------------------------------------------------
-
-    def embed_rest(self, crossing: Crossing | None) -> bool:
-        """Embed what has no new vector yet, in the order of expected gain; returns whether nothing is left."""
-        ready = self.ready()
-        waiting = [key for key in self.found.contents if key not in ready]
-        return self._embed(self._in_order(waiting, crossing))
-
-    def _in_order(self, waiting: list[str], crossing: Crossing | None) -> list[str]:
-        """What is new in the folder, as it can't be found at all, and then what gains most."""
+    def embed(self) -> bool:
+        """Embed what has no new vector yet, as far as the budget goes; returns whether nothing is left."""
         known = set(self.old.contents())
-        fresh = [key for key in waiting if key not in known]
-        rest = sorted(key for key in waiting if key in known)
-        if crossing is None:
-            return [*fresh, *rest]
-        queries = crossing.anchors.new  # pictures that may be asked for, and what people wrote, where it is on record
-        captions = sampled(self._captions(), crossing.sample["sample"], crossing.sample["seed"])
-        if captions:
-            queries = torch.cat([queries, self.new.method.encode_texts(captions).float().cpu()])
-        vectors = torch.from_numpy(_rows(self.old).vectors(rest))
-        with torch.no_grad():
-            order = order_of_gain(crossing.bridge(queries), vectors)
-        return [*fresh, *(rest[place] for place in order.tolist())]
-
-    def _embed(self, ids: list[str], *, whole: bool = False) -> bool:
-        """Embed pictures in this order, the whole of them or as far as the budget goes; returns whether all were."""
-        chosen = {key: self.found.contents[key] for key in ids}
-        jobs = {job.id: job for job in self.embedder.jobs(self.new.files(chosen))}
-        ordered = [jobs[key] for key in ids if key in jobs]
+        jobs = self.embedder.jobs(self.new.files(self.found.contents))
+        jobs.sort(
+            key=lambda job: job.id if job.id in known else ""
+        )  # what is new in the folder can't be found at all yet
         size, done, published = SLICE_BATCHES * self.new.manifest.batch, 0, time.monotonic()
-        while done < len(ordered):
-            allowed = size if whole else min(size, self._left())
-            if allowed <= 0:
-                break
-            part = ordered[done : done + allowed]
-            outcome = self.embedder.run(part, on_progress=self._shifted(done, len(ordered)))
+        while done < len(jobs) and (allowed := min(size, self._left())) > 0:
+            part = jobs[done : done + allowed]
+            outcome = self.embedder.run(part, on_progress=self._shifted(done, len(jobs)))
             self.embedded += outcome.embedded
             self.problems |= outcome.problems
             done += len(part)
@@ -329,7 +230,7 @@ class _Mover:
                 self.new.publish(self.found.contents)
                 published = time.monotonic()
         self.new.publish(self.found.contents)
-        return done == len(ordered)
+        return done == len(jobs)
 
     def _left(self) -> int:
         """How many pictures may still be embedded, as far as that is known now."""
@@ -341,8 +242,6 @@ class _Mover:
     def _shifted(self, done: int, total: int) -> OnProgress | None:
         tell = self.on_progress
         return None if tell is None else lambda what, now, _: tell(what, done + now, total)
-
-    # ---- the end -----------------------------------------------------------------------------------------------------
 
     def skipped(self) -> dict[str, str]:
         """Why files were left out, by path."""
@@ -361,7 +260,3 @@ class _Mover:
         manifest.write(old.folder)
         remove_folder(old.folder / NEXT)
         remove_lessons(old.folder)
-
-
-def _rows(half: Writer) -> Rows:
-    return half.store.rows(half.manifest.current.version)

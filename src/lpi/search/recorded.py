@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +18,11 @@ from lpi.errors import DataError, LpiError
 from lpi.evaluation.ranking import count_ranks, local_pairs, recall_at
 from lpi.evaluation.workbench import open_stream
 from lpi.methods.base import Method
+from lpi.search.encoding import task_membership, text_probes
 from lpi.search.identity import short_hash
-from lpi.search.rows import RowMaker
-from lpi.search.scoring import TASKS, Probes, belonging_of, routes_by_key, text_probes
+from lpi.search.manifest import Json
+from lpi.search.report import Recall
+from lpi.search.scoring import Probes
 from lpi.search.writer import Writer
 from lpi.storage import read_json, write_json
 from lpi.tasks.relevance import relevance
@@ -119,10 +120,12 @@ class Gallery:
         embedder = writer.embedder(method)
         embedder.run(embedder.jobs(self.files))
 
-    def recall(self, writer: Writer, method: Method, *, scoring: str) -> dict[str, dict[str, float]]:
+    def recall(self, writer: Writer, method: Method, *, scoring: str) -> dict[str, Recall]:
         """R@1 of each test set's queries against the pictures of all, by domain; both directions and their mean."""
+        if not self.ids:
+            return {}
         self.embed(writer, method)
-        maker = RowMaker(writer.encoder(method), writer.store)
+        maker = writer.maker(method)
         kept, routing = maker.complete(sorted(set(self.ids)))
         place = {key: row for row, key in enumerate(kept)}
         there = [row for row, key in enumerate(self.ids) if key in place]
@@ -131,24 +134,23 @@ class Gallery:
         records = [self.records[row] for row in there]
         order = [place[self.ids[row]] for row in there]
         vectors = torch.from_numpy(maker.vectors(kept, routing))[order]
-        routes = [maker.keys[route] for route in routing.routes[order, 0].tolist()]
         texts, owner, pairs = relevance(records, equal_captions=True)
-        probes = text_probes(method, texts, routes_by_key(method, routes), scoring)
-        counts = TASKS in probes.vectors
-        belonging = belonging_of(method, routing.distances, routing.tasks)[order] if counts else None
-        parts = [
-            Probes({key: v[start : start + BLOCK] for key, v in probes.vectors.items()})
-            for start in range(0, len(texts), BLOCK)
+        probes = text_probes(method, texts, scoring)
+        membership = None
+        if probes.membership is not None:
+            membership = task_membership(method, routing.distances, routing.tasks)[order]
+        blocks = [
+            Probes(probes.vectors[rows], None if probes.membership is None else probes.membership[rows]).scores(
+                vectors, membership
+            )
+            for rows in torch.split(torch.arange(len(texts)), BLOCK)
         ]
-        blocks = [part.scores(vectors, routes, belonging) for part in parts]
         image_task = self.owners[there]
         text_task = image_task[torch.from_numpy(owner)]
         return self._by_task(torch.cat(blocks), torch.from_numpy(pairs), text_task, image_task)
 
-    def _by_task(
-        self, scores: Tensor, pairs: Tensor, text_task: Tensor, image_task: Tensor
-    ) -> dict[str, dict[str, float]]:
-        found: dict[str, dict[str, float]] = {}
+    def _by_task(self, scores: Tensor, pairs: Tensor, text_task: Tensor, image_task: Tensor) -> dict[str, Recall]:
+        found: dict[str, Recall] = {}
         for number, task in enumerate(self.tasks):
             if not bool((image_task == number).any()):
                 continue
@@ -162,11 +164,12 @@ class Gallery:
                 chosen = table[mine]
                 ranks = count_ranks(lambda start, stop, rows=chosen: rows[start:stop], len(mine), local)  # type: ignore[misc]
                 own[direction] = recall_at(1, ranks)
-            found[task] = {**own, "r1": (own["text_to_image"] + own["image_to_text"]) / 2}
+            to_image, to_text = own["text_to_image"], own["image_to_text"]
+            found[task] = Recall(text_to_image=to_image, image_to_text=to_text, r1=(to_image + to_text) / 2)
         return found
 
 
-def record_run(folder: Path, run: dict[str, Any]) -> str | None:
+def record_run(folder: Path, run: Json) -> str | None:
     """Put the test sets of a run's stream on record, where its pictures are files; returns why not, if not."""
     about = run["settings"]["stream"]
     if about.get("kind") == "scenes":

@@ -9,10 +9,11 @@ import numpy as np
 
 from lpi.methods.base import Method
 from lpi.prompts.task_keys import FALLBACK
-from lpi.search.encoding import Encoder, Routing, Single, mix
+from lpi.search.encoding import Routing, Single, mix
 from lpi.search.files import Content, folders_of
-from lpi.search.identity import ROUTING, RouteKeys, short_hash
-from lpi.search.store import Rows, Store
+from lpi.search.identity import ROUTING, short_hash
+from lpi.search.routes import Routes
+from lpi.search.store import Store
 
 Columns = dict[str, list[Any]]
 
@@ -21,27 +22,26 @@ class RowMaker:
     """Rows of pictures under one model.
 
     Args:
-        encoder: the model.
+        routes: the model, and where pictures belong under it.
         store: where the features are.
     """
 
-    def __init__(self, encoder: Encoder, store: Store) -> None:
-        self.encoder, self.store = encoder, store
-        self.method: Method = encoder.method
-        self.keys = RouteKeys(self.method)
+    def __init__(self, routes: Routes, store: Store) -> None:
+        self.routes, self.store = routes, store
+        self.method: Method = routes.encoder.method
+        self.keys = routes.keys
 
     def complete(self, ids: Sequence[str]) -> tuple[list[str], Routing]:
         """Those of the pictures whose features are all there, in order, and where they belong."""
         known = self.store.known(ROUTING)
         seen = sorted(key for key in ids if key in known)
-        routing = self.encoder.routing(self.store.features(ROUTING, seen))
+        routing = self.routes.of(seen)
         there = np.ones(len(seen), dtype=bool)
         for route, rows in used(routing).items():
             held = self.store.known(self.keys[route])
             there[[row for row in rows.tolist() if seen[row] not in held]] = False
         rows = np.flatnonzero(there)
-        kept = Routing(*(part[rows] for part in vars(routing).values()))
-        return [seen[row] for row in rows], kept
+        return [seen[row] for row in rows], routing.take(rows)
 
     def columns(self, ids: Sequence[str], routing: Routing, contents: Mapping[str, Content]) -> Columns:
         """Everything of the rows but the vectors."""
@@ -97,7 +97,7 @@ def pick(columns: Columns, places: Sequence[int]) -> Columns:
     return {name: [values[place] for place in places] for name, values in columns.items()}
 
 
-def refresh(store: Store, maker: RowMaker, before: Rows, version: int, contents: Mapping[str, Content]) -> int:
+def refresh(store: Store, maker: RowMaker, version: int, contents: Mapping[str, Content]) -> int:
     """Bring the rows in line with the pictures and the model; returns their new version.
 
     Only what differs is written, and vectors only where the mixture that makes them differs.
@@ -105,13 +105,12 @@ def refresh(store: Store, maker: RowMaker, before: Rows, version: int, contents:
     Args:
         store: where the rows are.
         maker: the model.
-        before: the rows that count so far.
-        version: theirs.
+        version: of the rows that count so far.
         contents: the pictures to have, by id; those whose features aren't all kept are left out.
     """
     ids, routing = maker.complete(list(contents))
     columns = maker.columns(ids, routing, contents)
-    old = before.columns("id", "state", "mixture")
+    old = store.rows(version).columns("id", "state", "mixture")
     states, mixtures = (
         dict(zip(old["id"], old["state"], strict=True)),
         dict(zip(old["id"], old["mixture"], strict=True)),
@@ -122,8 +121,7 @@ def refresh(store: Store, maker: RowMaker, before: Rows, version: int, contents:
     gone = sorted(set(states) - set(ids))
     if not differs and not gone:
         return version
-    part = Routing(*(values[moved] for values in vars(routing).values()))
-    vectors = maker.vectors([ids[place] for place in moved], part)
+    vectors = maker.vectors([ids[place] for place in moved], routing.take(moved))
     return store.change(
         version,
         full=store.row_table(pick(columns, moved), vectors),

@@ -10,10 +10,9 @@ The client is LanceDB's own: the folder may as well be an object store.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpi.errors import CheckpointError, OutputError
+from lpi.errors import CheckpointError
 from lpi.extras import missing_extra
 from lpi.search.encoding import Half, Single
 from lpi.search.filters import quoted
-from lpi.search.identity import PLAIN, ROUTING
+from lpi.search.identity import FROZEN, ROUTING
+from lpi.search.table import IN_FILTER, Rows, reaching, writing
+
+Table = Any  # LanceDB's, which has no types
 
 PICTURES = "pictures"
-IN_FILTER = 500  # more ids than these are cheaper found by reading the whole column
 APPROXIMATE_FROM = 20_000  # rows; below, a look at every vector takes milliseconds
 
 
@@ -44,7 +45,7 @@ def _lance() -> tuple[Any, Any]:
 
 def table_name(key: str) -> str:
     """The table of the features under a route's key."""
-    return key if key in (PLAIN, ROUTING) else f"route-{key}"
+    return key if key in (FROZEN, ROUTING) else f"route-{key}"
 
 
 class Store:
@@ -62,7 +63,7 @@ class Store:
     def __init__(self, place: Path | str, width: int) -> None:
         lancedb, self.arrow = _lance()
         self.place, self.width = place, width
-        self._tables: dict[str, Any] = {}
+        self._tables: dict[str, Table] = {}
         # by itself a handle would never see what another process writes
         with reaching(place):
             self._connection = lancedb.connect(str(place), read_consistency_interval=timedelta(0))
@@ -70,7 +71,7 @@ class Store:
     # ---- features ----------------------------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        """The tables that there are.
+        """The names of all tables.
 
         Raises:
             OutputError: an object store that isn't there, or can't be reached.
@@ -85,7 +86,7 @@ class Store:
             if not token:
                 return names
 
-    def _table(self, key: str) -> Any | None:
+    def _table(self, key: str) -> Table | None:
         name = table_name(key)
         if name not in self._tables:
             try:
@@ -205,7 +206,7 @@ class Store:
         return not names or (names == [PICTURES] and not len(Rows(self._connection.open_table(PICTURES), self.width)))
 
     def clear(self) -> None:
-        """Take everything away."""
+        """Drop all tables, features and rows alike."""
         self._tables.clear()
         with writing(self.place):
             for name in self.names():
@@ -219,7 +220,7 @@ class Store:
         """
         return Rows(self._at(version), self.width)
 
-    def _at(self, version: int) -> Any:
+    def _at(self, version: int) -> Table:
         try:
             table = self._connection.open_table(PICTURES)
             table.checkout(version)
@@ -310,117 +311,10 @@ class Store:
         values: NDArray[Any] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return values.reshape(-1, column.type.list_size).astype(kind, copy=False)
 
-    def row_table(self, columns: dict[str, Any], vectors: Single | None) -> Any:
+    def row_table(self, columns: Mapping[str, Sequence[Any]], vectors: Single | None) -> Any:
         """Rows as :meth:`change` takes them, from columns by name and vectors [rows, features]."""
         schema = self.schema()
         if vectors is None:
             schema = schema.remove(schema.get_field_index("vector"))
             return self.arrow.table(columns, schema=schema)
         return self.arrow.table({**columns, "vector": self._lists(vectors)}, schema=schema)
-
-
-class Rows:
-    """The pictures' rows at one version, for reading."""
-
-    def __init__(self, table: Any, width: int) -> None:
-        self._table, self._width = table, width
-
-    def __len__(self) -> int:
-        return int(self._table.count_rows())
-
-    def columns(self, *names: str, where: str | None = None) -> dict[str, list[Any]]:
-        """Whole columns by name, as lists in one order."""
-        query = self._table.search().select(list(names))
-        found = (query if where is None else query.where(where)).to_arrow()
-        return {name: found[name].to_pylist() for name in names}
-
-    def vectors(self, ids: Sequence[str]) -> Single:
-        """The searched vectors of pictures, [ids, features]."""
-        query = self._table.search().select(["id", "vector"])
-        if len(ids) <= IN_FILTER:
-            query = query.where(f"id IN ({', '.join(map(quoted, ids))})" if ids else "false")
-        found = query.to_arrow()
-        place = {own: row for row, own in enumerate(found["id"].to_pylist())}
-        values = found["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return np.asarray(values, dtype=np.float32).reshape(-1, self._width)[[place[own] for own in ids]]
-
-    def nearest(
-        self,
-        vector: Single,
-        *,
-        count: int,
-        where: str | None,
-        exact: bool,
-        columns: Sequence[str],
-        refine: int | None = 3,
-    ) -> list[dict[str, Any]]:
-        """The rows nearest to a vector [features] by cosine, best first, with their ``score``.
-
-        Args:
-            vector: what to look for.
-            count, where, exact, columns, refine: see :meth:`nearest_each`.
-        """
-        each = self.nearest_each(vector[None], count=count, where=where, exact=exact, columns=columns, refine=refine)
-        return each[0]
-
-    def nearest_each(
-        self,
-        vectors: Single,
-        *,
-        count: int,
-        where: str | None,
-        exact: bool,
-        columns: Sequence[str],
-        refine: int | None = 3,
-    ) -> list[list[dict[str, Any]]]:
-        """The rows nearest to each vector [vectors, features], found in one look; see :meth:`nearest`.
-
-        Args:
-            vectors: what to look for; at least one.
-            count: how many for each.
-            where: a condition in SQL, applied before.
-            exact: look at every vector, also where there is an approximate index.
-            columns: which columns to give.
-            refine: so many times the wanted rows are compared once more by their whole vectors, not by the bytes that
-                the approximate index keeps of them; ``None`` for no second look.
-        """
-        asked = vectors[0] if len(vectors) == 1 else vectors
-        query = self._table.search(asked, vector_column_name="vector").distance_type("cosine")
-        query = query.bypass_vector_index() if exact else query.nprobes(20)
-        if refine is not None and not exact:
-            query = query.refine_factor(refine)
-        if where is not None:
-            query = query.where(where, prefilter=True)
-        found: list[list[dict[str, Any]]] = [[] for _ in vectors]
-        for row in query.limit(count).select([*columns, "_distance"]).to_list():
-            own = found[row.pop("query_index", 0)]
-            own.append({**row, "score": 1.0 - row.pop("_distance")})
-        return found
-
-
-@contextlib.contextmanager
-def writing(place: Path | str) -> Iterator[None]:
-    """Turns what the store raises when the disk doesn't obey into one line."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        raise OutputError(f"{place} can't be written: {_first_line(error)}. {_needed(place)}") from error
-
-
-@contextlib.contextmanager
-def reaching(place: Path | str) -> Iterator[None]:
-    """Turns what the store raises when there is no way to it into one line."""
-    try:
-        yield
-    except (ValueError, OSError, RuntimeError) as error:  # by what the client of the object store runs into
-        raise OutputError(f"{place} can't be reached: {_first_line(error)}. {_needed(place)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-
-
-def _needed(place: Path | str) -> str:
-    if "://" in str(place):
-        return "Check its address, and that the credentials in the environment may write there."
-    return "The folder must be on a local disk with room, whose file system has hard links (not FAT or exFAT)."

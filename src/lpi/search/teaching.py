@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,9 +18,11 @@ from lpi.methods.base import Method
 from lpi.methods.checkpoint import load_method, save_method
 from lpi.search.files import OnProgress
 from lpi.search.identity import short_hash
-from lpi.search.manifest import Stage
+from lpi.search.manifest import Json, Stage
+from lpi.search.places import remove_lessons
 from lpi.search.recorded import HELD_OUT, Gallery, TestSet, on_record, put_on_record
-from lpi.search.writer import Writer, remove_lessons
+from lpi.search.report import Change, Changes, Recall, Report, Seconds
+from lpi.search.writer import Writer
 from lpi.storage import read_json, write_json
 from lpi.tasks.stream import Task, TaskStream
 from lpi.trainer import OnStep, learn_task, training_for
@@ -36,20 +37,14 @@ class Lesson:
     Attributes:
         task: the domain.
         method: the model that knows it.
-        report: what adopting it would gain and lose:
-
-            - ``pictures``, ``reembed`` and ``share``: how many pictures the index has, how many of them would have to
-              be embedded again, and which share that is;
-            - ``seconds``: what learning took, what measuring took, and what embedding is expected to take;
-            - ``recall``: R@1 ``before`` and ``after``, for the ``new`` domain, each ``old`` one, and for what is
-              ``held_out``;
-            - ``unmeasured``: old domains without a test set on record;
-            - ``scoring``: see :mod:`lpi.search.scoring`.
+        report: what adopting it would gain and lose.
+        test: the domain's pictures that nothing was learned from.
+        place: where it is kept until it is adopted, or the model changes.
     """
 
     task: str
     method: Method
-    report: dict[str, Any]
+    report: Report
     test: tuple[CaptionedImage, ...]
     place: Path
 
@@ -61,13 +56,13 @@ class Lesson:
         if recall["held_out"]:
             checked.append(("held-out", recall["held_out"], POINT))
         return [
-            f"R@1 of {name} would fall from {100 * own['before']['r1']:.1f} to {100 * own['after']['r1']:.1f}"
+            f"R@1 of {name} would fall from {100 * before['r1']:.1f} to {100 * after['r1']:.1f}"
             for name, own, margin in checked
-            if own.get("before") and own.get("after") and own["after"]["r1"] < own["before"]["r1"] - margin
+            if (before := own["before"]) and (after := own["after"]) and after["r1"] < before["r1"] - margin
         ]
 
 
-def training_settings(writer: Writer, changes: dict[str, Any]) -> TrainingSettings:
+def training_settings(writer: Writer, changes: Json) -> TrainingSettings:
     """How domains are learned: as the run that the index began with, but for the changes.
 
     Raises:
@@ -167,45 +162,44 @@ def measure(
     *,
     scoring: str = "plain",
     on_progress: OnProgress | None = None,
-) -> dict[str, Any]:
-    """What another model would gain and lose; see :class:`Lesson`."""
+) -> Report:
+    """What another model would gain and lose, where nothing had to be learned for it."""
     started = time.monotonic()
     sets = on_record(writer.folder)
     old = [name for name in writer.method.tasks if name in sets]
     gallery = Gallery([*(sets[name] for name in old), TestSet(task, tuple(test))])
-    models = {"before": writer.method, "after": method}
-    recall: dict[str, Any] = {"new": {}, "old": {name: {} for name in old}, "held_out": None}
-    held_out = Gallery([sets[HELD_OUT]]) if HELD_OUT in sets else None
-    if held_out is not None and held_out.ids:
-        recall["held_out"] = {}
-    for done, (when, model) in enumerate(models.items()):
+    held_out = Gallery([sets[HELD_OUT]] if HELD_OUT in sets else [])
+    found: list[dict[str, Recall]] = []
+    for done, model in enumerate((writer.method, method)):
         if on_progress is not None:
-            on_progress("measuring", done, len(models))
-        found = gallery.recall(writer, model, scoring=scoring)
-        recall["new"][when] = found.get(task)
-        for name in old:
-            recall["old"][name][when] = found.get(name)
-        if held_out is not None and recall["held_out"] is not None:
-            recall["held_out"][when] = held_out.recall(writer, model, scoring=scoring).get(HELD_OUT)
+            on_progress("measuring", done, 2)
+        found.append(gallery.recall(writer, model, scoring=scoring) | held_out.recall(writer, model, scoring=scoring))
+
+    def change(name: str) -> Change:
+        before, after = (own.get(name) for own in found)
+        return Change(before=before, after=after)
+
     pictures, again = writer.manifest.current.pictures, writer.to_embed(method)
-    return {
-        "pictures": pictures,
-        "reembed": again,
-        "share": again / pictures if pictures else 0.0,
-        "seconds": {
-            "measure": round(time.monotonic() - started, 3),
-            "embed": None if not again else round(again * seconds_per_picture(writer, method), 1),
-        },
-        "recall": recall,
-        "unmeasured": [name for name in writer.method.tasks if name not in old],
-        "unreadable": gallery.missing,
-        "scoring": scoring,
-    }
+    embed = None if not again else round(again * seconds_per_picture(writer, method), 1)
+    return Report(
+        pictures=pictures,
+        reembed=again,
+        share=again / pictures if pictures else 0.0,
+        seconds=Seconds(learn=0.0, measure=round(time.monotonic() - started, 3), embed=embed),
+        recall=Changes(
+            new=change(task),
+            old={name: change(name) for name in old},
+            held_out=change(HELD_OUT) if held_out.ids else None,
+        ),
+        unmeasured=[name for name in writer.method.tasks if name not in old],
+        unreadable=gallery.missing,
+        scoring=scoring,
+    )
 
 
 def seconds_per_picture(writer: Writer, method: Method) -> float:
     """How long a picture takes to embed under one route here, decoding left out."""
-    encoder = writer.encoder(method)
+    encoder = writer.routes(method).encoder
     height, width = encoder.inputs.image_size
     pixels = torch.zeros(encoder.batch, 3, height, width, dtype=torch.uint8)
     route = len(method.tasks) - 1

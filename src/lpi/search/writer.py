@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
 
-from lpi.backbones.base import DualEncoder
 from lpi.errors import ConfigError, DataError, MissingFileError, OutputError
 from lpi.methods import Named, outside
 from lpi.methods.base import Method
-from lpi.methods.checkpoint import load_method, save_method, unless_registered
+from lpi.methods.checkpoint import save_method
 from lpi.search.bulk import BulkEmbedder
 from lpi.search.embedding import KEEP_SECONDS, Embedder
-from lpi.search.encoding import Encoder, steady_size
+from lpi.search.encoding import Encoder
 from lpi.search.files import Content, OnProgress, Scan, scan
-from lpi.search.identity import ROUTING, check_same, describe, load_model, model_hash
-from lpi.search.manifest import (
-    FILE,
-    STORE,
-    Manifest,
-    Stage,
-    check_place,
-    is_address,
-    is_model,
-    located,
-    only_writer,
-    read_manifest,
-    successor,
-)
+from lpi.search.identity import ROUTING, describe, load_stage, model_hash
+from lpi.search.manifest import Manifest, Stage, is_model, only_writer, read_manifest, successor, timestamp
+from lpi.search.places import drop_store, remove_folder, remove_lessons
+from lpi.search.report import Report
+from lpi.search.routes import Routes
 from lpi.search.rows import RowMaker, refresh
 from lpi.search.store import APPROXIMATE_FROM, Store
 from lpi.storage import read_json, write_json
@@ -64,31 +52,6 @@ class Update:
     seconds: float
 
 
-def load_stage(
-    folder: Path,
-    manifest: Manifest,
-    stage: Stage,
-    backbone: DualEncoder | None = None,
-    *,
-    method_file: Named | None = None,
-) -> Method:
-    """The model of a stage, from the index's own copy.
-
-    Args:
-        folder, manifest: of the index.
-        stage: which.
-        backbone: the frozen model, where it is loaded already.
-        method_file: the file or class of the stage's method, where it is none of the library's.
-
-    Raises:
-        CheckpointError: the copy, or the backbone that it names, is no longer what the index was made with.
-    """
-    place = folder / "models" / stage.model
-    method = load_method(place, backbone=backbone, method=unless_registered(place, method_file))
-    check_same(folder, manifest.recorded(stage), method, str(place))
-    return method
-
-
 class Writer:
     """The one who may change an index; see :func:`change`.
 
@@ -107,29 +70,37 @@ class Writer:
     def __init__(self, folder: Path, manifest: Manifest, method: Method) -> None:
         self.folder, self.manifest, self.method = folder, manifest, method
         self.store = Store(manifest.store_in(folder), manifest.width)
+        self._routes: dict[str, Routes] = {}
 
     @property
     def root(self) -> Path:
         """The folder of pictures."""
         return Path(self.manifest.root)
 
-    def encoder(self, method: Method) -> Encoder:
-        """A model that encodes as the whole index was encoded."""
-        return Encoder(method, batch=self.manifest.batch)
+    def routes(self, method: Method) -> Routes:
+        """Where the pictures belong under a model, which encodes as the whole index was encoded."""
+        model = model_hash(method)
+        if model not in self._routes:
+            self._routes[model] = Routes(Encoder(method, batch=self.manifest.batch), self.store)
+        return self._routes[model]
 
     def embedder(self, method: Method) -> Embedder:
         """What embeds pictures under a model."""
+        routes = self.routes(method)
         if self.processes > 1:
             self.keep_model(method)  # the workers read it there
             return BulkEmbedder(
-                self.encoder(method),
-                self.store,
+                routes,
                 model=self.folder / "models" / model_hash(method),
                 processes=self.processes,
                 workers=self.workers,
                 keep_seconds=self.keep_seconds,
             )
-        return Embedder(self.encoder(method), self.store, workers=self.workers, keep_seconds=self.keep_seconds)
+        return Embedder(routes, workers=self.workers, keep_seconds=self.keep_seconds)
+
+    def maker(self, method: Method) -> RowMaker:
+        """What makes pictures' rows under a model."""
+        return RowMaker(self.routes(method), self.store)
 
     def contents(self) -> dict[str, Content]:
         """The pictures as they were last found, by id."""
@@ -230,7 +201,7 @@ class Writer:
         kind: str,
         task: str = "",
         *,
-        report: dict[str, Any] | None = None,
+        report: Report | None = None,
         on_progress: OnProgress | None = None,
     ) -> Stage:
         """Search with another model from now on: embed what its mixtures ask for and isn't kept, then switch.
@@ -265,8 +236,8 @@ class Writer:
             number=len(self.manifest.stages),
             kind=kind,
             task=task,
-            model=about["model"],
-            tasks=about["tasks"],
+            model=about.model,
+            tasks=about.tasks,
             version=self.manifest.current.version,
             pictures=0,
             embedded=outcome.embedded,
@@ -315,11 +286,11 @@ class Writer:
         return self.adopt(method, "rollback", on_progress=on_progress)
 
     def copy(self) -> Method:
-        """The current model once more, to be changed."""
+        """Load the current model once more, to be changed."""
         return self.load(self.manifest.current)
 
     def load(self, stage: Stage) -> Method:
-        """The model of a stage, on the backbone of the current one."""
+        """Load the model of a stage, on the backbone of the current one."""
         named = outside(type(self.method))  # whoever opened the index named it
         return load_stage(self.folder, self.manifest, stage, self.method.backbone, method_file=named)
 
@@ -367,8 +338,7 @@ class Writer:
     def publish(self, contents: dict[str, Content], stage: Stage | None = None, started: float | None = None) -> None:
         """Let the rows follow pictures and model, and make that count."""
         current = self.manifest.current
-        maker = RowMaker(self.encoder(self.method), self.store)
-        version = refresh(self.store, maker, self.store.rows(current.version), current.version, contents)
+        version = refresh(self.store, self.maker(self.method), current.version, contents)
         if version == current.version and stage is None:
             return
         if version != current.version:
@@ -380,11 +350,6 @@ class Writer:
         self.manifest = self.manifest.with_stage(now)
         self.manifest.write(self.folder)
         self.store.unpin({kept.pin for kept in self.manifest.stages})
-
-
-def timestamp() -> str:
-    """Now, in UTC."""
-    return datetime.now(tz=timezone.utc).isoformat(timespec="seconds")
 
 
 @contextlib.contextmanager
@@ -432,88 +397,3 @@ def change(
         writer.approximate_from, writer.keep_seconds = approximate_from, keep_seconds
         writer.drop_outdated()
         yield writer
-
-
-def create(
-    folder: str | Path,
-    root: str | Path,
-    model: str | Path | Method,
-    *,
-    device: str = "auto",
-    batch: int | None = None,
-    store: str = STORE,
-    method_file: Named | None = None,
-) -> dict[str, Any] | None:
-    """Begin an index, without any picture yet; returns the ``run.json`` beside the model, where there is one.
-
-    Args:
-        folder: a new one, for the index.
-        root: the folder of pictures.
-        model: what ``--model`` names (see :func:`lpi.search.identity.load_model`), or a model that was loaded so.
-        device: where the model computes.
-        batch: pictures in every forward pass; by default the most for which every place gives the same bits.
-        store: where the tables shall be: a folder, seen from the index, or the address of an object store.
-        method_file: the file or class of the model's method, where it is none of the library's.
-
-    Raises:
-        OutputError: the folder holds something else, or can't be made; or the object store holds an index.
-    """
-    folder = Path(folder)
-    method, run = (model, None) if isinstance(model, Method) else load_model(model, method_file)
-    method.to(pick_device(device))
-    check_place(folder)
-    with only_writer(folder):
-        if (folder / FILE).exists():
-            raise OutputError(f"{folder} holds an index already. Leave --model out to go on with it.")
-        about = describe(method)
-        width = method.backbone.feature_width
-        save_method(method, folder / "models" / about["model"])
-        tables = Store(store if is_address(store) else folder / store, width)
-        if is_address(store) and not tables.empty():
-            raise OutputError(f"{store} holds an index already, or part of one. Name another address, or empty it.")
-        version = tables.start()
-        stage = Stage(0, "index", "", about["model"], about["tasks"], version, 0, 0, 0.0, timestamp())
-        Manifest(
-            root=str(Path(root).resolve()),
-            backbone=about["backbone"],
-            preprocessing=about["preprocessing"],
-            width=width,
-            batch=batch or steady_size(method),
-            stages=(stage,),
-            training=(run or {}).get("settings", {}).get("training", {}),
-            store=store,
-        ).write(folder)
-    return run
-
-
-def move_root(folder: str | Path, root: str | Path) -> None:
-    """The folder of pictures lies elsewhere now, if it does."""
-    folder = Path(folder)
-    with only_writer(folder):
-        manifest = read_manifest(folder)
-        if manifest.root != str(Path(root).resolve()):
-            replace(manifest, root=str(Path(root).resolve())).write(folder)
-
-
-def drop_store(folder: Path, store: str) -> None:
-    """Take away the tables that an index in a folder named."""
-    if is_address(store):
-        Store(located(folder, store), 1).clear()
-    elif (folder / store).exists():
-        remove_folder(folder / store)
-
-
-def remove_lessons(folder: Path, keep: Path | None = None) -> None:
-    """Drop what was learned on trial, all but one."""
-    for lesson in (folder / "lessons").glob("*"):
-        if lesson != keep:
-            remove_folder(lesson)
-
-
-def remove_folder(folder: Path) -> None:
-    """Take a folder away. Cut short, what is left of it is not taken for the whole: it has another name by then."""
-    dropped = folder.with_name(f".{folder.name.lstrip('.')}")
-    if folder != dropped:
-        shutil.rmtree(dropped, ignore_errors=True)
-        folder.rename(dropped)
-    shutil.rmtree(dropped, ignore_errors=True)

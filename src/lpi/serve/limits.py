@@ -114,7 +114,7 @@ def read_picture(content: bytes, *, pixels: int, side: int | None = None) -> Ima
     return open_image(io.BytesIO(content), "what was sent", side)
 
 
-def said(errors: list[Any], known: dict[str, Any]) -> str:
+def said(errors: list[Any], known: dict[str, str]) -> str:
     """The first of pydantic's complaints about a request in one line.
 
     Args:

@@ -10,6 +10,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -17,7 +18,6 @@ import torch
 
 from lpi.data.pictures import open_image
 from lpi.errors import ConfigError, UnknownNameError
-from lpi.search.crossing import FILE as BRIDGE
 from lpi.search.filters import Filters
 from lpi.search.hits import Hit, Query
 from lpi.search.index import SearchIndex
@@ -74,14 +74,14 @@ class Thumbnails:
         self._lock = threading.Lock()
 
     def get(self, key: tuple[str, int]) -> bytes | None:
-        """One of them."""
+        """A thumbnail that was kept; ``None`` for one that wasn't."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
             return self._kept.get(key)
 
     def put(self, key: tuple[str, int], content: bytes, generation: int) -> None:
-        """Keep one that was made while ``generation`` counted."""
+        """Keep a thumbnail that was made while ``generation`` counted."""
         with self._lock:
             if generation != self.generation or key in self._kept:
                 return
@@ -91,7 +91,7 @@ class Thumbnails:
                 self.size -= len(self._kept.popitem(last=False)[1])
 
     def clear(self) -> None:
-        """Forget all: a picture may no longer be one of the index."""
+        """Forget all thumbnails: a picture may no longer be one of the index."""
         with self._lock:
             self._kept.clear()
             self.size, self.generation = 0, self.generation + 1
@@ -99,7 +99,7 @@ class Thumbnails:
 
 @dataclass
 class Overview:
-    """What is counted over all rows, once for each state of the index.
+    """Pictures by task, and folders, counted over all rows once for each state of the index.
 
     Attributes:
         manifest: the state.
@@ -140,15 +140,17 @@ class Service:
         self._overview, self._refresh_seconds = Overview(), refresh_seconds
         cores = threads or torch.get_num_threads()
         # the same number of cores either way: one batch on all of them, or a query on each
-        each: dict[str, Any] = {"waiting": self.limits.waiting, "on_batch": self.metrics.batch}
-        many = {"most": BATCH if batching else 1, "workers": 1 if batching else cores, **each}
-        computing = {"on_start": lambda: torch.set_num_threads(cores if batching else 1), **many}
-        self._encode = Batcher("encode", self._encoded, **computing)
-        self._find = Batcher("find", self._found, **many)
-        self._pictures: Batcher[None, Callable[[], Any], Any] = Batcher(
-            "picture", _called, most=1, workers=PICTURE_WORKERS, **each
+        most, workers = (BATCH, 1) if batching else (1, cores)
+        batcher = partial(Batcher, on_batch=self.metrics.batch, waiting=self.limits.waiting)
+        computing = partial(batcher, on_start=lambda: torch.set_num_threads(cores if batching else 1))
+        self._encode: Batcher[Encoding, Any, Query] = computing("encode", self._encoded, most=most, workers=workers)
+        self._find: Batcher[Lookup, Query, list[Hit]] = batcher("find", self._found, most=most, workers=workers)
+        self._pictures: Batcher[None, Callable[[], Any], Any] = batcher(
+            "picture", _called, most=1, workers=PICTURE_WORKERS
         )
-        self._boxes = Batcher("ground", self._located, **{**computing, "most": 1, "workers": 1, "waiting": 16})
+        self._boxes: Batcher[None, tuple[Image.Image, str], list[Found]] = computing(
+            "ground", self._located, most=1, workers=1, waiting=16
+        )
         self._refresher = ThreadPoolExecutor(1, thread_name_prefix="lpi-refresh")
         batchers = (self._encode, self._find, self._pictures, self._boxes)
         self.metrics.watch(
@@ -166,7 +168,7 @@ class Service:
         self._following = asyncio.create_task(self._follow())
 
     async def stop(self) -> None:
-        """End all threads."""
+        """Stop following the index, and end all threads."""
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
@@ -196,9 +198,9 @@ class Service:
             self.metrics.refreshes.inc()
 
     def _mark(self) -> tuple[tuple[int, int, int] | None, ...]:
-        """What differs whenever the index was changed: each change writes one of these files anew."""
+        """Inode, time and size of the manifests, of which every change of the index writes one anew."""
         marks: list[tuple[int, int, int] | None] = []
-        for name in (FILE, f"{NEXT}/{FILE}", f"{NEXT}/{BRIDGE}"):
+        for name in (FILE, f"{NEXT}/{FILE}"):
             try:
                 status = (self.index.folder / name).stat()
                 marks.append((status.st_ino, status.st_mtime_ns, status.st_size))
@@ -251,7 +253,7 @@ class Service:
     # ---- pictures ----------------------------------------------------------------------------------------------------
 
     async def apart(self, call: Callable[[], Result]) -> Result:
-        """What a call gives, in one of the threads for pictures."""
+        """The result of a call that runs in one of the threads for pictures."""
         result: Result = await self._pictures.ask(None, call)
         return result
 

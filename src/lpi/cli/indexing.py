@@ -1,0 +1,116 @@
+"""``lpi index``: from a folder of pictures to an index that follows it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lpi.cli.index_options import DeviceOption, IndexOption, WorkersOption
+from lpi.cli.options import MethodFileOption
+
+if TYPE_CHECKING:
+    from lpi.search.writer import Update
+
+SKIPPED_SHOWN = 5
+
+
+def index(
+    folder: Annotated[Path, typer.Argument(help="A folder of pictures, with folders inside.")],
+    place: IndexOption,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A run, a saved model, or a backbone such as lpi-tiny. Needed the first time."),
+    ] = None,
+    tests: Annotated[
+        Path | None,
+        typer.Option(help="Captioned pictures (split \"test\") that 'lpi teach' shall measure old tasks on."),
+    ] = None,
+    moved: Annotated[bool, typer.Option("--moved", help="The folder is the indexed one in a new place.")] = False,
+    emptied: Annotated[bool, typer.Option("--emptied", help="It is right that no picture is left.")] = False,
+    rehash: Annotated[bool, typer.Option("--rehash", help="Read every file, whatever its size and time.")] = False,
+    tidy: Annotated[bool, typer.Option("--tidy", help="Also drop what no stage needs any more.")] = False,
+    store: Annotated[
+        str | None,
+        typer.Option(help="Where the tables of a new index shall be, if not in DIR: s3://BUCKET/PATH, gs://, az://."),
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that embed, here or on a cluster. See docs/cluster.md.")
+    ] = 1,
+    workers: WorkersOption = 2,
+    device: DeviceOption = "auto",
+    method_file: MethodFileOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
+) -> None:
+    """Make all pictures of a folder searchable, or bring an index up to date. Stopped, it goes on where it was."""
+    done = bring_up_to_date(
+        folder,
+        place,
+        model,
+        tests=tests,
+        moved=moved,
+        emptied=emptied,
+        rehash=rehash,
+        tidy=tidy,
+        store=store,
+        processes=processes,
+        workers=workers,
+        device=device,
+        method_file=method_file,
+    )
+    if as_json:
+        print(json.dumps(asdict(done), indent=1, ensure_ascii=False))
+        return
+    print(
+        f"{done.pictures} pictures: {done.added} new, {done.moved} moved, {done.gone} gone; "
+        f"{done.embedded} embedded in {done.seconds:.1f} s"
+    )
+    show_skipped(done.skipped, place)
+
+
+def bring_up_to_date(
+    folder: Path,
+    place: Path,
+    model: str | None,
+    *,
+    tests: Path | None = None,
+    moved: bool = False,
+    emptied: bool = False,
+    rehash: bool = False,
+    tidy: bool = False,
+    store: str | None = None,
+    processes: int = 1,
+    workers: int = 2,
+    device: str = "auto",
+    method_file: Path | None = None,
+) -> Update:
+    """Index a folder, or follow what changed in it, and show how far it is; see :func:`index`."""
+    from lpi.cli.counting import Counter
+    from lpi.search.building import prepare
+    from lpi.search.recorded import record_run, record_source
+    from lpi.search.writer import change
+
+    run = prepare(folder, place, model, moved=moved, store=store, device=device, method_file=method_file)
+    note = record_run(place, run) if run is not None else None
+    if note:
+        print(f"note: {note}", file=sys.stderr)
+    if tests is not None:
+        record_source(place, tests)
+    changing = change(place, workers=workers, processes=processes, device=device, method_file=method_file)
+    with Counter() as counter, changing as writer:
+        done = writer.update(emptied=emptied, rehash=rehash, on_progress=counter.count)
+        if tidy:
+            writer.tidy()
+    return done
+
+
+def show_skipped(skipped: dict[str, str], place: Path) -> None:
+    """Say which files were left out, and why."""
+    for path, reason in list(skipped.items())[:SKIPPED_SHOWN]:
+        print(f"skipped: {path}: {reason}")
+    if len(skipped) > SKIPPED_SHOWN:
+        print(f"skipped: {len(skipped) - SKIPPED_SHOWN} more, all with their reasons in {place / 'skipped.json'}")

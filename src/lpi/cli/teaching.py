@@ -1,0 +1,188 @@
+"""The commands that change what an index of pictures knows: teach, forget, rollback; and stages, which lists them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lpi.cli.index_options import DeviceOption, IndexOption, ScoringOption, WorkersOption
+from lpi.cli.options import MethodFileOption
+from lpi.config import parse_changes
+from lpi.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lpi.search.manifest import Stage
+    from lpi.search.report import Change, Report
+    from lpi.search.teaching import Lesson
+
+YesOption = Annotated[bool, typer.Option("--yes", help="Adopt it without asking, unless something gets worse.")]
+EvenIfWorseOption = Annotated[
+    bool, typer.Option("--even-if-worse", help="Adopt it without asking, whatever gets worse.")
+]
+LearningOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="How to learn, e.g. --set epochs=10. May be repeated."),
+]
+
+
+def teach(
+    name: Annotated[str, typer.Argument(help="What to call the domain.")],
+    source: Annotated[Path, typer.Argument(help="A folder with captions.jsonl and its pictures, or the file itself.")],
+    place: IndexOption,
+    yes: YesOption = False,
+    even_if_worse: EvenIfWorseOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be gained and lost.")] = False,
+    changes: LearningOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of initial values and batches.")] = 0,
+    scoring: ScoringOption = "plain",
+    workers: WorkersOption = 2,
+    device: DeviceOption = "auto",
+    method_file: MethodFileOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Learn a domain from captioned pictures; say what is gained and lost; adopt it if you agree."""
+    from lpi.cli.counting import Counter
+    from lpi.search.teaching import adopt, learn, read_domain, training_settings
+    from lpi.search.writer import change
+
+    if dry_run and (yes or even_if_worse):
+        raise ConfigError("--dry-run adopts nothing: it doesn't go with --yes or --even-if-worse. Leave one out.")
+    chosen = {key.removeprefix("training."): value for key, value in parse_changes(changes or []).items()}
+    stage: Stage | None = None
+    with change(place, workers=workers, device=device, method_file=method_file) as writer:
+        settings, domain = training_settings(writer, chosen), read_domain(source, name)
+        with Counter() as counter:
+            step, count = counter.step, counter.count
+            lesson = learn(
+                writer, domain, settings=settings, seed=seed, scoring=scoring, on_step=step, on_progress=count
+            )
+        if not as_json:
+            _show_report(lesson.task, lesson.report)
+        for loss in lesson.losses:
+            print(f"warning: {loss}", file=sys.stderr)
+        if not dry_run and (even_if_worse or (not lesson.losses if yes else _confirm(lesson))):
+            with Counter() as counter:
+                stage = adopt(writer, lesson, on_progress=counter.count)
+    _show_outcome(lesson, stage, as_json)
+
+
+def _show_outcome(lesson: Lesson, stage: Stage | None, as_json: bool) -> None:
+    """Say whether a domain was adopted, and how it can be if not."""
+    if as_json:
+        begun = None if stage is None else asdict(stage)
+        content = {"task": lesson.task, **lesson.report, "losses": lesson.losses, "stage": begun}
+        print(json.dumps(content, indent=1, ensure_ascii=False))
+    elif stage is None:
+        option = "--even-if-worse" if lesson.losses else "--yes"
+        print(f"Not adopted. The same command with {option} adopts it without learning again.")
+    else:
+        _show_stage(stage)
+
+
+def _confirm(lesson: Lesson) -> bool:
+    if not sys.stdin.isatty():
+        raise ConfigError(f"nobody is there to ask whether to adopt {lesson.task!r}. Add --yes, or --dry-run.")
+    return typer.confirm(f"Adopt {lesson.task}{', although something gets worse' if lesson.losses else ''}?")
+
+
+def _show_report(task: str, report: Report) -> None:
+    from lpi.cli.progress import print_table
+
+    recall = report["recall"]
+    rows = [(f"{task} (new)", recall["new"]), *recall["old"].items()]
+    if recall["held_out"]:
+        rows.append(("held-out", recall["held_out"]))
+    print_table(["R@1, per cent", "before", "after"], [[name, *_before_after(own)] for name, own in rows])
+    for name in report["unmeasured"]:
+        print(f"note: {name} has no test set on record; 'lpi index --tests' puts one there")
+    for name, count in report["unreadable"].items():
+        print(f"note: {count} test pictures of {name} are no longer there")
+    seconds = report["seconds"]
+    embed = f", about {seconds['embed']} s" if seconds["embed"] is not None else ""
+    print(
+        f"{report['reembed']} of {report['pictures']} pictures ({report['share']:.1%}) must be embedded again{embed}; "
+        f"learned in {seconds['learn']:.1f} s, measured in {seconds['measure']:.1f} s"
+    )
+
+
+def _before_after(own: Change) -> list[str]:
+    return ["-" if recall is None else f"{100 * recall['r1']:.1f}" for recall in (own["before"], own["after"])]
+
+
+def forget(
+    name: Annotated[str, typer.Argument(help="The domain to take away.")],
+    place: IndexOption,
+    for_good: Annotated[
+        bool, typer.Option("--for-good", help="Drop all earlier stages too, so that nothing can bring it back.")
+    ] = False,
+    workers: WorkersOption = 2,
+    device: DeviceOption = "auto",
+    method_file: MethodFileOption = None,
+) -> None:
+    """Take a domain away again, exactly: searches are then as if it had never been learned."""
+    from lpi.cli.counting import Counter
+    from lpi.search.recorded import drop_record
+    from lpi.search.writer import change
+
+    with Counter() as counter, change(place, workers=workers, device=device, method_file=method_file) as writer:
+        stage = writer.forget(name, on_progress=counter.count)
+        if for_good:
+            writer.drop_history()
+            drop_record(place, name)
+            stage = writer.manifest.current
+    _show_stage(stage)
+
+
+def rollback(
+    place: IndexOption,
+    to: Annotated[int | None, typer.Option(help="The stage to go back to; by default the one before.")] = None,
+    workers: WorkersOption = 2,
+    device: DeviceOption = "auto",
+    method_file: MethodFileOption = None,
+) -> None:
+    """Go back to the model of an earlier stage. The pictures stay those of today."""
+    from lpi.cli.counting import Counter
+    from lpi.search.writer import change
+
+    with Counter() as counter, change(place, workers=workers, device=device, method_file=method_file) as writer:
+        stage = writer.rollback(to, on_progress=counter.count)
+    _show_stage(stage)
+
+
+def _show_stage(stage: Stage) -> None:
+    knows = ", ".join(task.name for task in stage.tasks) or "nothing yet"
+    print(
+        f"Stage {stage.number}: {stage.pictures} pictures, {stage.embedded} embedded in {stage.seconds:.1f} s; "
+        f"the model knows: {knows}"
+    )
+
+
+def stages(
+    place: IndexOption,
+    as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
+) -> None:
+    """List the stages of an index: every change of its model."""
+    from lpi.cli.progress import print_table
+    from lpi.search.manifest import read_manifest
+
+    manifest = read_manifest(place)
+    if as_json:
+        print(json.dumps([asdict(stage) for stage in manifest.stages], indent=1, ensure_ascii=False))
+        return
+    rows = [
+        [
+            str(stage.number),
+            " ".join(part for part in (stage.kind, stage.task) if part),
+            stage.when,
+            str(stage.pictures),
+            str(stage.embedded),
+            ", ".join(task.name for task in stage.tasks) or "-",
+        ]
+        for stage in manifest.stages
+    ]
+    print_table(["stage", "began with", "when (UTC)", "pictures", "embedded", "tasks"], rows)

@@ -1,0 +1,154 @@
+"""One stage of an index, opened for searching: its model and its rows, of which nothing changes any more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from lpi.backbones.given import PictureLike, given_texts
+from lpi.errors import ConfigError, UnknownNameError
+from lpi.methods.base import Method
+from lpi.prompts.task_keys import FALLBACK
+from lpi.search.best import SHOWN, TIES, best_rows_each, check_count
+from lpi.search.encoding import caption_scores, image_probes, task_membership, text_probes
+from lpi.search.filters import Filters
+from lpi.search.hits import Hit, Query, hit_of
+from lpi.search.manifest import Stage
+from lpi.search.scoring import Probe, Probes, check_scoring
+from lpi.search.table import Row, Rows
+
+
+class Searched(Protocol):
+    """What can be searched: a :class:`Snapshot`, or two of them as one (:class:`lpi.search.pair.Pair`)."""
+
+    @property
+    def side(self) -> int:
+        """How many pixels of a picture's shorter side the model looks at."""
+
+    def encode_texts(self, texts: str | Sequence[str], scoring: str) -> list[Query]:
+        """Words as queries."""
+
+    def encode_images(self, images: PictureLike | Sequence[PictureLike], scoring: str) -> list[Query]:
+        """Pictures as queries."""
+
+    def find(
+        self, probes: Sequence[Probe], k: int, filters: Filters | None = None, *, exact: bool = False
+    ) -> list[list[Hit]]:
+        """The pictures nearest to each of several queries, best first."""
+
+    def similar(self, key: str, k: int, filters: Filters | None = None, *, exact: bool = False) -> list[Hit]:
+        """The pictures most like one of them."""
+
+    def picture(self, key: str) -> Hit:
+        """What is known of a picture."""
+
+    def rank_captions(self, image: PictureLike, captions: Sequence[str], scoring: str) -> list[tuple[str, float]]:
+        """Captions with their scores for a picture, the best first."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The pictures and the model of one stage. Any number of threads may use it.
+
+    Attributes:
+        stage: which one.
+        method: its model.
+        rows: its pictures.
+    """
+
+    stage: Stage
+    method: Method
+    rows: Rows
+
+    @property
+    def tasks(self) -> list[str]:
+        """The domains that the model knows."""
+        return [task.name for task in self.stage.tasks]
+
+    @property
+    def side(self) -> int:
+        """How many pixels of a picture's shorter side the model looks at; no more need be decoded."""
+        return min(self.method.backbone.inputs.image_size)
+
+    def encode_texts(self, texts: str | Sequence[str], scoring: str) -> list[Query]:
+        """Words as queries; see :meth:`lpi.search.index.SearchIndex.encode_texts`."""
+        check_scoring(scoring)
+        words = [text.strip() for text in given_texts(texts)[0]]
+        if not all(words):
+            raise ConfigError("a search needs words; got an empty text.")
+        return self._queries(text_probes(self.method, words, scoring)) if words else []
+
+    def encode_images(self, images: PictureLike | Sequence[PictureLike], scoring: str) -> list[Query]:
+        """Pictures as queries; see :meth:`lpi.search.index.SearchIndex.encode_images`."""
+        check_scoring(scoring)
+        pixels = self.method.backbone.inputs.pixels(images)
+        return self._queries(image_probes(self.method, pixels, scoring)) if len(pixels) else []
+
+    def _queries(self, probes: Probes) -> list[Query]:
+        stage = self.stage
+        return [Query(stage.number, probes[row], stage.model, routes) for row, routes in enumerate(probes.routes)]
+
+    def find(
+        self,
+        probes: Sequence[Probe],
+        k: int,
+        filters: Filters | None = None,
+        *,
+        exact: bool = False,
+        without: str | None = None,
+    ) -> list[list[Hit]]:
+        """The pictures nearest to each of several queries, best first; equal scores in the order of ids.
+
+        Args:
+            probes: the queries, all for the same scoring.
+            k: how many for each.
+            filters: which pictures may be found.
+            exact: look at every vector, also where there is an approximate index.
+            without: the id of a picture to leave out.
+
+        Raises:
+            ConfigError: ``k`` is less than 1.
+            UnknownNameError: the filter names a task that isn't there.
+        """
+        check_count(k)
+        filters = filters or Filters()
+        filters.check(self.tasks)
+        each = best_rows_each(self.rows, probes, k + TIES, filters, exact, without, self.membership)
+        return [[hit_of(row) for row in rows[:k]] for rows in each]
+
+    def similar(self, key: str, k: int, filters: Filters | None = None, *, exact: bool = False) -> list[Hit]:
+        """The pictures most like one of them, itself left out; see :meth:`lpi.search.index.SearchIndex.similar`."""
+        self.picture(key)
+        probe = Probe(torch.from_numpy(self.rows.vectors([key])[0]))
+        return self.find([probe], k, filters, exact=exact, without=key)[0]
+
+    def picture(self, key: str) -> Hit:
+        """What is known of a picture; its score is 1.
+
+        Raises:
+            UnknownNameError: there is no such picture.
+        """
+        row = self.rows.of(key, *SHOWN)
+        if row is None:
+            raise UnknownNameError(f"no picture has the id {key!r}. Take one from a search.")
+        return hit_of({**row, "score": 1.0})
+
+    def membership(self, rows: Sequence[Row]) -> torch.Tensor:
+        """How much rows with their ``task`` and ``distances`` belong to each task, [rows, tasks]."""
+        places = {name: place for place, name in enumerate(self.method.tasks)} | {"": FALLBACK}
+        return task_membership(self.method, [row["distances"] for row in rows], [places[row["task"]] for row in rows])
+
+    def rank_captions(self, image: PictureLike, captions: Sequence[str], scoring: str) -> list[tuple[str, float]]:
+        """Captions with their scores for a picture; see :meth:`lpi.search.index.SearchIndex.rank_captions`."""
+        captions = given_texts(captions)[0]
+        if not captions:
+            raise ConfigError("there are no captions to rank. Give some.")
+        if any(not caption.strip() for caption in captions):
+            raise ConfigError("a caption is empty. Write one, or remove it.")
+        pixels = self.method.backbone.inputs.pixels([image])
+        scores = caption_scores(self.method, pixels, captions, scoring).tolist()
+        order = sorted(range(len(captions)), key=lambda place: (-scores[place], place))
+        return [(captions[place], scores[place]) for place in order]
