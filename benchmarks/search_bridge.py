@@ -46,7 +46,7 @@ from lpi.data.records import CaptionedImage
 from lpi.data.scenes import load_scenes
 from lpi.data.source import load_source
 from lpi.evaluation.machine import environment
-from lpi.evaluation.ranking import count_ranks, recall_at
+from lpi.metrics.ranking import count_ranks, recall_at
 from lpi.search.bridge import KINDS, Bridge, Pairs, kept_at
 from lpi.search.crossing import Crossing, scale_like
 from lpi.search.sample import Sample, order_of_gain, parts, words_of

@@ -306,12 +306,28 @@ def read_experiment(source: str | Path, changes: Sequence[str] = ()) -> Experime
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path.name} is not valid TOML: {error}.") from error
     content.setdefault("name", path.stem)
-    for change in changes:
-        key, _, text = change.partition("=")
-        if not _:
-            raise ConfigError(f"--set takes key=value; got {change!r}.")
-        merge(content, key.strip().split("."), _value(text.strip()))
+    for key, value in parse_changes(changes).items():
+        merge(content, key.split("."), value)
     return parse(content, path.name)
+
+
+def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
+    """The values that ``--set`` gives to dotted keys, by key; of a key that is given twice the last value counts.
+
+    >>> parse_changes(["method.rank=8", "training.optimiser = sgd"])
+    {'method.rank': 8, 'training.optimiser': 'sgd'}
+
+    Raises:
+        ConfigError: a change that isn't ``key=value``.
+    """
+    values: dict[str, Any] = {}
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise ConfigError(f"--set takes key=value; got {change!r}.")
+        values.pop(key.strip(), None)  # in the order in which they count
+        values[key.strip()] = _value(text.strip())
+    return values
 
 
 def _value(text: str) -> Any:

@@ -83,7 +83,7 @@ def make_run(
     if "log" in pieces:
         write_log(run / "log.jsonl", tasks[:done], rng)
     if "result" in pieces and "zero_shot" in pieces and done == count:
-        from lpi.evaluation.continual import summary
+        from lpi.evaluation.summary import summary
 
         result = summary(records, zero_record)
         dump(

@@ -3,7 +3,8 @@
 import pytest
 
 from lpi.errors import DataError
-from lpi.evaluation import continual
+from lpi.evaluation.summary import summary
+from lpi.metrics import continual
 
 MATRIX = [[0.5], [0.4, 0.6], [0.3, 0.7, 0.8]]
 
@@ -86,7 +87,7 @@ def test_the_summary_of_a_run():
         stage([0.3, 0.4], [0.7, 0.6], oracle=[0.6, 0.7], held_out=0.36, routing=routing),
     ]
     zero = {"stages": [stage([0.2], [0.4], following=0.3), stage([0.1, 0.2], [0.3, 0.4])], "held_out": recall(0.4, 0.4)}
-    result = continual.summary(stages, zero)
+    result = summary(stages, zero)
     assert result["zero_shot"]["r1"] == pytest.approx(0.25)
     assert result["zero_shot"]["held_out_r1"] == pytest.approx(0.4)
     assert result["final"]["r1"] == pytest.approx(0.5)
@@ -107,7 +108,7 @@ def test_the_summary_of_a_run():
 
 def test_a_figure_that_can_not_be_computed_is_none():
     stages = [stage([0.5], [0.7])]
-    result = continual.summary(stages, {"stages": stages, "held_out": None})
+    result = summary(stages, {"stages": stages, "held_out": None})
     for name in ("fwt", "retention", "routing_accuracy", "oracle"):
         assert result[name] is None, name
     assert result["final"]["held_out_r1"] is None
@@ -115,22 +116,22 @@ def test_a_figure_that_can_not_be_computed_is_none():
 
 def test_a_summary_needs_stages_and_as_many_of_zero_shot():
     with pytest.raises(DataError, match="at least one stage"):
-        continual.summary([], {"stages": []})
+        summary([], {"stages": []})
     with pytest.raises(DataError, match="zero-shot has 0 stages; the run has 1"):
-        continual.summary([stage([0.5], [0.7])], {"stages": []})
+        summary([stage([0.5], [0.7])], {"stages": []})
 
 
 def test_joint_training_has_a_final_figure_and_nothing_to_forget():
     zero = {"stages": [stage([0.2], [0.4]), stage([0.1, 0.2], [0.3, 0.4])], "held_out": None}
-    result = continual.summary([stage([0.5, 0.6], [0.7, 0.8])], zero)
+    result = summary([stage([0.5, 0.6], [0.7, 0.8])], zero)
     assert result["zero_shot"]["r1"] == pytest.approx(0.25)
     assert result["final"]["r1"] == result["average"]["r1"] == pytest.approx(0.65)
     assert result["final"]["image_to_text"]["1"] == pytest.approx(0.75)
     assert result["forgetting"]["r1"] == result["bwt"]["r1"] == 0.0
     with pytest.raises(DataError, match="no stage of 3 tasks"):
-        continual.summary([stage([0.5, 0.6, 0.7], [0.7, 0.8, 0.9])], zero)
+        summary([stage([0.5, 0.6, 0.7], [0.7, 0.8, 0.9])], zero)
 
 
 def test_zero_shot_may_know_of_later_stages():
     zero = {"stages": [stage([0.2], [0.4]), stage([0.1, 0.2], [0.3, 0.4])], "held_out": None}
-    assert continual.summary([stage([0.5], [0.7])], zero)["zero_shot"]["r1"] == pytest.approx(0.3)
+    assert summary([stage([0.5], [0.7])], zero)["zero_shot"]["r1"] == pytest.approx(0.3)

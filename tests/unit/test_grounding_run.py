@@ -13,7 +13,6 @@ from torch import Tensor
 from lpi.config import EvaluationSettings, Experiment, parse, read_experiment
 from lpi.data.expressions.record import ReferringExpression
 from lpi.errors import ConfigError, DataError
-from lpi.evaluation.boxes import KS
 from lpi.evaluation.grounding import GroundingEvaluator, grounding_summary
 from lpi.evaluation.grounding_workbench import open_expressions
 from lpi.evaluation.harness import evaluate_saved, run_experiment
@@ -22,6 +21,7 @@ from lpi.grounding.backbones import Detections, GroundingBackbone, PictureInputs
 from lpi.grounding.base import GroundingMethod
 from lpi.grounding.methods import grounding_method
 from lpi.methods.base import FALLBACK
+from lpi.metrics.boxes import KS
 from lpi.report import write_report
 from lpi.tasks.grounding import GroundingStream
 from lpi.trainer import Step

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from lpi.evaluation.protocol import Evaluator
-from lpi.evaluation.ranking import ROUNDING
 from lpi.methods.base import Method
+from lpi.metrics.ranking import ROUNDING
 from lpi.storage import write_atomically, write_json
 
 THUMBNAIL = 160

@@ -17,8 +17,12 @@ from torch import Tensor
 
 from lpi.config import EvaluationSettings
 from lpi.data.expressions.record import ReferringExpression
-from lpi.evaluation.boxes import KS, apart, corners_of, hit_ranks, precision_per_task
-from lpi.evaluation.continual import (
+from lpi.grounding.backbones.base import GroundingBackbone
+from lpi.grounding.base import GroundingMethod
+from lpi.grounding.examples import ExpressionSet
+from lpi.methods.base import FALLBACK
+from lpi.metrics.boxes import KS, apart, corners_of, hit_ranks, precision_per_task
+from lpi.metrics.continual import (
     Matrix,
     authors_average,
     authors_forgetting,
@@ -28,11 +32,7 @@ from lpi.evaluation.continual import (
     mean,
     retention,
 )
-from lpi.evaluation.ranking import Ranks
-from lpi.grounding.backbones.base import GroundingBackbone
-from lpi.grounding.base import GroundingMethod
-from lpi.grounding.examples import ExpressionSet
-from lpi.methods.base import FALLBACK
+from lpi.metrics.ranking import Ranks
 from lpi.tasks.grounding import GroundingStream
 
 UNKNOWN = -1  # a count that wasn't made yet

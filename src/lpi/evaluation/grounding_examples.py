@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from lpi.data.expressions.drawing import DrawnBox, draw_boxes
-from lpi.evaluation.boxes import iou
 from lpi.evaluation.grounding import Best, GroundingEvaluator, TestExpressions
 from lpi.grounding.base import GroundingMethod
 from lpi.methods.base import FALLBACK
+from lpi.metrics.boxes import iou
 from lpi.storage import write_atomically, write_json
 
 SHOWN = 3

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lpi.evaluation.boxes import KS
-from lpi.evaluation.statistics import costs, over_seeds, percent
+from lpi.evaluation.over_seeds import costs, over_seeds
+from lpi.metrics.boxes import KS
+from lpi.metrics.statistics import percent
 
 FIGURES: dict[str, Callable[[dict[str, Any]], float | None]] = {
     **{f"final_p{k}": lambda r, k=k: r["final"][f"p{k}"] for k in KS},  # type: ignore[misc]
@@ -32,7 +33,7 @@ def grounding_zero_row(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def grounding_row(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """One method over its seeds, in per cent; ``*_std`` is the population deviation over seeds."""
+    """One method over its seeds, in per cent; ``*_std`` is the sample deviation over seeds."""
     per_seed = [percent(result["final"]["p1"]) for result in results]
     return over_seeds(results, FIGURES) | costs(results) | {"final_p1_per_seed": per_seed}
 

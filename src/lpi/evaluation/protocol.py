@@ -19,8 +19,8 @@ from torch import Tensor
 from lpi.backbones.base import DualEncoder, TowerState, View
 from lpi.config import EvaluationSettings
 from lpi.data.records import CaptionedImage
-from lpi.evaluation.ranking import Gallery, recall_both_directions
 from lpi.methods.base import Method
+from lpi.metrics.ranking import Gallery, recall_both_directions
 from lpi.prompts.task_keys import FALLBACK
 from lpi.tasks.batches import PictureStore
 from lpi.tasks.relevance import relevance

@@ -5,7 +5,7 @@ against the query's own task's only. *Routing*, for methods that tell tasks apar
 every caption find its task by itself, as a search must; ``oracle`` gives the true task; ``image``, ``text`` and
 ``pair`` route a caption and the picture it belongs to together, by the picture, by the caption, or by both, which
 nobody can do who doesn't know yet which belong together. The third switch, final or the authors' averaging, is a
-matter of which stages are averaged: see :mod:`lpi.evaluation.continual`.
+matter of which stages are averaged: see :mod:`lpi.metrics.continual`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from lpi.evaluation.protocol import TOWERS, Encoded, Evaluator
-from lpi.evaluation.ranking import Gallery
 from lpi.methods.base import Method
+from lpi.metrics.ranking import Gallery
 
 GALLERIES: dict[str, Gallery] = {"pooled": "union", "per_task": "own"}
 EVERY_STAGE = ("routed", "oracle")

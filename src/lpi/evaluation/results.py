@@ -11,9 +11,11 @@ from statistics import mean
 from typing import Any
 
 from lpi.config import GROUNDING_KINDS
-from lpi.evaluation.continual import authors_forgetting, matrix_of
 from lpi.evaluation.grounding_results import ablation, grounding_row, grounding_table, grounding_zero_row
-from lpi.evaluation.statistics import costs, over_seeds, percent
+from lpi.evaluation.over_seeds import costs, over_seeds
+from lpi.evaluation.summary import matrix_of
+from lpi.metrics.continual import authors_forgetting
+from lpi.metrics.statistics import percent
 from lpi.storage import read_json
 
 Folders = Mapping[str, Mapping[int, Path]]
@@ -92,7 +94,7 @@ FIGURES: dict[str, Callable[[dict[str, Any]], float | None]] = {
 
 
 def method_row(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """One method over its seeds, in per cent; ``*_std`` is the population deviation over seeds."""
+    """One method over its seeds, in per cent; ``*_std`` is the sample deviation over seeds."""
     row = over_seeds(results, FIGURES)
     row |= _directions(results[0]["final"]) if len(results) == 1 else _directions(_mean_final(results))
     if all(result["routing_accuracy"] for result in results):

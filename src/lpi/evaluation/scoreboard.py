@@ -6,24 +6,21 @@ Recall is per cent here, as in :mod:`lpi.evaluation.results`; ``*_std`` is a row
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from statistics import mean, pstdev
+from statistics import mean
 from typing import Any
 
 from lpi.evaluation.compare import Cell, Outcome
-from lpi.evaluation.continual import (
-    DIRECTIONS,
-    KS,
-    authors_average,
-    authors_forgetting,
-    final_average,
-    matrix_of,
-    tabulate,
-)
-from lpi.evaluation.continual import mean as mean_of
 from lpi.evaluation.machine import environment
 from lpi.evaluation.results import method_row
 from lpi.evaluation.stability import asymmetry
-from lpi.evaluation.statistics import holm, paired_difference
+from lpi.evaluation.summary import DIRECTIONS, KS, matrix_of, tabulate
+from lpi.metrics.continual import (
+    authors_average,
+    authors_forgetting,
+    final_average,
+)
+from lpi.metrics.continual import mean as mean_of
+from lpi.metrics.statistics import deviation, holm, paired_difference
 from lpi.storage import read_json
 
 Record = dict[str, Any]
@@ -128,7 +125,7 @@ def _row(runs: Sequence[Record]) -> Record:
         values = [value for value in map(figure, runs) if value is not None]
         if len(values) == len(runs):
             row[name] = round(mean(values), digits) if digits else round(mean(values))
-            row[f"{name}_std"] = round(pstdev(values), digits)
+            row[f"{name}_std"] = round(deviation(values), digits)
     gap = oracle_gap(row)
     if gap is not None:
         row["oracle_gap_r1"] = gap

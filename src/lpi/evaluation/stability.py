@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from lpi.evaluation.protocol import Evaluator
-from lpi.evaluation.ranking import Ranks, cosine_block, count_ranks, local_pairs
 from lpi.methods.base import Method
+from lpi.metrics.ranking import Ranks, cosine_block, count_ranks, local_pairs
 from lpi.storage import read_json, read_tensors, write_json, write_tensors
 
 NEIGHBOURS = 10

@@ -14,9 +14,9 @@ from lpi.backbones.base import DualEncoder
 from lpi.backbones.loading import load_backbone
 from lpi.config import Experiment, StreamSettings
 from lpi.errors import ConfigError, did_you_mean
-from lpi.evaluation.continual import summary
 from lpi.evaluation.examples import write_examples
 from lpi.evaluation.protocol import Evaluator
+from lpi.evaluation.summary import summary
 from lpi.methods import Named, method_class
 from lpi.methods import method as build_method
 from lpi.methods.base import Method

@@ -27,13 +27,13 @@ from lpi.data.expressions.record import ReferringExpression
 from lpi.data.expressions.scenes import WAYS, general_expressions
 from lpi.data.scenes.supply import DEFAULT_SIDE
 from lpi.data.scenes.world import seeded
-from lpi.evaluation.boxes import corners_of, generalised_iou
 from lpi.grounding.backbones.base import GroundingBackbone
 from lpi.grounding.backbones.inputs import PictureInputs
 from lpi.grounding.backbones.loading import load_grounding_backbone
 from lpi.grounding.losses import FOCAL_ALPHA, WEIGHTS
 from lpi.grounding.tuned import GroundingTuned
 from lpi.methods.base import Batches, TaskData, no_batches
+from lpi.metrics.boxes import corners_of, generalised_iou
 from lpi.pretrain.phases import finish, learn_phase
 from lpi.trainer import OnStep, derived_seed
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lpi.errors import CheckpointError, DataError, MissingFileError
-from lpi.evaluation import continual
+from lpi.evaluation.summary import DIRECTIONS, KS, summary
 
 Record = dict[str, Any]
 
@@ -107,7 +107,7 @@ def read_run(folder: Path) -> RunFolder:
 
 def tasks_in(stage: Record) -> int:
     """How many tasks a stage was tested on."""
-    return len(stage["recall"][continual.DIRECTIONS[0]]["1"])
+    return len(stage["recall"][DIRECTIONS[0]]["1"])
 
 
 def read_stages(folder: Path, tasks: int) -> tuple[Record, ...]:
@@ -139,8 +139,8 @@ def read_result(path: Path, stages: Sequence[Record], zero_shot: Record | None) 
         return result
     try:
         if zero_shot and len(zero_shot["stages"]) >= len(stages):
-            return continual.summary(stages, zero_shot)
-        result = continual.summary(stages, {"stages": stages, "held_out": None})
+            return summary(stages, zero_shot)
+        result = summary(stages, {"stages": stages, "held_out": None})
     except DataError as error:
         raise CheckpointError(f"{path.parent}: the stages don't fit together ({error}) Run it again.") from error
     return {**result, "zero_shot": None, "fwt": None, "retention": None}
@@ -218,10 +218,10 @@ def check_stage(path: Path, stage: Any, tasks: int) -> None:
     """Refuse a stage that lacks what every report shows."""
     expect(path, stage, {"stage": int, "recall": dict})
     lengths: set[int] = set()
-    for direction in continual.DIRECTIONS:
+    for direction in DIRECTIONS:
         expect(path, stage["recall"], {direction: dict})
-        expect(path, stage["recall"][direction], dict.fromkeys(continual.KS, list))
-        for values in (stage["recall"][direction][k] for k in continual.KS):
+        expect(path, stage["recall"][direction], dict.fromkeys(KS, list))
+        for values in (stage["recall"][direction][k] for k in KS):
             lengths.add(len(values))
             if not all(isinstance(value, (int, float)) for value in values):
                 raise CheckpointError(

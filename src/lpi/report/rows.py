@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lpi.errors import DataError
-from lpi.evaluation import continual
+from lpi.evaluation.summary import matrix_of
+from lpi.metrics import continual
 from lpi.report.reading import RunFolder, read_run, spread
 
 Figure = tuple[float, float | None]
@@ -35,16 +36,16 @@ class Row:
 
     def matrix(self, k: str = "1", direction: str | None = None) -> list[list[float]]:
         """The task matrix, mean over seeds: one row a stage, one entry a task seen; ``None`` means both directions."""
-        return mean_rows([continual.matrix_of(run.stages[: self.stages], k, direction) for run in self.runs])
+        return mean_rows([matrix_of(run.stages[: self.stages], k, direction) for run in self.runs])
 
     def curve(self, k: str = "1", direction: str | None = None) -> list[Figure]:
         """After each stage the mean over tasks seen, with its spread over seeds."""
-        return self.curve_of([continual.matrix_of(run.stages[: self.stages], k, direction) for run in self.runs])
+        return self.curve_of([matrix_of(run.stages[: self.stages], k, direction) for run in self.runs])
 
     def zero_matrix(self, k: str = "1", direction: str | None = None) -> list[list[float]]:
         """The frozen backbone's task matrix in the same stages; empty when no run has it."""
         found = [run.zero_stages[: self.stages] for run in self.runs if run.zero_stages]
-        return mean_rows([continual.matrix_of(stages, k, direction) for stages in found]) if found else []
+        return mean_rows([matrix_of(stages, k, direction) for stages in found]) if found else []
 
     def zero_curve(self) -> list[float]:
         """After each stage the frozen backbone's mean over the tasks seen; empty when no run has it."""
@@ -54,7 +55,7 @@ class Row:
         """What each task but the last lost since its best stage, with spread; none unless there are two full stages."""
         if not is_triangle(self.matrix()) or self.stages < 2:
             return []
-        lost = [continual.forgetting_per_task(continual.matrix_of(run.stages[: self.stages])) for run in self.runs]
+        lost = [continual.forgetting_per_task(matrix_of(run.stages[: self.stages])) for run in self.runs]
         return [figure for values in zip(*lost, strict=True) if (figure := spread(values))]
 
     def routing(self, tower: str) -> list[list[float]] | None:
