@@ -16,12 +16,12 @@ from lpi.backbones import DualEncoder
 from lpi.config import EvaluationSettings, TrainingSettings
 from lpi.errors import BackboneError, ConfigError, MissingExtraError, MissingFileError
 from lpi.evaluation.protocol import Evaluator
+from lpi.features import TrainingSet
 from lpi.methods import method
 from lpi.methods.adapters import Adapted, LowRank, drawn_for, private_copy, target_layers
 from lpi.methods.base import FALLBACK, Method, TrainingBatch
 from lpi.methods.linear import head
 from lpi.tasks.stream import TaskStream
-from lpi.trainer import TrainingSet
 
 Learn = Callable[..., Any]
 Ready = Callable[..., TrainingBatch]

@@ -12,6 +12,8 @@ import lpi
 
 ROOT = Path(lpi.__file__).parent
 LEAVES = {"errors", "extras", "storage", "config"}
+LEARNING = {"trainer", "features", "devices"}
+EXPRESSIONS = {"expression_data", "grounding", "data.expressions"}
 BELOW_METHODS = {"tasks", "backbones", "prompts", "losses", "data.records", *LEAVES}
 
 #: A module may import what its own row, or else that of the folder it lies in, names; a name stands for all below it.
@@ -34,13 +36,25 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods.experts": {"methods.base", *BELOW_METHODS},
     "methods.tuned": {"methods.base", "methods.adapters", *BELOW_METHODS},
     "methods.prompted": {"methods.base", *BELOW_METHODS},
-    "trainer": {"methods.base", "methods.checkpoint", *BELOW_METHODS},
-    "evaluation": {"evaluation", "trainer", "methods", "grounding", "data.expressions", "metrics", *BELOW_METHODS},
+    "devices": {"errors"},
+    "features": {"methods.base", "devices", *BELOW_METHODS},
+    "expression_data": {"grounding", "methods.base", "devices", "data.expressions.record", *BELOW_METHODS},
+    "trainer": {"methods.base", "features", "devices", *BELOW_METHODS},
+    "evaluation": {
+        "evaluation",
+        *LEARNING,
+        "expression_data",
+        "methods",
+        "grounding",
+        "data.expressions",
+        "metrics",
+        *BELOW_METHODS,
+    },
     "grounding": {"grounding", "methods", "data.expressions.record", "metrics", *BELOW_METHODS},
     "grounding.backbones": {"grounding.backbones", "backbones", "data.pictures", "errors"},
     "grounding.losses": {"grounding.backbones", "metrics", "errors", "extras"},
     "report": {"report", "data.pictures", "evaluation.summary", "metrics", "errors", "extras", "storage"},
-    "search": {"search", "trainer", "methods", "data", *BELOW_METHODS},
+    "search": {"search", *LEARNING, "methods", "data", *BELOW_METHODS},
     "search.recorded": {
         "search",
         "metrics",
@@ -52,7 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },  # recall
     "serve": {"serve", "search", "grounding", "data.pictures", "data.records", *LEAVES},
     # beside the command line: commands with something to say; nothing but it imports them
-    "pretrain": {"pretrain", "trainer", "methods", "grounding", "metrics", "data", *BELOW_METHODS},
+    "pretrain": {"pretrain", *LEARNING, "methods", "grounding", "metrics", "data", *BELOW_METHODS},
     "doctor": {"backbones", "methods", *LEAVES},
     "cli": {""},
     "__main__": {"cli"},

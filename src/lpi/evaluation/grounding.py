@@ -17,9 +17,9 @@ from torch import Tensor
 
 from lpi.config import EvaluationSettings
 from lpi.data.expressions.record import ReferringExpression
+from lpi.expression_data import ExpressionSet
 from lpi.grounding.backbones.base import GroundingBackbone
 from lpi.grounding.base import GroundingMethod
-from lpi.grounding.examples import ExpressionSet
 from lpi.methods.base import FALLBACK
 from lpi.metrics.boxes import KS, apart, corners_of, hit_ranks, precision_per_task
 from lpi.metrics.continual import (

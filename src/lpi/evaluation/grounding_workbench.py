@@ -11,10 +11,10 @@ from lpi.errors import ConfigError
 from lpi.evaluation.grounding import GroundingEvaluator, grounding_summary
 from lpi.evaluation.grounding_examples import write_grounding_examples
 from lpi.evaluation.workbench import Workbench, check_source
+from lpi.expression_data import ExpressionSet
 from lpi.grounding.backbones.base import GroundingBackbone
 from lpi.grounding.backbones.loading import load_grounding_backbone
 from lpi.grounding.base import GroundingMethod
-from lpi.grounding.examples import ExpressionSet
 from lpi.grounding.methods import grounding_class, grounding_method, load_grounding_method
 from lpi.methods import Named
 from lpi.tasks.grounding import MAKERS, GroundingStream, GroundingTask, grounding_options

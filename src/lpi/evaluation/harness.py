@@ -25,12 +25,13 @@ from lpi.evaluation.protocols import protocols
 from lpi.evaluation.resume import comparable, finished, start_over
 from lpi.evaluation.stability import Stability
 from lpi.evaluation.workbench import Say, Workbench, open_stream
+from lpi.features import TrainingData
 from lpi.methods import Named, is_registered
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import save_method, task_file, unless_registered
 from lpi.prompts.task_keys import semantic_similarity
 from lpi.storage import read_json, reason, write_atomically, write_json
-from lpi.trainer import Material, Step, derived_seed, learn_task
+from lpi.trainer import Step, derived_seed, learn_task
 
 
 def workbench_for(experiment: Experiment) -> type[Workbench]:
@@ -233,7 +234,7 @@ class Run:
             self.say(f"  all tasks at once: {self._line(last)}")
         return method
 
-    def _learn(self, method: Method, training: Material) -> dict[str, float]:
+    def _learn(self, method: Method, training: TrainingData) -> dict[str, float]:
         settings = self.experiment.training
         if method.joint and settings.steps is not None:  # as many steps as a sequential learner takes altogether
             settings = settings.model_copy(update={"steps": settings.steps * len(self.stream.tasks)})

@@ -19,13 +19,13 @@ from torch import Tensor
 from lpi.backbones.base import DualEncoder, TowerState, View
 from lpi.config import EvaluationSettings
 from lpi.data.records import CaptionedImage
+from lpi.features import FEATURES, plain_image_features, plain_text_features, trunk_states
 from lpi.methods.base import Method
 from lpi.metrics.ranking import Gallery, recall_both_directions
 from lpi.prompts.task_keys import FALLBACK
 from lpi.tasks.batches import PictureStore
 from lpi.tasks.relevance import relevance
 from lpi.tasks.stream import TaskStream
-from lpi.trainer import FEATURES, plain_image_features, plain_text_features, trunk_states
 
 TOWERS = ("vision", "text")
 

@@ -13,16 +13,17 @@ from typing import Any, ClassVar
 from lpi.backbones.base import DualEncoder
 from lpi.backbones.loading import load_backbone
 from lpi.config import Experiment, StreamSettings
+from lpi.devices import pick_device
 from lpi.errors import ConfigError, did_you_mean
 from lpi.evaluation.examples import write_examples
 from lpi.evaluation.protocol import Evaluator
 from lpi.evaluation.summary import summary
+from lpi.features import TrainingSet
 from lpi.methods import Named, method_class
 from lpi.methods import method as build_method
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import load_method
 from lpi.tasks.stream import TaskStream, source_options
-from lpi.trainer import TrainingSet, pick_device
 
 Say = Callable[[str], None]
 

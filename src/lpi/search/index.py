@@ -14,6 +14,7 @@ import torch
 from lpi.backbones.given import PictureLike, given_texts
 from lpi.data.content import content_id
 from lpi.data.records import FilePicture
+from lpi.devices import pick_device
 from lpi.errors import ConfigError, DataError, MissingFileError, UnknownNameError, did_you_mean
 from lpi.methods import Named, outside
 from lpi.methods.base import Method
@@ -43,7 +44,6 @@ from lpi.search.scoring import (
 from lpi.search.store import Rows, Store
 from lpi.search.successor import Successor, open_successor
 from lpi.search.writer import load_stage
-from lpi.trainer import pick_device
 
 
 @dataclass(frozen=True)

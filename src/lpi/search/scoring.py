@@ -34,11 +34,11 @@ from torch.nn import functional
 
 from lpi.config import ROUTED_WEIGHT
 from lpi.errors import ConfigError, did_you_mean
+from lpi.features import plain_text_features
 from lpi.methods.base import Method, Mixture, chunks
 from lpi.prompts.task_keys import FALLBACK
 from lpi.search.encoding import Single
 from lpi.search.identity import PLAIN, RouteKeys
-from lpi.trainer import plain_text_features
 
 Scoring = Literal["plain", "matched", "routed"]
 BATCH = 64
