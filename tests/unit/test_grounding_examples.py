@@ -12,7 +12,7 @@ from lpi import expression_data as examples
 from lpi.config import EvaluationSettings
 from lpi.data.expressions.record import ReferringExpression
 from lpi.errors import DataError
-from lpi.evaluation.grounding import TestExpressions
+from lpi.evaluation.precision import TestExpressions
 from lpi.expression_data import ExpressionSet
 from lpi.grounding.backbones import GroundingBackbone, load_grounding_backbone
 from lpi.grounding.methods import grounding_method

@@ -53,7 +53,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "grounding": {"grounding", "methods", "data.expressions.record", "metrics", *BELOW_METHODS},
     "grounding.backbones": {"grounding.backbones", "backbones", "data.pictures", "errors"},
     "grounding.losses": {"grounding.backbones", "metrics", "errors", "extras"},
-    "report": {"report", "data.pictures", "evaluation.summary", "metrics", "errors", "extras", "storage"},
+    "report": {
+        "report",
+        "data.pictures",
+        "evaluation.records",
+        "evaluation.figures",
+        "metrics",
+        "errors",
+        "extras",
+        "storage",
+    },
     "search": {"search", *LEARNING, "methods", "data", *BELOW_METHODS},
     "search.recorded": {
         "search",
@@ -81,7 +90,6 @@ INSIDE_FUNCTIONS: dict[str, set[str]] = {
     "methods.base": {"trainer", "methods.checkpoint"},  # ``learn``, ``save_pretrained``: doorbells of what stands above
     "grounding.base": {"grounding.methods"},  # ``from_pretrained``, as above
     "search.index": {"serve.server"},  # ``serve``, as above
-    "evaluation.harness": {"evaluation.grounding_workbench"},  # retrieval shouldn't wait for detectors to load
     "tasks.stream": {"data.scenes", "data.collections"},  # drawing is not needed for one's own pictures
     "tasks.grounding": {"data.expressions.scenes"},  # the same
     "cli": {""},  # ``lpi --help`` answers at once

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lpi.backbones import DualEncoder
 from lpi.config import EvaluationSettings
 from lpi.errors import ConfigError, UnknownNameError
-from lpi.evaluation.protocol import Evaluator
+from lpi.evaluation.recall import Evaluator
 from lpi.features import TrainingSet
 from lpi.losses import distillation_loss, item_loss, layer_loss, task_loss
 from lpi.methods import method

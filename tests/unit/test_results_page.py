@@ -92,9 +92,9 @@ def test_a_comparison_says_over_what_and_what_failed() -> None:
 
 def test_the_shipped_comparison_has_a_row_for_every_method_of_the_library() -> None:
     experiment = read_experiment("compare_scenes")
-    names = {experiment.row(name).method["name"] for name in experiment.row_names()}
-    for name in experiment.row_names():
-        method = experiment.row(name).method
+    names = {experiment.variant(name).method["name"] for name in experiment.variant_names()}
+    for name in experiment.variant_names():
+        method = experiment.variant(name).method
         assert method.get("preset") in (None, *method_class(method["name"]).presets)
     assert set(method_names()) <= names
 
@@ -102,7 +102,7 @@ def test_the_shipped_comparison_has_a_row_for_every_method_of_the_library() -> N
 @pytest.mark.parametrize("source", ["compare_scenes", results_page.ROOT / "experiments" / "compare_domains.toml"])
 def test_the_row_lpi_of_a_comparison_is_lpi_as_published(source: str | Path, tmp_path: Path) -> None:
     clip = lpi.backbone(str(tiny_clip(tmp_path)))
-    options = {key: value for key, value in read_experiment(source).row("lpi").method.items() if key != "name"}
+    options = {key: value for key, value in read_experiment(source).variant("lpi").method.items() if key != "name"}
     assert lpi.method("lpi", clip, **options).options == lpi.method("lpi", clip, preset="paper").options
 
 
@@ -110,4 +110,4 @@ def test_shipped_and_committed_experiments_are_read() -> None:
     files = [*shipped().values(), *(results_page.ROOT / "experiments").glob("*.toml")]
     for file in files:
         experiment = read_experiment(file)
-        assert [experiment.row(name).name for name in experiment.row_names()]
+        assert [experiment.variant(name).name for name in experiment.variant_names()]

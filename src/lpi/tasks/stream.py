@@ -1,7 +1,7 @@
 """A stream of tasks: what is learned, in which order, and on what it is tested."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ from lpi.data.folder import load_folder, load_jsonl
 from lpi.data.karpathy import load_karpathy
 from lpi.data.records import CaptionedImage
 from lpi.errors import ConfigError, DataError, did_you_mean
-from lpi.tasks.grouping import StreamOf, TaskOf, by_task, check_limits, draw, option_names
+from lpi.tasks.grouping import StreamOf, TaskOf, option_names
 
 _PART_KEYS = ("name", "file", "where", "train_where", "task_field", "tasks", "split", "split_shares")
 
@@ -36,6 +36,7 @@ class TaskStream(StreamOf[Task, CaptionedImage]):
     """
 
     items: ClassVar[str] = "pictures"
+    task_type = Task
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,36 +51,15 @@ class TaskStream(StreamOf[Task, CaptionedImage]):
         """See :class:`StreamOf`."""
         return [record.picture.name, list(record.captions)]
 
-    @classmethod
-    def from_records(
-        cls,
-        records: Iterable[CaptionedImage],
-        *,
-        name: str,
-        order: Sequence[str] | None = None,
-        held_out: Sequence[str] = (),
-        notes: Sequence[str] = (),
-    ) -> "TaskStream":
-        """Group records by their task.
+    @staticmethod
+    def identity(record: CaptionedImage) -> str:
+        """See :class:`StreamOf`."""
+        return record.picture.name
 
-        Args:
-            records: with split train, val, test or held_out (which belongs to no task).
-            name: names the stream.
-            order: task names in learning order, all of them; by default as they are met.
-            held_out: tasks that are not learned: all their pictures are held out.
-            notes: see the class.
-
-        Raises:
-            UnknownNameError: ``order`` or ``held_out`` names a task that isn't there.
-            ConfigError: ``order`` leaves one out.
-            DataError: see the class.
-        """
-        groups, outside = by_task(records, order=order, held_out=held_out)
-        tasks = [
-            Task(task, tuple(splits["train"]), tuple(splits["val"]), tuple(splits["test"]))
-            for task, splits in groups.items()
-        ]
-        return cls(name, tuple(tasks), tuple(outside), tuple(notes))
+    @staticmethod
+    def further(task: Task) -> dict[str, int]:
+        """See :class:`StreamOf`."""
+        return {"captions": sum(len(record.captions) for _, records in task.splits() for record in records)}
 
     @classmethod
     def from_folder(
@@ -244,38 +224,6 @@ class TaskStream(StreamOf[Task, CaptionedImage]):
                 raise DataError(f"Task {task!r} of stream {name!r} has no pictures. Check its filters.")
         return cls.from_records([*records, *outside], name=name, order=list(order))
 
-    def limited(self, *, train: int | None = None, test: int | None = None, seed: int = 0) -> "TaskStream":
-        """At most so many training and test pictures a task, drawn by the seed and the task's name.
-
-        What is drawn for a task depends on no other task, nor on the order. Pictures stay in their order.
-
-        Raises:
-            ConfigError: a limit below 1.
-        """
-        check_limits(train=train, test=test)
-        tasks = [
-            replace(
-                task,
-                train=draw(task.train, train, f"{seed}/{task.name}/train", _picture_name),
-                test=draw(task.test, test, f"{seed}/{task.name}/test", _picture_name),
-            )
-            for task in self.tasks
-        ]
-        return replace(self, tasks=tuple(tasks))
-
-    def summary(self) -> list[dict[str, Any]]:
-        """One row a task: name, and how many pictures to train, validation and test, and captions in all."""
-        return [
-            {
-                "name": task.name,
-                "train": len(task.train),
-                "validation": len(task.validation),
-                "test": len(task.test),
-                "captions": sum(len(record.captions) for record in (*task.train, *task.validation, *task.test)),
-            }
-            for task in self.tasks
-        ]
-
 
 def _claim(places: dict[str, str], records: Iterable[CaptionedImage], place: str) -> None:
     """Notes where each picture is, and refuses one that is there already: training data must not be tested on."""
@@ -284,10 +232,6 @@ def _claim(places: dict[str, str], records: Iterable[CaptionedImage], place: str
         if picture in places:
             raise DataError(f"{picture}: the picture is in {places[picture]} and again in {place}. Use it once.")
         places[picture] = place
-
-
-def _picture_name(record: CaptionedImage) -> str:
-    return record.picture.name
 
 
 def source_options(kind: str) -> list[str]:

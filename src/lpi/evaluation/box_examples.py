@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lpi.data.expressions.drawing import DrawnBox, draw_boxes
-from lpi.evaluation.grounding import Best, GroundingEvaluator, TestExpressions
+from lpi.evaluation.examples import half_and_half
+from lpi.evaluation.precision import Best, GroundingEvaluator, TestExpressions
 from lpi.grounding.base import GroundingMethod
 from lpi.methods.base import FALLBACK
 from lpi.metrics.boxes import iou
@@ -20,7 +21,7 @@ SHOWN = 3
 """How many boxes are drawn: the best one, and two more."""
 
 
-def write_grounding_examples(evaluator: GroundingEvaluator, method: GroundingMethod, folder: Path, count: int) -> None:
+def write_box_examples(evaluator: GroundingEvaluator, method: GroundingMethod, folder: Path, count: int) -> None:
     """Write ``examples.json`` and the pictures it names, two an expression: before and after.
 
     Half of the expressions, where there are so many, are ones that the frozen detector got wrong and the method gets
@@ -55,11 +56,7 @@ def write_grounding_examples(evaluator: GroundingEvaluator, method: GroundingMet
 
 
 def _pick(before: Tensor, after: Tensor, count: int) -> list[int]:
-    won = (~before & after).nonzero()[:, 0].tolist()
-    chosen = won[:: max(1, len(won) // max(1, count // 2))][: count // 2]
-    others = [row for row in range(len(before)) if row not in chosen]
-    rest = count - len(chosen)
-    return chosen + others[:: max(1, len(others) // max(1, rest))][:rest]
+    return half_and_half((~before & after).nonzero()[:, 0].tolist(), range(len(before)), count)
 
 
 def _draw(test: TestExpressions, row: int, best: Best, path: Path) -> dict[str, Any]:
