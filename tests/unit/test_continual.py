@@ -39,7 +39,7 @@ def test_forward_transfer_is_the_gain_before_learning():
         continual.forward_transfer([0.1], [0.1, 0.2])
 
 
-def test_retention_is_a_share_of_the_zero_shot_figure():
+def test_retention_is_a_share_of_the_frozen_models_figure():
     assert continual.retention(0.3, 0.4) == pytest.approx(0.75)
     with pytest.raises(DataError, match=r"got 0\.0"):
         continual.retention(0.1, 0.0)

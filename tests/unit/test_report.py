@@ -289,9 +289,7 @@ def test_recalls_that_do_not_fit_the_stream_are_refused(tmp_path, values):
     stage = json.loads(path.read_text())
     stage["seen"] = dict.fromkeys(stage["seen"], values)
     path.write_text(json.dumps(stage))
-    said = (
-        r"00-food\.json: (the figures must have one entry a task seen|.seen\.t2i_r1\.0.: Input should be)"
-    )
+    said = r"00-food\.json: (the figures must have one entry a task seen|.seen\.t2i_r1\.0.: Input should be)"
     with pytest.raises(CheckpointError, match=said):
         read_run(run)
 

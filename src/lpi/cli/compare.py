@@ -16,9 +16,7 @@ from lpi.cli.options import (
     SetOption,
     command_line,
     keys_of,
-    list_experiments,
     make_folder,
-    named,
     names_of,
     numbers,
 )
@@ -31,7 +29,7 @@ LEGEND = (
 
 
 def compare(
-    experiment: ExperimentArgument = None,
+    experiment: ExperimentArgument,
     changes: SetOption = None,
     methods: MethodsOption = None,
     method_file: Annotated[
@@ -60,9 +58,6 @@ def compare(
     Started again after a stop, it goes on where it was. The table and all figures are also written beside the runs
     (compare.md, compare.tex, compare.csv, compare.json).
     """
-    if listed:
-        list_experiments()
-        return
     from lpi.cli.progress import Console, print_table
     from lpi.config import read_experiment
     from lpi.evaluation.figures import csv_table, latex, markdown
@@ -70,7 +65,7 @@ def compare(
     from lpi.evaluation.scheduler import default_jobs, make_cells, read_tuned, run_cells, variants_of
     from lpi.storage import write_json, write_text
 
-    settings = read_experiment(named(experiment), changes or [])
+    settings = read_experiment(experiment, changes or [])
     places = [file for file in (results, out / settings.name / "compare.json") if file is not None]
     for file in places:
         make_folder(file)  # now, not when the figures are there

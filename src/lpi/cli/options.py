@@ -9,16 +9,33 @@ from typing import Annotated
 
 import typer
 
-from lpi.errors import ConfigError, OutputError
+from lpi.errors import OutputError
 
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set method.rank=8. May be repeated."),
 ]
+
+
+def list_experiments(asked: bool) -> None:
+    """Print the shipped experiments and what each is about, and end there."""
+    if not asked:
+        return
+    from lpi.cli.progress import print_table
+    from lpi.config import read_experiment, shipped
+
+    body = [[name, read_experiment(name).about] for name in shipped()]
+    print_table(["experiment", "about"], body, left=2)
+    raise typer.Exit
+
+
 ExperimentArgument = Annotated[
-    str | None, typer.Argument(help="A TOML file, or the name of a shipped experiment such as 'scenes'; see --list.")
+    str, typer.Argument(help="A TOML file, or the name of a shipped experiment such as 'scenes'; see --list.")
 ]
-ListOption = Annotated[bool, typer.Option("--list", help="List the shipped experiments.")]
+ListOption = Annotated[
+    bool,
+    typer.Option("--list", is_eager=True, callback=list_experiments, help="List the shipped experiments."),
+]
 MethodsOption = Annotated[
     str | None, typer.Option(help="Rows of the experiment, methods or .py files, with commas between. Default: all.")
 ]
@@ -27,26 +44,6 @@ MethodFileOption = Annotated[
     typer.Option(help="The Python file of the method that the model was saved by, where it is one of your own."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
-
-
-def named(experiment: str | None) -> str:
-    """The experiment that a command was given.
-
-    Raises:
-        ConfigError: none.
-    """
-    if experiment is None:
-        raise ConfigError("name an experiment: a TOML file or a shipped one. --list lists them.")
-    return experiment
-
-
-def list_experiments() -> None:
-    """Print the shipped experiments and what each is about."""
-    from lpi.cli.progress import print_table
-    from lpi.config import read_experiment, shipped
-
-    body = [[name, read_experiment(name).about] for name in shipped()]
-    print_table(["experiment", "about"], body, left=2)
 
 
 def command_line() -> str:

@@ -18,9 +18,7 @@ from lpi.cli.options import (
     SetOption,
     command_line,
     keys_of,
-    list_experiments,
     make_folder,
-    named,
     names_of,
     numbers,
 )
@@ -28,7 +26,7 @@ from lpi.errors import CheckpointError, MissingExtraError, MissingFileError
 
 
 def run(
-    experiment: ExperimentArgument = None,
+    experiment: ExperimentArgument,
     changes: SetOption = None,
     rows: Annotated[
         str | None, typer.Option(help="Rows of the experiment to run: names with commas between, or 'all'.")
@@ -43,16 +41,13 @@ def run(
     listed: ListOption = False,
 ) -> None:
     """Learn a stream of tasks and measure every stage. Started again after a stop, it goes on where it was."""
-    if listed:
-        list_experiments()
-        return
     from lpi.cli.progress import Console, print_table
     from lpi.config import read_experiment
     from lpi.evaluation.results import RUN, collect, table
     from lpi.evaluation.scheduler import make_cells, run_cells, variants_of
     from lpi.storage import write_json
 
-    settings = read_experiment(named(experiment), changes or [])
+    settings = read_experiment(experiment, changes or [])
     if results is not None:
         make_folder(results)  # now, not when the figures are there
     names = None if rows == "all" else names_of(rows) or [settings.main_variant]

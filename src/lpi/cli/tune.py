@@ -16,7 +16,6 @@ from lpi.cli.options import (
     command_line,
     keys_of,
     make_folder,
-    named,
     names_of,
     numbers,
 )
@@ -44,7 +43,7 @@ def tune(
     from lpi.evaluation.tuning import tune as search
     from lpi.storage import write_json
 
-    settings = read_experiment(named(experiment), changes or [])
+    settings = read_experiment(experiment, changes or [])
     make_folder(results)
     variants = variants_of(settings, names_of(methods), given=keys_of(changes))
     with Console(quiet=as_json) as console:

@@ -124,8 +124,12 @@ def _per_task(value: float | None, run: RunRecord) -> float | None:
 
 def _continual(m: str, label: str, gallery: bool) -> list[Figure]:
     """What every problem has: how its main metric fares over the stages."""
-    cosines = ("cosines/frozen", "of R@1 where routing enters the score: the same model by cosines alone")
-    figures = [
+    return [
+        Figure(f"cosine_{m}", "cosines", _of("cosine", m), column="cosines/frozen", tables=(COMPARE,), explanation=(
+            "where routing enters the score (`evaluation.scoring = \"routed\"`): "
+            f"{label} of the same model by cosines alone, and of the frozen model with that routing")),
+        Figure(f"frozen_with_routing_{m}", "frozen", _of("frozen_with_routing", m), column="cosines/frozen",
+            tables=(COMPARE,)),
         Figure(f"average_{m}", "authors'", _of("average", m), tables=(COMPARE, REPORT), explanation=(
             "each task's mean over the stages since it was learned (LPI's released evaluation)")),
         Figure(f"forgetting_{m}", "forgot", _of("forgetting", m), "points", tables=(RUN, COMPARE, REPORT), explanation=(
@@ -135,11 +139,6 @@ def _continual(m: str, label: str, gallery: bool) -> list[Figure]:
             explanation="forgetting in one gallery of all tasks"),
         Figure(f"bwt_{m}", "BWT", _of("bwt", m), "points", tables=(COMPARE, REPORT), explanation="backward transfer"),
         Figure(f"fwt_{m}", "FWT", _of("fwt", m), "points", tables=(COMPARE, REPORT), explanation="forward transfer"),
-        Figure(f"cosine_{m}", "cosines", _of("cosine", m), column=cosines[0], tables=(COMPARE,), explanation=(
-            "where routing enters the score (`evaluation.scoring = \"routed\"`): "
-            f"{label} of the same model by cosines alone, and of the frozen model with that routing")),
-        Figure(f"frozen_with_routing_{m}", "frozen", _of("frozen_with_routing", m), column=cosines[0],
-            tables=(COMPARE,)),
         Figure(f"oracle_{m}", "task given", _of("oracle", m), tables=(RUN, REPORT),
             explanation="with the true task given"),
         Figure(f"held_out_{m}", "held out", _of("held_out", m), tables=(RUN,),
@@ -153,7 +152,6 @@ def _continual(m: str, label: str, gallery: bool) -> list[Figure]:
         Figure(f"oracle_gap_{m}", "oracle gap", _oracle_gap(m), "points", tables=(COMPARE,), explanation=(
             f"what knowing the task would add to {label} by cosines, points")),
     ]  # fmt: skip
-    return figures
 
 
 COSTS = [
@@ -185,7 +183,7 @@ def _retrieval() -> list[Figure]:
     for k in (1, 5, 10):
         figures.append(Figure(f"final_r{k}", f"R@{k}", _of("final", f"r{k}"),
             tables=(RUN, COMPARE, REPORT) if k == 1 else (REPORT,), explanation=(
-                "the mean of both directions; R@1 ± its deviation over seeds and orders" if k == 1 else ""),
+                "the mean of both directions, ± its deviation over seeds and orders" if k == 1 else ""),
         ))  # fmt: skip
     figures += _continual("r1", "R@1", gallery=True)
     figures += [

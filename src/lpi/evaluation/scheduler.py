@@ -123,7 +123,8 @@ def variants_of(
             settings = parse({**content, "method": {"name": name}}, f"row {variant!r} of {experiment.name}")
         else:
             known = dict.fromkeys([*experiment.variant_names(), *problem.method_names()])
-            raise UnknownNameError(f"No row or method is called {name!r}. {did_you_mean(name, known)}")
+            near = did_you_mean(name, known)
+            raise UnknownNameError(f"No method is called so, and {experiment.name} has no row {name!r}. {near}")
         settings = suited(settings)
         variants[variant] = changed(settings, (tuned or {}).get(variant, {}).get("chosen", {}), variant)
     return variants

@@ -104,7 +104,7 @@ def forward_transfer(next_row: Sequence[float], zero_row: Sequence[float]) -> fl
     return mean([after - before for after, before in zip(next_row, zero_row, strict=True)], empty=0.0)
 
 
-def retention(final: float, zero_shot: float) -> float:
+def retention(final: float, frozen: float) -> float:
     """How much of what the frozen backbone could do on never-trained data is left; 1 is all of it.
 
     >>> round(retention(0.27, 0.3), 6)
@@ -113,9 +113,9 @@ def retention(final: float, zero_shot: float) -> float:
     Raises:
         DataError: the frozen backbone finds nothing at all, so that there is nothing to retain.
     """
-    if zero_shot <= 0:
-        raise DataError(f"retention needs a zero-shot recall above 0 on the held-out data; got {zero_shot}.")
-    return final / zero_shot
+    if frozen <= 0:
+        raise DataError(f"retention needs a frozen model that finds something in the held-out data; got {frozen}.")
+    return final / frozen
 
 
 def routing_accuracy(confusion: Sequence[Sequence[int]]) -> float:
