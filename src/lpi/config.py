@@ -19,6 +19,8 @@ else:
     import tomli as tomllib
 
 
+Table = dict[str, Any]
+"""A table of a TOML file."""
 GROUNDING_KINDS = ("scene_expressions", "expressions", "refcoco", "mdetr")
 """Kinds of streams whose tasks are expressions with boxes; those of all others are pictures with captions."""
 ROUTED_WEIGHT = 0.1
@@ -158,7 +160,7 @@ class StreamSettings(BaseModel):
     order: list[str] | None = None
     measured: Literal["test", "validation"] = "test"
 
-    def source(self) -> dict[str, Any]:
+    def source(self) -> Table:
         """The keys that only the source of this kind knows."""
         return dict(self.model_extra or {})
 
@@ -192,10 +194,10 @@ class Experiment(Settings):
     image_size: int | None = None
     seeds: list[int] = Field(default_factory=lambda: [0])
     stream: StreamSettings = StreamSettings()
-    method: dict[str, Any] = Field(default_factory=lambda: {"name": "lpi"})
+    method: Table = Field(default_factory=lambda: {"name": "lpi"})
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
-    rows: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    rows: dict[str, Table] = Field(default_factory=dict)
     search: dict[str, list[Any]] = Field(default_factory=dict)
 
     def variant_names(self) -> list[str]:
@@ -222,7 +224,7 @@ class Experiment(Settings):
                 f"experiment {self.name!r} has no row {name!r}. {did_you_mean(name, self.variant_names())}"
             )
         content = self.model_dump(exclude={"rows"}, exclude_unset=True)
-        changes: dict[str, Any] = {}
+        changes: Table = {}
         for key, value in self.rows[name].items():
             merge(changes, key.split("."), value)
         method = changes.get("method")
@@ -245,7 +247,7 @@ def short_name(method: str) -> str:
     return Path(method).stem if method.endswith(".py") else method.rpartition(".")[2]
 
 
-def merge(content: dict[str, Any], path: Sequence[str], value: Any) -> None:
+def merge(content: Table, path: Sequence[str], value: Any) -> None:
     """Set ``content[path...] = value``; a table is merged into the table that is there."""
     *parents, last = path
     for key in parents:
@@ -291,7 +293,7 @@ def read_experiment(source: str | Path, changes: Sequence[str] = ()) -> Experime
     return parse(content, path.name)
 
 
-def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
+def parse_changes(changes: Sequence[str]) -> Table:
     """The values that ``--set`` gives to dotted keys, by key; of a key that is given twice the last value counts.
 
     >>> parse_changes(["method.rank=8", "training.optimiser = sgd"])
@@ -300,7 +302,7 @@ def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: a change that isn't ``key=value``.
     """
-    values: dict[str, Any] = {}
+    values: Table = {}
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:

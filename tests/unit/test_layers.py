@@ -90,8 +90,6 @@ INSIDE_FUNCTIONS: dict[str, set[str]] = {
     "methods.base": {"trainer", "methods.checkpoint"},  # ``learn``, ``save_pretrained``: doorbells of what stands above
     "grounding.base": {"grounding.methods"},  # ``from_pretrained``, as above
     "search.index": {"serve.server"},  # ``serve``, as above
-    "tasks.stream": {"data.scenes", "data.collections"},  # drawing is not needed for one's own pictures
-    "tasks.grounding": {"data.expressions.scenes"},  # the same
     "cli": {""},  # ``lpi --help`` answers at once
     "doctor": {""},  # a broken installation is what it is there for
 }

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lpi.data.expressions.drawing import DrawnBox, draw_boxes
-from lpi.evaluation.examples import half_and_half
+from lpi.evaluation.examples import Json, half_and_half
 from lpi.evaluation.precision import Best, GroundingEvaluator, TestExpressions
 from lpi.grounding.base import GroundingMethod
 from lpi.methods.base import FALLBACK
@@ -39,7 +38,7 @@ def write_box_examples(evaluator: GroundingEvaluator, method: GroundingMethod, f
         route = int(routes[row])
         used = method.tasks[route] if method.routed and route != FALLBACK else None
         record = test.records[row]
-        example: dict[str, Any] = {
+        example: Json = {
             "expression": record.expression,
             "task": evaluator.stream.tasks[int(test.task[row])].name,
             "used": used,
@@ -59,7 +58,7 @@ def _pick(before: Tensor, after: Tensor, count: int) -> list[int]:
     return half_and_half((~before & after).nonzero()[:, 0].tolist(), range(len(before)), count)
 
 
-def _draw(test: TestExpressions, row: int, best: Best, path: Path) -> dict[str, Any]:
+def _draw(test: TestExpressions, row: int, best: Best, path: Path) -> Json:
     """Draws one answer and says how good it is: boxes are left, top, right, bottom in pixels of the picture's size."""
     record = test.records[row]
     image = record.picture.open(None)

@@ -14,6 +14,8 @@ from lpi.methods.base import Method
 from lpi.metrics.ranking import ROUNDING
 from lpi.storage import write_atomically, write_json
 
+Json = Any
+"""An example as it is written."""
 THUMBNAIL = 160
 
 
@@ -81,12 +83,12 @@ def _answers(evaluator: Evaluator, direction: str, query: int) -> set[int]:
     return set(pairs[pairs[:, ours] == query][:, theirs].tolist())
 
 
-def _example(evaluator: Evaluator, before: Towers, after: Towers, direction: str, query: int) -> dict[str, Any]:
+def _example(evaluator: Evaluator, before: Towers, after: Towers, direction: str, query: int) -> Json:
     test = evaluator.test
     answers = _answers(evaluator, direction, query)
     text_query = direction == "text_to_image"
 
-    def hits(features: Towers) -> list[dict[str, Any]]:
+    def hits(features: Towers) -> list[Json]:
         return [
             {
                 "index": index if text_query else None,

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -266,7 +266,11 @@ def matrix_of(stages: Sequence[StageRecord], metrics: Metrics, name: str = "") -
 
 
 def summarise(
-    stages: Sequence[StageRecord], frozen: Sequence[StageRecord] | None, metrics: Metrics, **further: Any
+    stages: Sequence[StageRecord],
+    frozen: Sequence[StageRecord] | None,
+    metrics: Metrics,
+    *,
+    fell_out_of_10: Averages | None = None,
 ) -> RunRecord:
     """The figures of a run from its stages.
 
@@ -274,7 +278,7 @@ def summarise(
         stages: in the order of learning; at least one.
         frozen: the frozen model in the same stages, and maybe in later ones; ``None`` where nobody measured it.
         metrics: of the problem.
-        further: fields that stages don't hold.
+        fell_out_of_10: see :class:`RunRecord`; stages don't say.
 
     Raises:
         DataError: the stages don't form a task matrix, or the frozen model has fewer of them.
@@ -283,49 +287,60 @@ def summarise(
         raise DataError("a summary needs at least one stage.")
     last, joint = stages[-1], is_joint(stages)
     before = None if frozen is None else _last_of(frozen, stages)
-
-    def averaged(figure: Callable[[Matrix], float], rows: Sequence[PerTask]) -> Averages:
-        found = {}
-        for name in metrics.names:
-            matrix = [metrics.per_task(row, name) for row in rows]
-            # joint training is one stage with all tasks in it: as a task matrix, a single task with their mean
-            found[name] = figure([[mean(matrix[0])]] if joint else matrix)
-        return found
-
-    def table(measured: PerTask | None) -> Averages | None:
-        return None if measured is None else {n: mean(metrics.per_task(measured, n)) for n in metrics.names}
-
-    def single(measured: Averages | None) -> Averages | None:
-        return None if measured is None else {name: metrics.single(measured, name) for name in metrics.names}
-
-    seen = [stage.seen for stage in stages]
-    fixed = [stage.fixed for stage in stages if stage.fixed is not None]
-    held_out, held_out_frozen = single(last.held_out), single(None if before is None else before.held_out)
+    seen, fixed = [stage.seen for stage in stages], [stage.fixed for stage in stages if stage.fixed is not None]
+    held_out, held_out_frozen = _single(last.held_out, metrics), _single(before.held_out if before else None, metrics)
     left = None
     if held_out and held_out_frozen and held_out_frozen[metrics.main]:
         left = retention(held_out[metrics.main], held_out_frozen[metrics.main])
-    found = RunRecord(
+    kept = last.parameters
+    return RunRecord(
         tasks=last.tasks,
         joint=joint,
-        final=averaged(final_average, seen),
-        average=averaged(authors_average, seen),
-        forgetting=averaged(authors_forgetting, seen),
-        bwt=averaged(backward_transfer, seen),
-        frozen=None if before is None else table(before.seen),
-        forgetting_fixed=averaged(authors_forgetting, fixed) if len(fixed) == len(stages) and not joint else None,
+        final=_averaged(final_average, seen, metrics, joint=joint),
+        average=_averaged(authors_average, seen, metrics, joint=joint),
+        forgetting=_averaged(authors_forgetting, seen, metrics, joint=joint),
+        bwt=_averaged(backward_transfer, seen, metrics, joint=joint),
+        frozen=_means(before.seen if before else None, metrics),
+        forgetting_fixed=_averaged(authors_forgetting, fixed, metrics)
+        if len(fixed) == len(stages) and not joint
+        else None,
         fwt=None if frozen is None else _forward(stages, frozen, metrics),
-        oracle=table(last.oracle),
-        cosine=table(last.cosine),
-        frozen_with_routing=table(last.frozen),
+        oracle=_means(last.oracle, metrics),
+        cosine=_means(last.cosine, metrics),
+        frozen_with_routing=_means(last.frozen, metrics),
         held_out=held_out,
         held_out_frozen=held_out_frozen,
         retention=left,
         routing_accuracy=_routing(last.routing),
         neighbour_overlap=_overlap(stages),
-        **_costs(stages),
-        **further,
+        fell_out_of_10=fell_out_of_10,
+        trainable_per_task=None if kept is None else kept.trainable,
+        stored_numbers=None if kept is None else kept.stored,
+        stored_bytes=None if kept is None else kept.bytes,
+        peak_mb=max((stage.peak_mb for stage in stages if stage.peak_mb is not None), default=None),
+        seconds=_seconds(stages),
     )
-    return found
+
+
+def _averaged(
+    figure: Callable[[Matrix], float], rows: Sequence[PerTask], metrics: Metrics, *, joint: bool = False
+) -> Averages:
+    """A figure of each metric's task matrix.
+
+    Joint training is one stage with all tasks in it: as a task matrix, a single task with their mean.
+    """
+    matrices = {name: [metrics.per_task(row, name) for row in rows] for name in metrics.names}
+    return {name: figure([[mean(matrix[0])]] if joint else matrix) for name, matrix in matrices.items()}
+
+
+def _means(measured: PerTask | None, metrics: Metrics) -> Averages | None:
+    """The mean over tasks of each metric."""
+    return None if measured is None else {name: mean(metrics.per_task(measured, name)) for name in metrics.names}
+
+
+def _single(measured: Averages | None, metrics: Metrics) -> Averages | None:
+    """Each metric of a record without tasks, the combined ones too."""
+    return None if measured is None else {name: metrics.single(measured, name) for name in metrics.names}
 
 
 def _last_of(frozen: Sequence[StageRecord], stages: Sequence[StageRecord]) -> StageRecord:
@@ -368,15 +383,6 @@ def _overlap(stages: Sequence[StageRecord]) -> Averages | None:
     return {key: mean([overlap[key] for overlap in overlaps]) for key in overlaps[0]} if overlaps else None
 
 
-def _costs(stages: Sequence[StageRecord]) -> dict[str, Any]:
-    """What was learned and stored and how long it took; nothing where the stages don't say."""
-    seconds = [stage.seconds for stage in stages if stage.seconds]
-    peaks = [stage.peak_mb for stage in stages if stage.peak_mb is not None]
-    costs: dict[str, Any] = {}
-    if seconds:
-        costs["seconds"] = Seconds(sum(s.train for s in seconds), sum(s.evaluate for s in seconds))
-    if peaks:
-        costs["peak_mb"] = max(peaks)
-    if (kept := stages[-1].parameters) is not None:
-        costs |= {"trainable_per_task": kept.trainable, "stored_numbers": kept.stored, "stored_bytes": kept.bytes}
-    return costs
+def _seconds(stages: Sequence[StageRecord]) -> Seconds | None:
+    known = [stage.seconds for stage in stages if stage.seconds]
+    return Seconds(sum(s.train for s in known), sum(s.evaluate for s in known)) if known else None

@@ -184,7 +184,7 @@ def collect(
         contenders = [variant for variant, own in runs.items() if not own[0].result.joint] or list(runs)
         against = max(contenders, key=lambda variant: rows[variant].figures[f"final_{metrics.main}"])
     first = next(iter(runs.values()))[0] if runs else None
-    of_run = first.info if first else {"stream": None, "backbone": None, **environment()}
+    of_run: Json = first.info if first else {"stream": None, "backbone": None, **environment()}
     frozen: Averages = {}
     if first:
         frozen = frozen_row(summarise(first.frozen.stages, first.frozen.stages, metrics), problem)

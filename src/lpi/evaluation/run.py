@@ -80,8 +80,9 @@ class Run:
         frozen = self.evaluator.frozen()
         write_record(self.folder / "frozen.json", frozen)
         method = self._learn_jointly(method) if method.joint else self._learn_in_turn(method)
-        further = {"fell_out_of_10": self.diagnosis.of_run(method)} if self.diagnosis else {}
-        result = summarise(read_stages(self.folder), frozen.stages, self.bench.problem.metrics, **further)
+        fell = self.diagnosis.of_run(method) if self.diagnosis else None
+        metrics = self.bench.problem.metrics
+        result = summarise(read_stages(self.folder), frozen.stages, metrics, fell_out_of_10=fell)
         self._write_tasks(method)
         self._settle_log()
         examples = self.experiment.evaluation.examples

@@ -50,7 +50,7 @@ def draw_curves(
         y = [scale * value for value in line.y]
         if line.reference:
             color = palette("muted") if line.like is None else palette.series(line.like)
-            style: dict[str, Any] = {"color": color, "linestyle": (0, (4, 3)), "linewidth": 1.4}
+            style: Any = {"color": color, "linestyle": (0, (4, 3)), "linewidth": 1.4}
         else:
             style = {
                 "color": palette.series(index),

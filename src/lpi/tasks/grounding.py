@@ -9,6 +9,7 @@ from lpi.data.coco import COCO_TASKS
 from lpi.data.expressions.jsonl import load_expressions
 from lpi.data.expressions.record import ReferringExpression
 from lpi.data.expressions.refcoco import load_mdetr, load_refs
+from lpi.data.expressions.scenes import load_scene_expressions
 from lpi.errors import DataError
 from lpi.tasks.grouping import StreamOf, TaskOf, option_names
 
@@ -148,9 +149,6 @@ class GroundingStream(StreamOf[GroundingTask, ReferringExpression]):
         cls, *, name: str = "grounding_scenes", order: Sequence[str] | None = None, **options: Any
     ) -> "GroundingStream":
         """The embedded world; ``options`` as for :func:`lpi.data.expressions.scenes.load_scene_expressions`."""
-        # Inside the function: a stream of photographs shouldn't wait for the drawing code to load.
-        from lpi.data.expressions.scenes import load_scene_expressions
-
         records = load_scene_expressions(**options)
         if order is None:
             order = list(dict.fromkeys(record.task for record in records if record.split != "held_out"))
@@ -172,11 +170,8 @@ def grounding_options(kind: str) -> list[str]:
         "expressions": load_expressions,
         "refcoco": load_refs,
         "mdetr": load_mdetr,
+        "scene_expressions": load_scene_expressions,
     }
-    if kind == "scene_expressions":
-        from lpi.data.expressions.scenes import load_scene_expressions
-
-        readers[kind] = load_scene_expressions
     names = option_names(MAKERS[kind], readers[kind])
     # MDETR's reader takes one file and its split; a stream has several, each with its own
     return [name for name in names if kind != "mdetr" or name not in ("path", "split")]

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lpi.data.coco import COCO_TASKS, OTHER, load_coco
+from lpi.data.collections import COLLECTIONS, load_collection
 from lpi.data.folder import load_folder, load_jsonl
 from lpi.data.karpathy import load_karpathy
 from lpi.data.records import CaptionedImage
+from lpi.data.scenes import load_scenes
 from lpi.errors import ConfigError, DataError, did_you_mean
 from lpi.tasks.grouping import StreamOf, TaskOf, option_names
 
@@ -152,9 +154,6 @@ class TaskStream(StreamOf[Task, CaptionedImage]):
     @classmethod
     def from_scenes(cls, *, name: str = "scenes", order: Sequence[str] | None = None, **options: Any) -> "TaskStream":
         """The embedded world; ``options`` as for :func:`lpi.data.scenes.load_scenes`."""
-        # Inside the function: a stream of photographs shouldn't wait for the drawing code to load.
-        from lpi.data.scenes import load_scenes
-
         return cls.from_records(load_scenes(**options), name=name, order=order)
 
     @classmethod
@@ -172,9 +171,6 @@ class TaskStream(StreamOf[Task, CaptionedImage]):
 
         Tasks come in the collection's order unless another is given.
         """
-        # Inside the function: one's own pictures don't need it.
-        from lpi.data.collections import COLLECTIONS, load_collection
-
         records = load_collection(collection, root, skip=skip)
         if order is None:
             present = {record.task for record in records} - set(held_out)
@@ -241,11 +237,8 @@ def source_options(kind: str) -> list[str]:
         "jsonl": load_jsonl,
         "coco": load_coco,
         "karpathy": load_karpathy,
+        "scenes": load_scenes,
     }
-    if kind == "scenes":
-        from lpi.data.scenes import load_scenes
-
-        readers[kind] = load_scenes
     calls = [getattr(TaskStream, f"from_{kind}"), *([readers[kind]] if kind in readers else [])]
     return option_names(*calls)
 
