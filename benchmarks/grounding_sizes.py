@@ -41,8 +41,9 @@ from transformers import (
 from lpi.backbones.loading import EMBEDDED, load_tokenizer, locate, quiet
 from lpi.config import read_experiment
 from lpi.data.expressions.scenes import load_scene_expressions
-from lpi.evaluation.harness import environment, run_experiment
+from lpi.evaluation.machine import environment
 from lpi.evaluation.memory import PeakMemory
+from lpi.evaluation.scheduler import run_experiment
 from lpi.grounding.methods import load_grounding_method
 from lpi.storage import read_json, write_json
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+
+from lpi.evaluation.results import Results
 
 ROOT = Path(__file__).parents[1]
 FIRST, LAST = "<!-- figures -->", "<!-- end of figures -->"
 FIRST_COMPARED, LAST_COMPARED = "<!-- comparison -->", "<!-- end of comparison -->"
 NAMES = {
-    "zero_shot": "frozen model",
+    "frozen": "frozen model",
     "lpi": "**LPI**, tasks inferred",
     "finetune": "full fine-tuning, task after task",
     "joint": "joint training (upper bound)",
@@ -32,65 +33,64 @@ COMPARED = {
 }
 
 
-def figures(record: dict[str, Any]) -> str:
+def figures(results: Results) -> str:
     lines = [
         "| R@1 after 12 tasks, one gallery, per cent | text to image | image to text | mean | forgotten |",
         "|---|---|---|---|---|",
     ]
-    for name in record["rows"]:
-        row = record[name]
-        mean = row.get("final_r1", row.get("r1"))
+    rows = {"frozen": results.frozen, **{name: row.figures for name, row in results.rows.items()}}
+    for name, row in rows.items():
         spread = f" ± {row['final_r1_std']:.1f}" if "final_r1_std" in row else ""
-        forgotten = f"{row['forgetting_fixed_gallery_r1']:+.1f}" if "forgetting_fixed_gallery_r1" in row else ""
-        recall = [f"{row[direction]['r1']:.1f}" for direction in ("text_to_image", "image_to_text")]
-        lines.append(f"| {NAMES[name]} | {recall[0]} | {recall[1]} | {mean:.1f}{spread} | {forgotten} |")
-    lpi = record["lpi"]
+        forgotten = f"{row['forgetting_fixed_r1']:+.1f}" if "forgetting_fixed_r1" in row else ""
+        recall = [f"{row[f'final_{direction}_r1']:.1f}" for direction in ("t2i", "i2t")]
+        lines.append(f"| {NAMES[name]} | {recall[0]} | {recall[1]} | {row['final_r1']:.1f}{spread} | {forgotten} |")
+    lpi = rows["lpi"]
     lines.append("")
     lines.append(
-        f"{len(record['seeds'])} seeds; LPI learns {lpi['trainable_per_task']:,} numbers a task. With the true task "
+        f"{len(results.seeds)} seeds; LPI learns {lpi['trainable_per_task']:,} numbers a task. With the true task "
         f"given it reaches {lpi['oracle_r1']:.1f} by cosines alone; the router finds it for "
         f"{lpi['routing_accuracy']:.0f} % of pictures and captions. Forgotten: R@1 of the earlier tasks, last less "
         "best, against the pictures and captions of all "
         "twelve tasks; against those of the tasks seen so far, the usual way, LPI has "
         f"{lpi['forgetting_r1']:+.1f} and the frozen model, from the growing gallery alone, "
-        f"{record['zero_shot']['forgetting_r1']:+.1f}. LPI's score counts whether query and candidate belong together "
+        f"{results.frozen['forgetting_r1']:+.1f}. LPI's score counts whether query and candidate belong together "
         f"by their routing: without that it has {lpi['cosine_r1']:.1f}, and the frozen model with it "
         f"{lpi['frozen_with_routing_r1']:.1f}. LPI keeps {lpi['retention']:.1f} % of what the frozen model "
         "finds in pictures of no task. From `results/scenes.json`, made by"
     )
-    lines.append(f"`{record['command']}`.")
+    lines.append(f"`{results.command}`.")
     return "\n".join(lines)
 
 
-def comparison(record: dict[str, Any], domains: dict[str, Any]) -> str:
+def comparison(results: Results, domains: Results) -> str:
     lines = [
         "| R@1 after 4 tasks, one gallery, per cent | both directions | forgotten | held out | stored numbers |",
         "|---|---|---|---|---|",
     ]
-    methods = {name: record["methods"][name] for name in COMPARED if name in record["methods"]}
+    methods = {name: results.rows[name].figures for name in COMPARED if name in results.rows}
     for name, row in sorted(methods.items(), key=lambda item: -item[1]["final_r1"]):
         recall = f"{row['final_r1']:.1f} ± {row['final_r1_std']:.1f}"
         lines.append(
             f"| {COMPARED[name]} | {recall} | {row['forgetting_r1']:+.1f} | {row['retention']:.0f} % | "
-            f"{row['stored_parameters']:,} |"
+            f"{row['stored_numbers']:,} |"
         )
-    best = record["methods"]["lpi_best"]
-    seeds, orders = len(record["seeds"]), record["orders"]
+    best = methods["lpi_best"]
+    seeds, orders = len(results.seeds), results.orders
     lines.append("")
     lines.append(
         f"{seeds} seeds, {orders} task order{'s' if orders > 1 else ''}, every method's rate chosen with the same "
         "budget on validation pictures. The two upper rows of LPI count in their score whether query and candidate "
         f"belong together by their routing: without that the smaller has {best['cosine_r1']:.1f}, and the frozen "
-        f"model with it {best['frozen_with_routing_r1']:.1f}. All {len(record['methods'])} rows, what they cost and "
+        f"model with it {best['frozen_with_routing_r1']:.1f}. All {len(results.rows)} rows, what they cost and "
         "what they differ in: [docs/results.md](docs/results.md). From `results/compare_scenes.json`, made by"
     )
-    lines.append(f"`{record['command']}`.\n\n{on_domains(domains)}")
+    lines.append(f"`{results.command}`.\n\n{on_domains(domains)}")
     return "\n".join(lines)
 
 
-def on_domains(record: dict[str, Any]) -> str:
+def on_domains(results: Results) -> str:
     """The comparison on real pictures in a sentence."""
-    rows, tasks = record["methods"], record["stream"]["tasks"]
+    rows, tasks = {name: row.figures for name, row in results.rows.items()}, results.stream["tasks"]
     shown = ("lpi_best", "dar", "joint", "zero_shot", "finetune", "lpi")
     names = {
         **COMPARED,
@@ -113,15 +113,15 @@ def between(text: str, first: str, last: str, content: str) -> str:
     return f"{before}{first}\n{content}\n{last}{after}"
 
 
-def updated(readme: str, scenes: dict[str, Any], compared: dict[str, Any], domains: dict[str, Any]) -> str:
+def updated(readme: str, scenes: Results, compared: Results, domains: Results) -> str:
     readme = between(readme, FIRST, LAST, figures(scenes))
     return between(readme, FIRST_COMPARED, LAST_COMPARED, comparison(compared, domains))
 
 
-def records() -> list[dict[str, Any]]:
+def records() -> list[Results]:
     """The results that the figures are from, as :func:`updated` takes them."""
     files = [ROOT / "results" / f"{name}.json" for name in ("scenes", "compare_scenes", "compare_domains")]
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    return [Results.from_json(json.loads(file.read_text(encoding="utf-8"))) for file in files]
 
 
 def main() -> None:

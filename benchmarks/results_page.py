@@ -1,4 +1,6 @@
-"""Write docs/results.md from results/*.json and docs/published.json. Nothing on that page is typed by hand.
+"""Write docs/results.md from results/*.json and docs/published.json, and the list of columns in docs/comparing.md.
+
+Nothing on that page is typed by hand.
 
 python benchmarks/results_page.py
 """
@@ -9,15 +11,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lpi.evaluation.results import table as run_table
-from lpi.evaluation.scoreboard import markdown
-from lpi.evaluation.scoreboard import table as comparison_table
+from benchmark_tables import tables
+
+from lpi.evaluation.figures import column_list, markdown
+from lpi.evaluation.results import COMPARE, RUN, Results, table
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "results.md"
+PAGE, COMPARING = ROOT / "docs" / "results.md", ROOT / "docs" / "comparing.md"
+FIRST = "<!-- columns: written by benchmarks/results_page.py from lpi.evaluation.figures -->"
+LAST = "<!-- end of columns -->"
 UPPER_BOUNDS, REHEARSE = {"joint"}, {"replay"}
-NO_FIGURES = {"machine", "versions", "settings", "stream", "backbone"}
-MOST_ROWS = 40
 Record = dict[str, Any]
 
 
@@ -45,69 +48,54 @@ def page(results: dict[str, Record], published: Record) -> str:
 
 
 def _place(name: str, record: Record) -> tuple[int, str]:
-    return (0 if "methods" in record else 1 if "rows" in record and "stream" in record else 2), name
+    return (0 if record.get("comparisons") else 1 if "frozen" in record else 2), name
 
 
 def section(name: str, record: Record) -> str:
-    """One results file: its table if it is a comparison or an experiment's, and where it came from."""
-    if "methods" in record and "comparisons" in record:
-        body = f"{about(record)}{markdown(*comparison_table(record))}\n{legend(record)}{bars(record)}"
-    elif isinstance(record.get("rows"), list) and "stream" in record:
-        body = f"{about(record)}{markdown(*run_table(record))}"
+    """One results file: its table if it holds runs, or a benchmark's own ones, and where it came from."""
+    if "frozen" not in record:
+        body = tables(name, record)
     else:
-        rows = flat(record)
-        body = markdown(["figure", "value"], rows[:MOST_ROWS]) if rows else ""
-        if len(rows) > MOST_ROWS:
-            body += f"\n.. and {len(rows) - MOST_ROWS} more in the file.\n"
+        results = Results.from_json(record)
+        if results.comparisons:
+            body = f"{about(results)}{markdown(*table(results, COMPARE))}\n{legend(results)}{bars(results)}"
+        else:
+            body = f"{about(results)}{markdown(*table(results, RUN))}"
     return f"### {name}\n\n{body}\n{origin(name, record)}\n"
 
 
-def flat(record: Record, before: str = "", depth: int = 0) -> list[list[str]]:
-    """Every figure of a record that is no comparison, with the keys that lead to it."""
-    rows: list[list[str]] = []
-    for key, value in record.items():
-        name = f"{before}{key}"
-        if isinstance(value, bool):
-            rows.append([name, "yes" if value else "no"])
-        elif isinstance(value, int | float):
-            rows.append([name, f"{value:,}"])
-        elif isinstance(value, dict) and depth < 2 and key not in NO_FIGURES:
-            rows += flat(value, f"{name}, ", depth + 1)
-    return rows
-
-
-def about(record: Record) -> str:
+def about(results: Results) -> str:
     """What the figures are over, in a line."""
-    stream, backbone = record["stream"], record["backbone"]
-    seeds = ", ".join(map(str, record["seeds"]))
-    orders = f", {record['orders']} task orders" if record.get("orders", 1) > 1 else ""
-    tasks = stream["tasks"]
-    pictures = sum(task["train"] for task in tasks), sum(task["test"] for task in tasks)
+    stream, backbone = results.stream, results.backbone
+    seeds = ", ".join(map(str, results.seeds))
+    orders = f", {results.orders} task orders" if results.orders > 1 else ""
+    tasks, items = stream["tasks"], "pictures" if results.problem == "retrieval" else "expressions"
+    count = sum(task["train"] for task in tasks), sum(task["test"] for task in tasks)
     return (
-        f"{len(tasks)} tasks of `{stream['name']}` ({pictures[0]:,} training and {pictures[1]:,} test pictures), "
+        f"{len(tasks)} tasks of `{stream['name']}` ({count[0]:,} training and {count[1]:,} test {items}), "
         f"backbone `{backbone['name']}`, seeds {seeds}{orders}.\n\n"
     )
 
 
-def legend(record: Record) -> str:
+def legend(results: Results) -> str:
     """How the last column is read, and which rows failed or weren't tuned."""
     lines = [
-        f"`vs {record['against']}`: the mean paired difference in R@1; * is larger than the spread of the paired "
-        "differences, ~ is not."
+        f"`vs {results.against}`: the mean paired difference in {results.metrics.label}; * is larger than the spread "
+        "of the paired differences, ~ is not."
     ]
-    tuned = record.get("tuned")
+    tuned = results.tuned
     if tuned:
         trials = sorted({len(row["trials"]) for row in tuned.values()})
-        own = [row for row in record["methods"] if row not in tuned]
+        own = [row for row in results.rows if row not in tuned]
         rest = f"; as the experiment has them: {', '.join(own)}" if own else ""
         lines.append(f"Settings chosen on validation data, {' or '.join(map(str, trials))} trials a row{rest}.")
-    lines += [f"Row `{row}` failed: {problem}" for row, problem in record["failed"].items()]
+    lines += [f"Row `{row}` failed: {problem}" for row, problem in results.failed.items()]
     return "\n".join(lines) + "\n"
 
 
-def bars(record: Record) -> str:
+def bars(results: Results) -> str:
     """What the project asks of its best row, and whether it is reached; empty without that row."""
-    methods = record["methods"]
+    methods = {name: row.figures for name, row in results.rows.items()}
     best = methods.get("lpi_best")
     if best is None:
         return ""
@@ -124,8 +112,8 @@ def bars(record: Record) -> str:
             (f"ahead of `{name}`, the best rehearsal-free rival, by more than {spread:.1f}", ahead, ahead > spread)
         )
     if "dar" in methods:
-        share = 100 * best["stored_parameters"] / methods["dar"]["stored_parameters"]
-        lines.append(("at most 10 % of `dar`'s stored parameters", share, share <= 10))
+        share = 100 * best["stored_numbers"] / methods["dar"]["stored_numbers"]
+        lines.append(("at most 10 % of `dar`'s stored numbers", share, share <= 10))
     if "way_to_joint" in best:
         lines.append(
             (
@@ -170,8 +158,16 @@ def current() -> str:
     return page(results, published)
 
 
+def with_columns(text: str) -> str:
+    """The page on comparing with its list of columns put in anew."""
+    before, _, rest = text.partition(FIRST)
+    _, _, after = rest.partition(LAST)
+    return f"{before}{FIRST}\n{column_list('retrieval')}{LAST}{after}"
+
+
 def main() -> None:
     PAGE.write_text(current(), encoding="utf-8")
+    COMPARING.write_text(with_columns(COMPARING.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

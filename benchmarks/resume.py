@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lpi.evaluation.harness import environment
+from lpi.evaluation.machine import environment
 from lpi.storage import write_json
 
 SETTINGS = [

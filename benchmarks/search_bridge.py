@@ -43,7 +43,7 @@ from lpi.data.records import CaptionedImage
 from lpi.data.scenes import load_scenes
 from lpi.data.source import load_source
 from lpi.evaluation.machine import environment
-from lpi.evaluation.ranking import count_ranks, recall_at
+from lpi.metrics.ranking import count_ranks, recall_at
 from lpi.search.pair import Bridge
 from lpi.storage import write_json
 from lpi.tasks.relevance import relevance

@@ -52,7 +52,7 @@ from lpi.backbones.base import DualEncoder, TextInputs
 from lpi.backbones.inputs import PixelRecipe
 from lpi.backbones.loading import make_inputs
 from lpi.backbones.towers import text_tower, vision_tower
-from lpi.evaluation.harness import environment
+from lpi.evaluation.machine import environment
 from lpi.losses import item_loss
 from lpi.methods.base import TaskData, TrainingBatch
 from lpi.methods.lpi import LPI

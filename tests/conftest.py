@@ -15,11 +15,12 @@ from lpi.backbones import DualEncoder, load_backbone
 from lpi.cli import main as entry
 from lpi.config import TrainingSettings
 from lpi.data.records import CaptionedImage
+from lpi.features import TrainingSet
 from lpi.grounding.backbones import GroundingBackbone, load_grounding_backbone
 from lpi.methods.base import Method, TrainingBatch
 from lpi.tasks.batches import batches
 from lpi.tasks.stream import Task, TaskStream
-from lpi.trainer import TrainingSet, learn_task
+from lpi.trainer import learn_task
 
 torch.set_num_threads(1)  # the models are tiny, and pytest runs a worker a core: more threads only wait for each other
 

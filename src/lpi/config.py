@@ -19,21 +19,12 @@ else:
     import tomli as tomllib
 
 
+Table = dict[str, Any]
+"""A table of a TOML file."""
 GROUNDING_KINDS = ("scene_expressions", "expressions", "refcoco", "mdetr")
 """Kinds of streams whose tasks are expressions with boxes; those of all others are pictures with captions."""
 ROUTED_WEIGHT = 0.1
 """How much the agreement of both sides' routing counts in a score, where it counts, beside a cosine of at most 1."""
-
-
-RESERVED = (
-    *("rows", "ablation", "trainable_per_task", "seeds", "command", "stream", "backbone", "settings", "versions"),
-    *("machine", "commit"),
-)
-"""What a row mustn't be called: in the record of all rows these keys are something else."""
-
-
-FROZEN = "zero_shot"
-"""The frozen backbone's figures in that record, which only a row of the method of that name may add to."""
 
 
 def check_name(name: str, what: str) -> None:
@@ -48,17 +39,6 @@ def check_name(name: str, what: str) -> None:
             f"{what} {name[:80]!r} can't name a folder: it must have letters, and no '/', '\\' or control character. "
             "Rename it."
         )
-
-
-def check_row(row: str, place: str) -> None:
-    """Refuse the name of a row that no results can be kept under.
-
-    Raises:
-        ConfigError: it names no folder, or something else in the results.
-    """
-    check_name(row, f"{place}: the row's name")
-    if row in RESERVED:
-        raise ConfigError(f"{place}: the row {row!r} has a name that the results use otherwise. Rename it.")
 
 
 class Settings(BaseModel):
@@ -180,14 +160,14 @@ class StreamSettings(BaseModel):
     order: list[str] | None = None
     measured: Literal["test", "validation"] = "test"
 
-    def source(self) -> dict[str, Any]:
+    def source(self) -> Table:
         """The keys that only the source of this kind knows."""
         return dict(self.model_extra or {})
 
     @property
-    def grounding(self) -> bool:
-        """Whether the tasks are expressions with boxes."""
-        return self.kind in GROUNDING_KINDS
+    def problem(self) -> Literal["retrieval", "grounding"]:
+        """What the tasks are about: captioned pictures that are searched, or expressions with boxes that are found."""
+        return "grounding" if self.kind in GROUNDING_KINDS else "retrieval"
 
 
 class Experiment(Settings):
@@ -203,9 +183,9 @@ class Experiment(Settings):
         method: ``name``, optional ``preset``, and the method's own options.
         training: see :class:`TrainingSettings`.
         evaluation: see :class:`EvaluationSettings`.
-        rows: further rows of the table, by name: what they change.
+        rows: further variants, each a row of the table, by name: what they change.
         search: what ``lpi tune`` tries: settings and their values, such as ``"method.rank" = [4, 8]``; a value like
-            ``"*3"`` is three times what the row has.
+            ``"*3"`` is three times what the variant has.
     """
 
     name: str = "experiment"
@@ -214,35 +194,37 @@ class Experiment(Settings):
     image_size: int | None = None
     seeds: list[int] = Field(default_factory=lambda: [0])
     stream: StreamSettings = StreamSettings()
-    method: dict[str, Any] = Field(default_factory=lambda: {"name": "lpi"})
+    method: Table = Field(default_factory=lambda: {"name": "lpi"})
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
-    rows: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    rows: dict[str, Table] = Field(default_factory=dict)
     search: dict[str, list[Any]] = Field(default_factory=dict)
 
-    def row_names(self) -> list[str]:
-        """The main row, named after its method, then the further ones."""
-        return [self.main_row, *self.rows]
+    def variant_names(self) -> list[str]:
+        """The main variant, named after its method, then the further ones."""
+        return [self.main_variant, *self.rows]
 
     @property
-    def main_row(self) -> str:
-        """The name of the row that the file describes without any change."""
+    def main_variant(self) -> str:
+        """The name of the variant that the file describes without any change."""
         name = short_name(str(self.method.get("name", "lpi")))
         preset = self.method.get("preset")
         return name if preset is None else f"{name}_{preset}"
 
-    def row(self, name: str) -> Experiment:
-        """The experiment of one row.
+    def variant(self, name: str) -> Experiment:
+        """The experiment of one variant.
 
         Raises:
             ConfigError: no row has that name, or it changes what doesn't exist.
         """
-        if name == self.main_row:
+        if name == self.main_variant:
             return self.model_copy(update={"rows": {}})
         if name not in self.rows:
-            raise ConfigError(f"experiment {self.name!r} has no row {name!r}. {did_you_mean(name, self.row_names())}")
+            raise ConfigError(
+                f"experiment {self.name!r} has no row {name!r}. {did_you_mean(name, self.variant_names())}"
+            )
         content = self.model_dump(exclude={"rows"}, exclude_unset=True)
-        changes: dict[str, Any] = {}
+        changes: Table = {}
         for key, value in self.rows[name].items():
             merge(changes, key.split("."), value)
         method = changes.get("method")
@@ -265,7 +247,7 @@ def short_name(method: str) -> str:
     return Path(method).stem if method.endswith(".py") else method.rpartition(".")[2]
 
 
-def merge(content: dict[str, Any], path: Sequence[str], value: Any) -> None:
+def merge(content: Table, path: Sequence[str], value: Any) -> None:
     """Set ``content[path...] = value``; a table is merged into the table that is there."""
     *parents, last = path
     for key in parents:
@@ -311,7 +293,7 @@ def read_experiment(source: str | Path, changes: Sequence[str] = ()) -> Experime
     return parse(content, path.name)
 
 
-def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
+def parse_changes(changes: Sequence[str]) -> Table:
     """The values that ``--set`` gives to dotted keys, by key; of a key that is given twice the last value counts.
 
     >>> parse_changes(["method.rank=8", "training.optimiser = sgd"])
@@ -320,7 +302,7 @@ def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: a change that isn't ``key=value``.
     """
-    values: dict[str, Any] = {}
+    values: Table = {}
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
@@ -355,44 +337,41 @@ def parse(content: Mapping[str, Any], place: str) -> Experiment:
         raise ConfigError(f"{place}: {key} in {where}: {first['msg']}; got {first['input']!r}.") from error
     _check_kind(experiment, place)
     _check_names(experiment, place)
-    if experiment.main_row in experiment.rows:
+    if experiment.main_variant in experiment.rows:
         raise ConfigError(
-            f"{place}: the row {experiment.main_row!r} has the name of the main row, which would hide it. Rename it."
+            f"{place}: the row {experiment.main_variant!r} has the name of the main row, which would hide it. "
+            "Rename it."
         )
     return experiment
 
 
 def _check_names(experiment: Experiment, place: str) -> None:
     check_name(experiment.name, f"{place}: the experiment's name")
-    for row in experiment.row_names():
+    for row in experiment.variant_names():
         check_name(row, f"{place}: the row's name")
-    for row, changes in experiment.rows.items():
-        check_row(row, place)
-        method: Any = {"method": {"name": changes.get("method.name", experiment.method.get("name"))}} | changes
-        if row == FROZEN and not (isinstance(method["method"], Mapping) and method["method"].get("name") == FROZEN):
-            raise ConfigError(f"{place}: the row {row!r} isn't of the method of that name. Rename it.")
 
 
-#: settings that only pictures with captions, or only expressions with boxes, obey
-OF_CAPTIONS = {
-    "training": ("augment", "captions_per_image", "equal_captions"),
-    "evaluation": (
-        "equal_captions",
-        "gallery",
-        "fixed_gallery",
-        "scoring",
-        "routed_weight",
-        "foreign_pairs",
-        "diagnostics",
-    ),
+NOT_OBEYED: dict[str, dict[str, tuple[str, ...]]] = {
+    "retrieval": {"training": (), "evaluation": ("overlap", "suppress")},
+    "grounding": {
+        "training": ("augment", "captions_per_image", "equal_captions"),
+        "evaluation": (
+            "equal_captions",
+            "gallery",
+            "fixed_gallery",
+            "scoring",
+            "routed_weight",
+            "foreign_pairs",
+            "diagnostics",
+        ),
+    },
 }
-OF_BOXES = {"training": (), "evaluation": ("overlap", "suppress")}
+"""For each problem the settings that mean nothing to it, by their table."""
 
 
 def _check_kind(experiment: Experiment, place: str) -> None:
     """Refuse settings that were given but that tasks of this kind don't obey."""
-    idle: dict[str, tuple[str, ...]] = dict(OF_CAPTIONS if experiment.stream.grounding else OF_BOXES)
-    for table, names in idle.items():
+    for table, names in NOT_OBEYED[experiment.stream.problem].items():
         given: Settings = getattr(experiment, table)
         for name in sorted(given.model_fields_set & set(names)):
             known = [field for field in type(given).model_fields if field not in names]

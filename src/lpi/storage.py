@@ -61,6 +61,11 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
+def write_text(path: Path, text: str) -> None:
+    """A text file, written atomically."""
+    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file.
 

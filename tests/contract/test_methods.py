@@ -17,10 +17,11 @@ from torch import Tensor
 from lpi.backbones import DualEncoder
 from lpi.config import TrainingSettings
 from lpi.errors import ConfigError, LpiError, UnknownNameError
+from lpi.features import TrainingSet
 from lpi.methods import method, method_class, method_names
 from lpi.methods.base import Method
 from lpi.tasks.stream import Task, TaskStream
-from lpi.trainer import Step, TrainingSet, learn_task
+from lpi.trainer import Step, learn_task
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "c_clip": {"rank": 2},

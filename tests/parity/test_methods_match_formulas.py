@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lpi.backbones import DualEncoder
 from lpi.config import TrainingSettings
+from lpi.features import TrainingSet
 from lpi.methods import method
 from lpi.methods.adapters import Adapted, LowRank, SharedLowRank, features_before, target_layers
 from lpi.methods.base import Method, TaskData, TrainingBatch
@@ -23,7 +24,7 @@ from lpi.methods.moe_adapters import Experts, Selector
 from lpi.methods.replay import reservoir
 from lpi.methods.zscl import softened_divergence
 from lpi.tasks.stream import TaskStream
-from lpi.trainer import Step, TrainingSet, learn_task
+from lpi.trainer import Step, learn_task
 
 Ready = Callable[..., TrainingBatch]
 Learn = Callable[..., Any]

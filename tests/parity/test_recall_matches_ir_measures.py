@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lpi.evaluation.ranking import count_ranks, recall_at
+from lpi.metrics.ranking import count_ranks, recall_at
 
 ir_measures = pytest.importorskip("ir_measures", reason="ir_measures is not installed")
 

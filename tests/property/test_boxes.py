@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpi.evaluation.boxes import generalised_iou, hit_ranks, iou, precision_at
+from lpi.metrics.boxes import generalised_iou, hit_ranks, iou, precision_at
 
 
 def overlap(first, second):

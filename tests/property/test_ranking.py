@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpi.evaluation.ranking import count_ranks, recall_at, recall_both_directions
+from lpi.metrics.ranking import count_ranks, recall_at, recall_both_directions
 
 
 def chances_by_every_order(scores, relevant):

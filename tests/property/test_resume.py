@@ -12,11 +12,12 @@ from torch import Tensor
 
 from lpi.backbones import DualEncoder
 from lpi.config import TrainingSettings
+from lpi.features import TrainingSet
 from lpi.methods import method
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import load_method, save_method
 from lpi.tasks.stream import TaskStream
-from lpi.trainer import Step, TrainingSet, learn_task
+from lpi.trainer import Step, learn_task
 
 STEPS = 7
 

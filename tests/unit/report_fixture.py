@@ -6,25 +6,24 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from lpi.evaluation.records import METRICS, FrozenRecord, read_record, read_stages, summarise, write_record
+
 COLOURS = {"red": "#d1392b", "green": "#3b8f4a", "blue": "#2d6cc0", "yellow": "#e3b62c", "violet": "#7d4fb0"}
 SHAPES = ("ball", "box", "kite")
 
 
 def recall(values: list[float]) -> dict:
-    """A recall record in which recall at 5 and 10 are higher, and one direction is a little better."""
-
-    def direction(shift: float) -> dict:
-        return {
-            k: [round(min(1.0, value + shift + more), 6) for value in values]
-            for k, more in (("1", 0.0), ("5", 0.2), ("10", 0.3))
-        }
-
-    return {"text_to_image": direction(-0.02), "image_to_text": direction(0.02)}
+    """Recalls of which those at 5 and 10 are higher, and one direction is a little better."""
+    return {
+        f"{direction}_r{k}": [round(min(1.0, value + shift + more), 6) for value in values]
+        for direction, shift in (("t2i", -0.02), ("i2t", 0.02))
+        for k, more in ((1, 0.0), (5, 0.2), (10, 0.3))
+    }
 
 
 def one(value: float) -> dict:
-    """A recall record without tasks."""
-    return {name: {k: values[0] for k, values in by_k.items()} for name, by_k in recall([value]).items()}
+    """Recalls without tasks."""
+    return {name: values[0] for name, values in recall([value]).items()}
 
 
 def make_run(
@@ -37,7 +36,7 @@ def make_run(
     method: str | None = None,
     gain: float = 0.12,
     loss: float = 0.004,
-    pieces: tuple[str, ...] = ("zero_shot", "tasks", "examples", "log", "result", "routing"),
+    pieces: tuple[str, ...] = ("frozen", "tasks", "examples", "log", "result", "routing"),
     stages: int | None = None,
 ) -> Path:
     """Write a run folder in ``folder/<experiment>/<row>/seed-<n>``.
@@ -49,7 +48,7 @@ def make_run(
         row: its name.
         experiment: its name.
         method: the method's name, by default the row's.
-        gain: recall above zero-shot just after learning.
+        gain: recall above the frozen model's just after learning.
         loss: recall lost with every later stage.
         pieces: which optional files and fields to write.
         stages: how many tasks it has finished, by default all.
@@ -73,29 +72,27 @@ def make_run(
     zero_stages = [{**stage(t, tasks, zero(t), zero(t), rng, False), "oracle": None} for t in range(count)]
     for t, record in enumerate(zero_stages):
         record["next"] = one(base[t + 1] - 0.006) if t + 1 < count else None
-    zero_record = {"stages": zero_stages, "held_out": one(0.3)}
-    if "zero_shot" in pieces:
-        dump(run / "zero_shot.json", zero_record)
+        record["held_out"] = one(0.3)
+    if "frozen" in pieces:
+        dump(run / "frozen.json", {"stages": zero_stages})
     if "tasks" in pieces:
         dump(run / "tasks.json", relations(tasks, rng))
     if "examples" in pieces:
         dump(run / "examples.json", examples(run, tasks, rng))
     if "log" in pieces:
         write_log(run / "log.jsonl", tasks[:done], rng)
-    if "result" in pieces and "zero_shot" in pieces and done == count:
-        from lpi.evaluation.continual import summary
-
-        result = summary(records, zero_record)
-        dump(
-            run / "result.json",
-            {**result, "trainable_per_task": 5284, "stored_parameters": 5284 * count, "seconds": {}},
-        )
+    if "result" in pieces and "frozen" in pieces and done == count:
+        learned_stages = read_stages(run)
+        frozen = read_record(FrozenRecord, run / "frozen.json").stages
+        write_record(run / "result.json", summarise(learned_stages, frozen, METRICS["retrieval"]))
     dump(run / "run.json", info(experiment, row, method or row, seed, tasks))
     return run
 
 
 def info(experiment: str, row: str, method: str, seed: int, tasks: tuple[str, ...]) -> dict:
     return {
+        "format": 2,
+        "problem": "retrieval",
         "experiment": experiment,
         "row": row,
         "method": {"name": method, "options": {"rank": 4, "length": 16, "injection": "into", "interaction": True}},
@@ -132,13 +129,13 @@ def stage(
     return {
         "stage": t,
         "task": tasks[t],
-        "recall": recall(values),
+        "seen": recall(values),
         "oracle": recall([value + 0.02 for value in values]),
         "next": one(0.3) if t + 1 < len(tasks) else None,
         "held_out": one(0.295),
         "routing": {"vision": confusion(0.85), "text": confusion(0.75)} if routed else None,
         "seconds": {"train": 21.5 + t, "evaluate": 3.2},
-        "parameters": {"trainable": 5284, "stored": 5284 * (t + 1)},
+        "parameters": {"trainable": 5284, "stored": 5284 * (t + 1), "bytes": 4 * 5284 * (t + 1)},
         "pairs_per_second": 812.5,
     }
 

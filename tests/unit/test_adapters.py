@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from lpi.backbones import DualEncoder
 from lpi.config import EvaluationSettings, TrainingSettings
 from lpi.errors import BackboneError, ConfigError, MissingExtraError, MissingFileError
-from lpi.evaluation.protocol import Evaluator
+from lpi.evaluation.recall import Evaluator
+from lpi.features import TrainingSet
 from lpi.methods import method
 from lpi.methods.adapters import Adapted, LowRank, drawn_for, private_copy, target_layers
 from lpi.methods.base import FALLBACK, Method, TrainingBatch
 from lpi.methods.linear import head
 from lpi.tasks.stream import TaskStream
-from lpi.trainer import TrainingSet
 
 Learn = Callable[..., Any]
 Ready = Callable[..., TrainingBatch]
@@ -158,9 +158,9 @@ def test_routes_of_two_experts_count_as_the_nearer_ones(clip: DualEncoder, strea
     for tower in ("vision", "text"):
         routes = always.route(tower, evaluator.test.plain[tower])
         assert int(routes.min()) >= 1000
-        assert records[0]["routing"][tower] == records[1]["routing"][tower]
-        assert sum(map(sum, records[0]["routing"][tower]["confusion"])) == len(routes)
-    assert records[0]["oracle"] == records[1]["oracle"]
+        assert records[0].routing[tower] == records[1].routing[tower]
+        assert sum(map(sum, records[0].routing[tower].confusion)) == len(routes)
+    assert records[0].oracle == records[1].oracle
 
 
 def test_the_experts_pass_by_what_no_task_has_shown(clip: DualEncoder, stream: TaskStream, learn: Learn) -> None:

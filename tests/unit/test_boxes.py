@@ -7,18 +7,17 @@ import pytest
 import torch
 
 from lpi.errors import ConfigError, ShapeError
-from lpi.evaluation.boxes import (
+from lpi.metrics.boxes import (
     apart,
     area,
     generalised_iou,
     hit_ranks,
     iou,
     precision_at,
-    precision_matrix,
     precision_per_task,
 )
-from lpi.evaluation.continual import authors_average, authors_forgetting, final_average
-from lpi.evaluation.ranking import Ranks
+from lpi.metrics.continual import authors_average, authors_forgetting, final_average
+from lpi.metrics.ranking import Ranks
 
 UNIT = torch.tensor([[0.0, 0.0, 2.0, 2.0]])
 
@@ -160,11 +159,11 @@ def test_stages_make_a_task_matrix_that_the_averages_take():
     second = precision_per_task(places(4, 1, 1, math.inf, 2), [0, 1, 1, 1, 0], tasks=2)
     assert first == {"1": [0.5], "5": [1.0], "10": [1.0]}
     assert second == {"1": [0.0, 2 / 3], "5": [1.0, 2 / 3], "10": [1.0, 2 / 3]}
-    matrix = precision_matrix([first, second])
+    matrix = [stage["1"] for stage in (first, second)]
     assert matrix == [[0.5], [0.0, 2 / 3]]
     assert authors_forgetting(matrix) == -0.5
     assert authors_average(matrix) == pytest.approx((0.25 + 2 / 3) / 2)
-    assert final_average(precision_matrix([first, second], 5)) == pytest.approx((1 + 2 / 3) / 2)
+    assert final_average([first["5"], second["5"]]) == pytest.approx((1 + 2 / 3) / 2)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +186,6 @@ def test_stages_make_a_task_matrix_that_the_averages_take():
         (lambda: precision_per_task(places(1, 1), [0], tasks=1), ShapeError, "2 ranks and 1"),
         (lambda: precision_per_task(places(1, 1), [0, 2], tasks=2), ShapeError, "got 0 to 2"),
         (lambda: precision_per_task(places(1, 1), [0, 0], tasks=2), ShapeError, "task 1 has no"),
-        (lambda: precision_matrix([{"1": [0.5]}], 5), ConfigError, "P@5 wasn't measured"),
     ],
 )
 def test_what_is_no_box_or_no_figure_is_refused(call, error, words):

@@ -13,7 +13,9 @@ from commands import Ended, Type
 from PIL import Image
 
 from lpi import __version__
-from lpi.cli.main import app, numbers
+from lpi.cli.main import app
+from lpi.cli.options import numbers
+from lpi.config import shipped
 
 COMMANDS = (
     ("run",),
@@ -191,6 +193,15 @@ def test_bad_data_ends_with_code_2_and_every_problem(pictures: Path, lpi: Callab
     as_json = lpi("data", "check", pictures, "--json")
     assert as_json.code == 2
     assert len(json.loads(as_json.out)["errors"]) == 2
+
+
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_the_shipped_experiments_are_listed_with_what_they_are_about(command: str, lpi: Callable[..., Ended]) -> None:
+    ended = lpi(command, "--list")
+    assert ended.code == 0
+    for name in shipped():
+        assert name in ended.out
+    assert "Twelve collections of drawn pictures" in ended.out
 
 
 def test_doctor_tells_what_there_is(lpi: Callable[..., Ended]) -> None:

@@ -14,9 +14,19 @@ from PIL import Image, ImageDraw
 from lpi.cli import main as entry
 from lpi.config import Experiment, parse
 from lpi.errors import CheckpointError, ConfigError, DataError, LpiError, MissingFileError, UnknownNameError
-from lpi.evaluation.compare import Outcome, default_jobs, make_cells, read_tuned, rows_of, run_cells, task_orders
-from lpi.evaluation.harness import Workbench, open_stream, run_experiment
-from lpi.evaluation.scoreboard import markdown, scoreboard, table
+from lpi.evaluation.bench import Bench, open_stream
+from lpi.evaluation.figures import markdown
+from lpi.evaluation.results import collect, table
+from lpi.evaluation.scheduler import (
+    Outcome,
+    default_jobs,
+    make_cells,
+    read_tuned,
+    run_cells,
+    run_experiment,
+    task_orders,
+    variants_of,
+)
 from lpi.evaluation.tuning import trials_of, tune
 from lpi.methods import method_class
 from lpi.methods.checkpoint import load_method
@@ -114,27 +124,29 @@ def test_orders_are_the_streams_own_its_reverse_and_then_drawn_ones() -> None:
 
 def test_a_row_is_the_experiments_a_method_or_a_file(experiment: Experiment, tmp_path: Path) -> None:
     (tmp_path / "louder.py").write_text(OUTSIDE)
-    rows = rows_of(experiment, ["lpi", "joint", "finetune", str(tmp_path / "louder.py")])
+    rows = variants_of(experiment, ["lpi", "joint", "finetune", str(tmp_path / "louder.py")])
     assert list(rows) == ["lpi", "joint", "finetune", "louder"]
     assert rows["lpi"].method["rank"] == 2
     assert rows["finetune"].method == {"name": "finetune"}
     assert rows["finetune"].training == experiment.training.model_copy(update=method_class("finetune").default_training)
     assert rows["louder"].method == {"name": str(tmp_path / "louder.py")}
     assert rows["louder"].training == experiment.training
-    assert list(rows_of(experiment)) == ["lpi", "zero_shot", "joint"]
+    assert list(variants_of(experiment)) == ["lpi", "zero_shot", "joint"]
 
 
 def test_a_method_as_a_row_trains_at_its_own_rate_and_not_at_the_main_methods(world: dict[str, Any]) -> None:
     training = {**world["training"], "learning_rate": 0.004, "weight_decay": 0.3}
     experiment = parse({**world, "training": training}, "small.toml")
-    finetune = rows_of(experiment, ["finetune"])["finetune"].training
+    finetune = variants_of(experiment, ["finetune"])["finetune"].training
     assert (finetune.learning_rate, finetune.weight_decay, finetune.batch) == (6e-5, 0.01, 4)
-    lora = rows_of(experiment, ["lora"])["lora"].training
+    lora = variants_of(experiment, ["lora"])["lora"].training
     assert (lora.learning_rate, lora.weight_decay) == (1e-3, 0.3)  # it has no weight decay of its own
-    assert rows_of(experiment, ["zero_shot"])["zero_shot"].training == experiment.training  # a row of the experiment
-    assert rows_of(experiment, ["lpi"])["lpi"].training == experiment.training
+    assert (
+        variants_of(experiment, ["zero_shot"])["zero_shot"].training == experiment.training
+    )  # a row of the experiment
+    assert variants_of(experiment, ["lpi"])["lpi"].training == experiment.training
     for given, rate in (("training.learning_rate", 0.004), ("training", 0.004), ("training.epochs", 6e-5)):
-        assert rows_of(experiment, ["finetune"], given=[given])["finetune"].training.learning_rate == rate
+        assert variants_of(experiment, ["finetune"], given=[given])["finetune"].training.learning_rate == rate
 
 
 def test_a_run_of_a_method_that_nobody_gave_a_rate_takes_the_methods_own(world: dict[str, Any], tmp_path: Path) -> None:
@@ -149,7 +161,7 @@ def test_a_run_of_a_method_that_nobody_gave_a_rate_takes_the_methods_own(world: 
 
 def test_a_method_under_its_own_name_has_its_own_defaults_beside_a_preset(world: dict[str, Any]) -> None:
     best = parse({**world, "method": {"name": "lpi", "preset": "authors-release"}}, "best.toml")
-    assert rows_of(best, ["lpi"])["lpi"].method == {"name": "lpi"}
+    assert variants_of(best, ["lpi"])["lpi"].method == {"name": "lpi"}
 
 
 @pytest.mark.parametrize(
@@ -163,29 +175,29 @@ def test_a_method_under_its_own_name_has_its_own_defaults_beside_a_preset(world:
 )
 def test_rows_that_are_not_there(names: list[str], kind: type[LpiError], message: str, experiment: Experiment) -> None:
     with pytest.raises(kind) as error:
-        rows_of(experiment, names)
+        variants_of(experiment, names)
     assert message in str(error.value)
 
 
 def test_tuned_settings_are_put_in_by_row(experiment: Experiment, tmp_path: Path) -> None:
-    rows = rows_of(experiment, None, {"lpi": {"chosen": {"training.learning_rate": 0.5, "method.rank": 3}}})
+    rows = variants_of(experiment, None, {"lpi": {"chosen": {"training.learning_rate": 0.5, "method.rank": 3}}})
     assert rows["lpi"].training.learning_rate == 0.5
     assert rows["lpi"].method["rank"] == 3
     assert rows["joint"].training.learning_rate == 1e-3
     with pytest.raises(ConfigError, match=r"tuned settings of row 'lpi': \[training\] has no option 'learning_rat'"):
-        rows_of(experiment, None, {"lpi": {"chosen": {"training.learning_rat": 0.5}}})
+        variants_of(experiment, None, {"lpi": {"chosen": {"training.learning_rat": 0.5}}})
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"other.json: these are no tuned settings"):
         read_tuned(tmp_path / "other.json")
 
 
 def test_runs_in_the_streams_own_order_lie_where_run_puts_them(experiment: Experiment, tmp_path: Path) -> None:
-    cells = make_cells(experiment, rows_of(experiment, ["zero_shot"]), seeds=[0, 1], orders=2, out=tmp_path)
+    cells = make_cells(experiment, variants_of(experiment, ["zero_shot"]), seeds=[0, 1], orders=2, out=tmp_path)
     assert [(cell.order, cell.seed) for cell in cells] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert cells[1].folder == tmp_path / "small" / "zero_shot" / "seed-1"
     assert cells[2].folder == tmp_path / "small" / "order-1" / "zero_shot" / "seed-0"
     assert cells[2].settings.stream.order == ["warm", "cold"]
-    folders = run_experiment(experiment, rows=["zero_shot"], seeds=[1], out=tmp_path, say=silent)
+    folders = run_experiment(experiment, names=["zero_shot"], seeds=[1], out=tmp_path, say=silent)
     assert folders["zero_shot"][1] == cells[1].folder
     with pytest.raises(ConfigError, match="at least 1 order and 1 seed; got 0 and 1"):
         make_cells(experiment, {}, seeds=[0], orders=0, out=tmp_path)
@@ -202,16 +214,17 @@ def test_jobs_are_bounded_by_the_runs() -> None:
 def test_a_comparison_says_everything_about_every_method(experiment: Experiment, tmp_path: Path) -> None:
     (tmp_path / "louder.py").write_text(OUTSIDE)
     names = ["lpi", "zero_shot", "joint", str(tmp_path / "louder.py")]
-    cells = make_cells(experiment, rows_of(experiment, names), seeds=[3], orders=2, out=tmp_path / "runs")
+    cells = make_cells(experiment, variants_of(experiment, names), seeds=[3], orders=2, out=tmp_path / "runs")
     outcome = run_cells(cells, say=silent, command="lpi compare small")
-    record = scoreboard(outcome, against="zero_shot", command="lpi compare small")
-    assert set(record["methods"]) == {"lpi", "zero_shot", "joint", "louder"}
-    row = record["methods"]["lpi"]
+    results = collect(outcome, against="zero_shot", command="lpi compare small")
+    record = results.to_json()
+    assert set(record["rows"]) == {"lpi", "zero_shot", "joint", "louder"}
+    row = record["rows"]["lpi"]
     wanted = {
         "final_r1",
         "final_r1_std",
         "forgetting_r1",
-        "stored_parameters",
+        "stored_numbers",
         "seconds",
         "peak_mb",
         "bwt_r1",
@@ -229,28 +242,28 @@ def test_a_comparison_says_everything_about_every_method(experiment: Experiment,
     # the frozen model, and one that ranks as it does, differ in nothing
     louder = record["comparisons"]["louder"]
     assert (louder["difference"], louder["p"], louder["larger_than_spread"]) == (0.0, 1.0, False)
-    assert record["methods"]["zero_shot"]["stored_bytes"] == 0
-    assert record["methods"]["zero_shot"]["fwt_r1"] == 0
+    assert record["rows"]["zero_shot"]["stored_bytes"] == 0
+    assert record["rows"]["zero_shot"]["fwt_r1"] == 0
     assert record["comparisons"]["lpi"]["runs"] == 2
     assert (record["seeds"], record["orders"]) == ([3], 2)
     assert record["command"] == "lpi compare small"
-    head, body = table(record)
-    assert {line[0] for line in body} == set(record["methods"])
+    head, body = table(results)
+    assert {line[0] for line in body} == set(record["rows"])
     assert all(len(line) == len(head) for line in body)
     assert markdown(head, body).count("\n") == 6
 
 
 def test_the_oracle_gap_holds_cosines_against_cosines(world: dict[str, Any], tmp_path: Path) -> None:
     routed = parse(world | {"evaluation": {"examples": 0, "scoring": "routed", "routed_weight": 5.0}}, "small.toml")
-    cells = make_cells(routed, rows_of(routed, ["lpi"]), seeds=[3], orders=1, out=tmp_path)
-    row = scoreboard(run_cells(cells, say=silent))["methods"]["lpi"]
+    cells = make_cells(routed, variants_of(routed, ["lpi"]), seeds=[3], orders=1, out=tmp_path)
+    row = collect(run_cells(cells, say=silent)).rows["lpi"].figures
     result = read_json(cells[0].folder / "result.json")
     assert result["final"]["r1"] != result["cosine"]["r1"]  # or the routing does nothing here
     assert row["oracle_gap_r1"] == pytest.approx(100 * (result["oracle"]["r1"] - result["cosine"]["r1"]), abs=1e-3)
 
 
 def test_finished_runs_are_left_alone_and_lost_ones_run_again(experiment: Experiment, tmp_path: Path) -> None:
-    cells = make_cells(experiment, rows_of(experiment, ["lpi"]), seeds=[0, 1], orders=1, out=tmp_path)
+    cells = make_cells(experiment, variants_of(experiment, ["lpi"]), seeds=[0, 1], orders=1, out=tmp_path)
     run_cells(cells, say=silent)
     before = {cell.seed: (cell.folder / "result.json").stat().st_mtime_ns for cell in cells}
     result = read_json(cells[1].folder / "result.json")
@@ -265,16 +278,16 @@ def test_finished_runs_are_left_alone_and_lost_ones_run_again(experiment: Experi
 def test_a_run_over_data_that_changed_since_is_refused(
     world: dict[str, Any], tmp_path: Path, experiment: Experiment
 ) -> None:
-    run_experiment(experiment, rows=["zero_shot"], out=tmp_path, say=silent)
-    run_experiment(experiment, rows=["zero_shot"], out=tmp_path, say=silent)  # nothing changed
+    run_experiment(experiment, names=["zero_shot"], out=tmp_path, say=silent)
+    run_experiment(experiment, names=["zero_shot"], out=tmp_path, say=silent)  # nothing changed
     file = tmp_path / "small" / "zero_shot" / "seed-0" / "run.json"
     run = read_json(file)
     run["stream"]["checksum"] = "0123456789abcdef"
     file.write_text(json.dumps(run))
     with pytest.raises(ConfigError, match=r"other data \(checksum 0123456789abcdef there, [0-9a-f]{16} now\)"):
-        run_experiment(experiment, rows=["zero_shot"], out=tmp_path, say=silent)
+        run_experiment(experiment, names=["zero_shot"], out=tmp_path, say=silent)
     with pytest.raises(ConfigError, match="other data"):
-        run_cells(make_cells(experiment, rows_of(experiment, ["zero_shot"]), seeds=[0], orders=1, out=tmp_path))
+        run_cells(make_cells(experiment, variants_of(experiment, ["zero_shot"]), seeds=[0], orders=1, out=tmp_path))
 
 
 def test_a_run_whose_pictures_were_replaced_under_the_same_names_is_refused(
@@ -283,12 +296,12 @@ def test_a_run_whose_pictures_were_replaced_under_the_same_names_is_refused(
     shutil.copytree(world["stream"]["root"], tmp_path / "data")
     stream = {"kind": "folder", "root": str(tmp_path / "data")}
     experiment = parse({**world, "stream": stream}, "small.toml")
-    run_experiment(experiment, rows=["zero_shot"], out=tmp_path, say=silent)
+    run_experiment(experiment, names=["zero_shot"], out=tmp_path, say=silent)
     Image.new("RGB", (32, 32), "gold").save(next((tmp_path / "data").rglob("15.png")))
     with pytest.raises(ConfigError, match=r"other data .* Put the pictures and captions back as they were"):
-        run_experiment(experiment, rows=["zero_shot"], out=tmp_path, say=silent)
+        run_experiment(experiment, names=["zero_shot"], out=tmp_path, say=silent)
     with pytest.raises(ConfigError, match="other data"):
-        run_cells(make_cells(experiment, rows_of(experiment, ["zero_shot"]), seeds=[0], orders=1, out=tmp_path))
+        run_cells(make_cells(experiment, variants_of(experiment, ["zero_shot"]), seeds=[0], orders=1, out=tmp_path))
 
 
 def test_a_method_that_fails_does_not_stop_the_others(experiment: Experiment, tmp_path: Path) -> None:
@@ -298,20 +311,20 @@ def test_a_method_that_fails_does_not_stop_the_others(experiment: Experiment, tm
     )
     (tmp_path / "broken.py").write_text(broken)
     names = [str(tmp_path / "broken.py"), "zero_shot"]
-    cells = make_cells(experiment, rows_of(experiment, names), seeds=[0], orders=1, out=tmp_path / "runs")
+    cells = make_cells(experiment, variants_of(experiment, names), seeds=[0], orders=1, out=tmp_path / "runs")
     outcome = run_cells(cells, say=silent)
     assert set(outcome.failed) == {0}
-    record = scoreboard(outcome)
-    assert list(record["methods"]) == ["zero_shot"]
+    record = collect(outcome).to_json()
+    assert list(record["rows"]) == ["zero_shot"]
     assert record["failed"]["broken"].startswith("IndexError: 7")
     assert "raise IndexError(7)" in (cells[0].folder / "error.txt").read_text()
 
 
 def test_nothing_finished_makes_an_empty_table(experiment: Experiment, tmp_path: Path) -> None:
-    cells = make_cells(experiment, rows_of(experiment, ["zero_shot"]), seeds=[0], orders=1, out=tmp_path)
-    record = scoreboard(Outcome(cells, {0: "no"}))
-    assert record["methods"] == {}
-    assert table(record)[1] == []
+    cells = make_cells(experiment, variants_of(experiment, ["zero_shot"]), seeds=[0], orders=1, out=tmp_path)
+    found = collect(Outcome(cells, {0: "no"}))
+    assert found.rows == {}
+    assert table(found)[1] == []
 
 
 def test_the_command_compares_in_two_processes_and_goes_on(
@@ -325,13 +338,13 @@ def test_the_command_compares_in_two_processes_and_goes_on(
     assert code == 0
     assert "2 runs, 0 of them finished already" in out
     record = read_json(tmp_path / "small.json")
-    assert set(record["methods"]) == {"zero_shot", "louder"}
-    assert record["methods"]["louder"]["final_r1"] == record["methods"]["zero_shot"]["final_r1"]
+    assert set(record["rows"]) == {"zero_shot", "louder"}
+    assert record["rows"]["louder"]["final_r1"] == record["rows"]["zero_shot"]["final_r1"]
     assert record == read_json(tmp_path / "runs" / "small" / "compare.json")
     assert (tmp_path / "runs" / "small" / "compare.md").read_text().startswith("|  | t2i R@1/5/10 |")
     code, out, _ = lpi(*words, "--json")
     assert code == 0
-    assert json.loads(out)["methods"].keys() == record["methods"].keys()
+    assert json.loads(out)["rows"].keys() == record["rows"].keys()
     code, _, err = lpi(*words, "--against", "lourder")
     assert (code, err.strip()) == (2, "lpi: No row is called 'lourder'. Did you mean 'louder'?")
 
@@ -348,9 +361,9 @@ def test_the_method_in_the_docs_is_one_short_file_and_appears_in_the_table(
     code, out, err = lpi("compare", toml, *words, "--results", tmp_path / "small.json")
     assert code == 0, err
     assert "turned" in out
-    rows = read_json(tmp_path / "small.json")["methods"]
-    assert rows["turned"]["stored_parameters"] == rows["turned"]["trainable_per_task"] > 0
-    recalls = [[rows[row][way] for way in ("text_to_image", "image_to_text")] for row in rows]
+    rows = read_json(tmp_path / "small.json")["rows"]
+    assert rows["turned"]["stored_numbers"] == rows["turned"]["trainable_per_task"] > 0
+    recalls = [[rows[row][f"final_{way}_r{k}"] for way in ("t2i", "i2t") for k in (1, 5, 10)] for row in rows]
     assert recalls[0] != recalls[1]  # it learned something
     saved = load_method(tmp_path / "small" / "turned" / "seed-0" / "model", method=tmp_path / "turned.py")
     assert saved.tasks == sorted(COLOURS)
@@ -361,7 +374,7 @@ def test_the_method_in_the_docs_is_one_short_file_and_appears_in_the_table(
 
 
 def test_trials_begin_with_the_row_as_it_stands_and_never_repeat(experiment: Experiment) -> None:
-    settings = experiment.row("lpi")
+    settings = experiment.variant("lpi")
     trials = trials_of(settings, 99, "lpi")
     assert trials[0].changes == {}
     assert len(trials) == 6  # 3 rates x 2 epochs; one of them is the row as it stands
@@ -380,14 +393,14 @@ def test_trials_begin_with_the_row_as_it_stands_and_never_repeat(experiment: Exp
     ],
 )
 def test_a_search_space_that_is_written_wrongly(search: dict[str, Any], message: str, world: dict[str, Any]) -> None:
-    settings = parse({**world, "search": search}, "small.toml").row("lpi")
+    settings = parse({**world, "search": search}, "small.toml").variant("lpi")
     with pytest.raises(ConfigError) as error:
         trials_of(settings, 4, "lpi")
     assert message in str(error.value)
 
 
 def test_tuning_gives_every_row_its_trials_on_validation_pictures(experiment: Experiment, tmp_path: Path) -> None:
-    rows = rows_of(experiment, ["lpi", "zero_shot", "joint"])
+    rows = variants_of(experiment, ["lpi", "zero_shot", "joint"])
     record = tune(experiment, rows, trials=3, seeds=[0], out=tmp_path, say=silent, command="lpi tune small")
     counts = {row: len(found["trials"]) for row, found in record["rows"].items()}
     assert counts == {"lpi": 3, "zero_shot": 1, "joint": 3}
@@ -398,7 +411,7 @@ def test_tuning_gives_every_row_its_trials_on_validation_pictures(experiment: Ex
     run = read_json(tmp_path / "small_tune" / "lpi" / "trial-00" / "seed-0" / "run.json")
     assert run["settings"]["stream"]["measured"] == "validation"
     assert [task["test"] for task in run["stream"]["tasks"]] == [4, 4]
-    tuned = rows_of(experiment, ["lpi"], record["rows"])["lpi"]
+    tuned = variants_of(experiment, ["lpi"], record["rows"])["lpi"]
     for key, value in record["rows"]["lpi"]["chosen"].items():
         assert getattr(tuned.training, key.removeprefix("training.")) == value
 
@@ -406,7 +419,7 @@ def test_tuning_gives_every_row_its_trials_on_validation_pictures(experiment: Ex
 def test_a_trial_that_blows_up_is_noted_and_not_chosen(world: dict[str, Any], tmp_path: Path) -> None:
     search = {"training.learning_rate": [1e30]}
     experiment = parse({**world, "search": search, "training": {**world["training"], "clip": 0, "epochs": 4}}, "s.toml")
-    record = tune(experiment, rows_of(experiment, ["joint"]), trials=2, seeds=[0], out=tmp_path, say=silent)
+    record = tune(experiment, variants_of(experiment, ["joint"]), trials=2, seeds=[0], out=tmp_path, say=silent)
     good, bad = record["rows"]["joint"]["trials"]
     assert record["rows"]["joint"]["chosen"] == good["changes"] == {}
     assert bad["validation_r1"] is None
@@ -448,5 +461,5 @@ def test_the_command_writes_what_compare_reads(
 
 
 def test_a_bench_serves_every_row_of_its_stream(experiment: Experiment) -> None:
-    bench = Workbench(experiment, silent)
-    assert bench.evaluator(experiment.row("joint")) is bench.evaluator(experiment)
+    bench = Bench(experiment, silent)
+    assert bench.evaluator(experiment.variant("joint")) is bench.evaluator(experiment)

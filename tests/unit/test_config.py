@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lpi.config import Experiment, TrainingSettings, parse, read_experiment, shipped
+from lpi.config import Experiment, TrainingSettings, parse, parse_changes, read_experiment, shipped
 from lpi.errors import ConfigError, MissingFileError
 
 TEXT = """
@@ -126,19 +126,19 @@ def test_a_missing_experiment_is_named() -> None:
 # Rows -----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_main_row_comes_first_and_is_named_after_its_method(file: Path) -> None:
-    assert read_experiment(file).row_names() == ["lpi", "wide", "paper", "finetune", "dotted"]
-    assert read_experiment(file, ["method.preset=paper"]).main_row == "lpi_paper"
+def test_the_main_variant_comes_first_and_is_named_after_its_method(file: Path) -> None:
+    assert read_experiment(file).variant_names() == ["lpi", "wide", "paper", "finetune", "dotted"]
+    assert read_experiment(file, ["method.preset=paper"]).main_variant == "lpi_paper"
 
 
-def test_the_main_row_is_the_file_without_its_rows(file: Path) -> None:
+def test_the_main_variant_is_the_file_without_its_rows(file: Path) -> None:
     experiment = read_experiment(file)
-    assert experiment.row("lpi") == experiment.model_copy(update={"rows": {}})
+    assert experiment.variant("lpi") == experiment.model_copy(update={"rows": {}})
 
 
 def test_a_row_changes_what_it_names_and_keeps_the_rest(file: Path) -> None:
     experiment = read_experiment(file, ["training.batch=16"])
-    wide = experiment.row("wide")
+    wide = experiment.variant("wide")
     assert wide.method == {"name": "lpi", "rank": 8, "injection": "into"}
     assert (wide.training, wide.stream, wide.seeds, wide.name) == (
         experiment.training,
@@ -149,9 +149,9 @@ def test_a_row_changes_what_it_names_and_keeps_the_rest(file: Path) -> None:
     assert experiment.method["rank"] == 4  # the experiment itself is left as it is
 
 
-def test_a_row_of_another_preset_is_not_undone_by_the_options_of_the_main_row(file: Path) -> None:
-    assert read_experiment(file).row("paper").method == {"name": "lpi", "preset": "paper"}
-    best, paper = (read_experiment("compare_scenes").row(name).method for name in ("lpi_best", "lpi"))
+def test_a_row_of_another_preset_is_not_undone_by_the_options_of_the_main_variant(file: Path) -> None:
+    assert read_experiment(file).variant("paper").method == {"name": "lpi", "preset": "paper"}
+    best, paper = (read_experiment("compare_scenes").variant(name).method for name in ("lpi_best", "lpi"))
     small = {"rank": 2, "interaction_rank": 1, "adapter_rank": 1, "clusters": 1, "directions": 4, "memory": 8}
     assert best == {"name": "lpi", "preset": "best", **small}
     assert paper["injection"] == "replace"
@@ -159,7 +159,7 @@ def test_a_row_of_another_preset_is_not_undone_by_the_options_of_the_main_row(fi
 
 @pytest.mark.parametrize("name", ["finetune", "dotted"])
 def test_a_row_of_another_method_leaves_the_options_of_the_first_behind(file: Path, name: str) -> None:
-    row = read_experiment(file).row(name)
+    row = read_experiment(file).variant(name)
     assert row.method == {"name": "finetune"}
     assert row.stream.source() == {"difficulty": "easy"}
     assert (row.training.learning_rate, row.training.epochs) == {"finetune": (1e-5, 2), "dotted": (0.02, 1)}[name]
@@ -167,13 +167,13 @@ def test_a_row_of_another_method_leaves_the_options_of_the_first_behind(file: Pa
 
 def test_an_unknown_row_names_the_nearest(file: Path) -> None:
     with pytest.raises(ConfigError, match=r"experiment 'small' has no row 'fine_tune'. Did you mean 'finetune'\?"):
-        read_experiment(file).row("fine_tune")
+        read_experiment(file).variant("fine_tune")
 
 
 def test_a_row_with_an_unknown_key_is_refused_by_its_name(file: Path) -> None:
     experiment = read_experiment(file, ["rows.wide.training.epoch=1"])
     with pytest.raises(ConfigError, match=r"row 'wide' of small: \[training\] has no option 'epoch'"):
-        experiment.row("wide")
+        experiment.variant("wide")
 
 
 def test_a_row_named_like_the_main_one_is_refused(file: Path) -> None:
@@ -201,26 +201,33 @@ def test_a_name_that_leads_elsewhere_is_refused_in_one_line(name: str) -> None:
 
 def test_names_in_any_language_are_names() -> None:
     for name in ("Köln 2024", "狗", "a.b", "..a", "lpi+ewc", "x" * 200):
-        assert parse({"name": name, "rows": {name: {"method.rank": 1}}}, "e.toml").row_names() == ["lpi", name]
+        assert parse({"name": name, "rows": {name: {"method.rank": 1}}}, "e.toml").variant_names() == ["lpi", name]
 
 
-@pytest.mark.parametrize(
-    "name", ["rows", "seeds", "command", "settings", "stream", "backbone", "versions", "zero_shot"]
-)
-def test_a_row_named_like_something_else_in_the_results_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"the row '{name}' .*Rename it"):
-        parse({"rows": {name: {"method.rank": 1}}}, "e.toml")
-    for change in ({"method.name": "zero_shot"}, {"method": {"name": "zero_shot"}}):
-        assert parse({"rows": {"zero_shot": change}}, "e.toml").row_names() == ["lpi", "zero_shot"]
+@pytest.mark.parametrize("name", ["rows", "seeds", "command", "settings", "frozen", "versions", "zero_shot"])
+def test_a_row_may_have_the_name_of_anything_else_in_the_results(name: str) -> None:
+    assert parse({"rows": {name: {"method.rank": 1}}}, "e.toml").variant_names() == ["lpi", name]
+
+
+def test_changes_are_parsed_as_toml_or_else_taken_as_text() -> None:
+    changes = ["method.rank=8", "training.optimiser = sgd", "stream.order=['a']", "name='x=y'", "method.rank=4"]
+    assert parse_changes(changes) == {
+        "training.optimiser": "sgd",
+        "stream.order": ["a"],
+        "name": "x=y",
+        "method.rank": 4,
+    }
+    with pytest.raises(ConfigError, match=r"--set takes key=value; got 'method\.rank'"):
+        parse_changes(["method.rank"])
 
 
 def test_every_shipped_experiment_and_each_of_its_rows_is_read() -> None:
     for name, path in shipped().items():
         experiment = read_experiment(name)
         assert experiment.name
-        for row in experiment.row_names():
-            assert isinstance(experiment.row(row), Experiment), path
+        for row in experiment.variant_names():
+            assert isinstance(experiment.variant(row), Experiment), path
 
 
 def test_an_empty_experiment_has_defaults() -> None:
-    assert parse({}, "nothing").main_row == "lpi"
+    assert parse({}, "nothing").main_variant == "lpi"

@@ -11,8 +11,8 @@ from tiny_grounding import pictures, tiny_owl
 
 from lpi.cli import main as entry
 from lpi.config import TrainingSettings
+from lpi.expression_data import ExpressionSet
 from lpi.grounding.backbones import load_grounding_backbone
-from lpi.grounding.examples import ExpressionSet
 from lpi.grounding.methods import grounding_method
 from lpi.tasks.grounding import GroundingStream
 from lpi.trainer import learn_task

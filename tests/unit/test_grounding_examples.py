@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from tiny_grounding import pictures, tiny_dino, tiny_owl
 
+from lpi import expression_data as examples
 from lpi.config import EvaluationSettings
 from lpi.data.expressions.record import ReferringExpression
 from lpi.errors import DataError
-from lpi.evaluation.grounding import TestExpressions
-from lpi.grounding import examples
+from lpi.evaluation.precision import TestExpressions
+from lpi.expression_data import ExpressionSet
 from lpi.grounding.backbones import GroundingBackbone, load_grounding_backbone
-from lpi.grounding.examples import ExpressionSet
 from lpi.grounding.methods import grounding_method
 
 OPENED: list[tuple[str, int | None]] = []

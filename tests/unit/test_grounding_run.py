@@ -13,15 +13,18 @@ from torch import Tensor
 from lpi.config import EvaluationSettings, Experiment, parse, read_experiment
 from lpi.data.expressions.record import ReferringExpression
 from lpi.errors import ConfigError, DataError
-from lpi.evaluation.boxes import KS
-from lpi.evaluation.grounding import GroundingEvaluator, grounding_summary
-from lpi.evaluation.grounding_workbench import open_expressions
-from lpi.evaluation.harness import evaluate_saved, run_experiment
-from lpi.evaluation.results import collect, table
+from lpi.evaluation.grounding import open_expressions
+from lpi.evaluation.precision import GroundingEvaluator
+from lpi.evaluation.records import Routing
+from lpi.evaluation.results import RUN, Results, collect, table
+from lpi.evaluation.run import evaluate_saved
+from lpi.evaluation.scheduler import make_cells, run_cells, run_experiment, variants_of
+from lpi.evaluation.tuning import tune
 from lpi.grounding.backbones import Detections, GroundingBackbone, PictureInputs, load_grounding_backbone
 from lpi.grounding.base import GroundingMethod
 from lpi.grounding.methods import grounding_method
 from lpi.methods.base import FALLBACK
+from lpi.metrics.boxes import KS
 from lpi.report import write_report
 from lpi.tasks.grounding import GroundingStream
 from lpi.trainer import Step
@@ -68,7 +71,7 @@ def quiet(line: str) -> None:
 def runs(owl: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, Path]]:
     out = tmp_path_factory.mktemp("runs")
     chosen = experiment(owl)
-    return run_experiment(chosen, rows=chosen.row_names(), out=out, say=quiet, command="lpi run boxes")
+    return run_experiment(chosen, names=chosen.variant_names(), out=out, say=quiet, command="lpi run boxes")
 
 
 def read(folder: Path, name: str) -> Any:
@@ -80,28 +83,32 @@ def test_every_stage_measures_every_task_seen(runs: dict[str, dict[int, Path]]) 
     stages = [read(folder, str(path)) for path in sorted((folder / "stages").glob("*.json"))]
     assert [stage["task"] for stage in stages] == ["food", "animal", "vehicle"]
     for number, stage in enumerate(stages):
-        assert {k: len(values) for k, values in stage["precision"].items()} == {str(k): number + 1 for k in KS}
-        assert {k: len(values) for k, values in stage["oracle"].items()} == {str(k): number + 1 for k in KS}
-        assert sum(map(sum, stage["routing"]["confusion"])) == 6 * (number + 1)
-        assert stage["held_out"].keys() == {"1", "5", "10"}
+        assert {k: len(values) for k, values in stage["seen"].items()} == {f"p{k}": number + 1 for k in KS}
+        assert {k: len(values) for k, values in stage["oracle"].items()} == {f"p{k}": number + 1 for k in KS}
+        assert sum(map(sum, stage["routing"]["both"]["confusion"])) == 6 * (number + 1)
+        assert stage["held_out"].keys() == {"p1", "p5", "p10"}
         assert (stage["next"] is None) == (number == 2)
         assert stage["parameters"]["trainable"] > 0
-    zero = read(folder, "zero_shot.json")
-    assert [len(stage["precision"]["1"]) for stage in zero["stages"]] == [1, 2, 3]
+    frozen = read(folder, "frozen.json")
+    assert [len(stage["seen"]["p1"]) for stage in frozen["stages"]] == [1, 2, 3]
 
 
-def test_figures_come_in_the_form_that_is_committed(runs: dict[str, dict[int, Path]]) -> None:
-    record = collect(runs, command="lpi run boxes")
-    assert record["rows"] == ["zero_shot", "lpi", "finetune", "joint", "no_interaction"]
-    assert {"p1", "p5", "p10", "held_out_p1"} == record["zero_shot"].keys()
-    assert {"final_p1", "final_p1_std", "forgetting_p1", "routing_accuracy", "oracle_p1"} <= record["lpi"].keys()
-    assert "routing_accuracy" not in record["finetune"]
-    assert record["ablation"].keys() == {"interaction"}
-    assert record["ablation"]["interaction"]["final_p1"] == record["no_interaction"]["final_p1"]
-    assert record["trainable_per_task"] == record["lpi"]["trainable_per_task"]
-    head, body = table(record)
+def test_figures_come_in_the_form_that_is_committed(runs: dict[str, dict[int, Path]], owl: Path) -> None:
+    chosen, out = experiment(owl), runs["lpi"][0].parents[2]
+    cells = make_cells(chosen, variants_of(chosen), seeds=[0], orders=1, out=out)
+    results = collect(run_cells(cells, say=quiet), command="lpi run boxes")  # all of them are finished
+    record = results.to_json()
+    assert list(record["rows"]) == ["lpi", "finetune", "joint", "no_interaction"]
+    assert record["frozen"].keys() == {"final_p1", "final_p5", "final_p10", "held_out_p1", "forgetting_p1"}
+    assert {"final_p1", "final_p1_std", "forgetting_p1", "routing_accuracy", "oracle_p1"} <= record["rows"][
+        "lpi"
+    ].keys()
+    assert "routing_accuracy" not in record["rows"]["finetune"]
+    assert record["comparisons"].keys() == record["rows"].keys() - {record["against"]}
+    assert Results.from_json(json.loads(json.dumps(record))) == results
+    head, body = table(results, RUN)
     assert head[1:4] == ["P@1", "P@5", "P@10"]
-    assert [row[0] for row in body] == record["rows"]
+    assert [row[0] for row in body] == ["frozen model", *record["rows"]]
     assert len({len(row) for row in [head, *body]}) == 1
 
 
@@ -148,23 +155,57 @@ def test_a_run_that_was_stopped_ends_the_same(
 
     for _ in range(2):
         with pytest.raises(Stopped):
-            run_experiment(experiment(owl), rows=[row], out=tmp_path, say=quiet, on_step=stop)
-    folders = run_experiment(experiment(owl), rows=[row], out=tmp_path, say=quiet)
+            run_experiment(experiment(owl), names=[row], out=tmp_path, say=quiet, on_step=stop)
+    folders = run_experiment(experiment(owl), names=[row], out=tmp_path, say=quiet)
     assert outcome(folders[row][0], kept=(".safetensors", ".png")) == outcome(
         runs[row][0], kept=(".safetensors", ".png")
     )
     told: list[str] = []
-    run_experiment(experiment(owl), rows=[row], out=tmp_path, say=told.append)
-    assert "already finished" in told[0]
+    run_experiment(experiment(owl), names=[row], out=tmp_path, say=told.append)
+    assert told[0] == "1 runs, 1 of them finished already"
 
 
 def test_a_saved_model_is_measured_again(runs: dict[str, dict[int, Path]], owl: Path) -> None:
     folder = runs["lpi"][0]
-    record = evaluate_saved(folder / "model", experiment(owl))
+    names, record = evaluate_saved(folder / "model", experiment(owl))
     last = read(folder, "stages/02-vehicle.json")
-    assert record["tasks"] == ["food", "animal", "vehicle"]
-    assert record["precision"] == last["precision"]
-    assert record["routing"] == last["routing"]
+    assert names == ["food", "animal", "vehicle"]
+    assert record.seen == last["seen"]
+    assert record.routing is not None
+    assert record.routing["both"].confusion == last["routing"]["both"]["confusion"]
+
+
+# ---- comparing and tuning --------------------------------------------------------------------------------------------
+
+
+def test_methods_on_expressions_are_compared_over_task_orders(owl: Path, tmp_path: Path) -> None:
+    chosen = experiment(owl, training={"steps": 1, "batch": 4, "device": "cpu"})
+    variants = variants_of(chosen, ["lpi", "finetune", "zero_shot"])
+    assert variants["zero_shot"].method == {"name": "zero_shot"}  # a method as a row, though the file has none
+    outcome = run_cells(make_cells(chosen, variants, seeds=[0, 1], orders=2, out=tmp_path), say=quiet)
+    results = collect(outcome, against="zero_shot")
+    assert [(run["seed"], run["order"]) for run in results.rows["lpi"].runs] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    assert results.rows["zero_shot"].figures["final_p1_std"] == 0
+    assert results.comparisons["lpi"].runs == 4
+    head, body = table(results)
+    assert head[-1] == "vs zero_shot"
+    assert {row[0] for row in body} == {"lpi", "finetune", "zero_shot"}
+    page = write_report([cell.folder for cell in outcome.cells], tmp_path / "page").read_text()
+    assert "lpi · order 2" in page
+
+
+def test_settings_for_expressions_are_tuned_on_validation_expressions(owl: Path, tmp_path: Path) -> None:
+    chosen = experiment(
+        owl,
+        training={"steps": 1, "batch": 4, "device": "cpu"},
+        search={"training.learning_rate": ["*1", "*3"]},
+    )
+    record = tune(chosen, variants_of(chosen, ["lpi", "zero_shot"]), trials=2, seeds=[0], out=tmp_path, say=quiet)
+    assert {name: len(row["trials"]) for name, row in record["rows"].items()} == {"lpi": 2, "zero_shot": 1}
+    found = record["rows"]["lpi"]
+    assert found["validation_p1"] == max(trial["validation_p1"] for trial in found["trials"])
+    run = read(tmp_path / "boxes_tune" / "lpi" / "trial-00" / "seed-0", "run.json")
+    assert [task["test"] for task in run["stream"]["tasks"]] == [2, 2, 2]
 
 
 # ---- the figures themselves ------------------------------------------------------------------------------------------
@@ -226,42 +267,13 @@ def test_precision_follows_the_route_and_is_asked_for_once(owl: Path) -> None:
     method.sent = torch.tensor([0, 0, 1, 1, 1, 0, 1, 1, FALLBACK, 1])
     record = evaluator.stage(method, 1)
     frozen = evaluator.test.ranks(None, torch.tensor([8]), torch.tensor([FALLBACK])).expected()
-    assert record["precision"]["1"] == [3 / 5, (3 + float(frozen[0] <= 1)) / 5]
-    assert record["precision"]["5"] == [1.0, (4 + float(frozen[0] <= 5)) / 5]
-    assert record["oracle"] == {"1": [0.0, 1.0], "5": [1.0, 1.0], "10": [1.0, 1.0]}
-    assert record["routing"] == {"accuracy": 0.5, "confusion": [[2, 3, 0], [1, 3, 1]]}
+    assert record.seen["p1"] == [3 / 5, (3 + float(frozen[0] <= 1)) / 5]
+    assert record.seen["p5"] == [1.0, (4 + float(frozen[0] <= 5)) / 5]
+    assert record.oracle == {"p1": [0.0, 1.0], "p5": [1.0, 1.0], "p10": [1.0, 1.0]}
+    assert record.routing == {"both": Routing(0.5, [[2, 3, 0], [1, 3, 1]])}
     asked = method.asked
     evaluator.stage(method, 1)
     assert method.asked == asked  # nothing is looked for twice
-
-
-def test_a_summary_by_hand() -> None:
-    def row(*values: float) -> dict[str, list[float]]:
-        return {str(k): [min(1.0, value * k) for value in values] for k in KS}
-
-    def stage(number: int, *values: float, **other: Any) -> dict[str, Any]:
-        return {"precision": row(*values), "oracle": None, "next": None, "held_out": None, "routing": None, **other}
-
-    stages = [
-        stage(0, 0.5, next={"1": 0.3, "5": 1.0, "10": 1.0}),
-        stage(1, 0.4, 0.6, oracle=row(0.5, 0.7), held_out={"1": 0.2}, routing={"accuracy": 0.75}),
-    ]
-    zero = {
-        "stages": [stage(0, 0.2, next={"1": 0.1, "5": 0.5, "10": 1.0}), stage(1, 0.2, 0.1)],
-        "held_out": {"1": 0.4},
-    }
-    found = grounding_summary(stages, zero)
-    assert found["zero_shot"]["p1"] == pytest.approx(0.15)
-    assert found["final"] == {"p1": 0.5, "p5": 1.0, "p10": 1.0, "held_out_p1": 0.2}
-    assert found["average"]["p1"] == pytest.approx((0.45 + 0.6) / 2)
-    assert found["forgetting"]["p1"] == pytest.approx(-0.1)
-    assert found["fwt"]["p1"] == pytest.approx(0.2)
-    assert found["retention"] == pytest.approx(0.5)
-    assert found["oracle"]["p1"] == pytest.approx(0.6)
-    assert found["routing_accuracy"] == 0.75
-    together = grounding_summary(stages[1:], {**zero, "stages": zero["stages"][1:]})
-    assert together["final"]["p1"] == 0.5
-    assert together["forgetting"]["p1"] == 0.0
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
@@ -304,8 +316,8 @@ def test_every_row_of_the_shipped_experiment_can_be_built(owl: Path) -> None:
     shipped = read_experiment("grounding_scenes")
     backbone = load_grounding_backbone(owl)
     built = {}
-    for name in shipped.row_names():
-        options = dict(shipped.row(name).method)
+    for name in shipped.variant_names():
+        options = dict(shipped.variant(name).method)
         small = {} if "name" in shipped.rows.get(name, {}).get("method", {}) else {"length": 4}
         built[name] = grounding_method(options.pop("name"), backbone, **options, **small)
     assert built["lpi"].options["route_by"] == "both"
@@ -323,4 +335,4 @@ def test_the_towers_that_advance_together_run_too(tmp_path: Path) -> None:
     stream = {**STREAM, "families": ["food", "animal"], "train": 2, "test": 2, "held_out": 0}
     chosen = experiment(tiny_dino(tmp_path / "dino", mm=True), stream=stream, training={"steps": 1, "batch": 2})
     folders = run_experiment(chosen, out=tmp_path / "runs", say=quiet)
-    assert read(folders["lpi"][0], "result.json")["final"].keys() == {"p1", "p5", "p10", "held_out_p1"}
+    assert read(folders["lpi"][0], "result.json")["final"].keys() == {"p1", "p5", "p10"}

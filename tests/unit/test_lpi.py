@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from lpi.backbones import DualEncoder
 from lpi.config import EvaluationSettings
 from lpi.errors import ConfigError, UnknownNameError
-from lpi.evaluation.protocol import Evaluator
+from lpi.evaluation.recall import Evaluator
+from lpi.features import TrainingSet
 from lpi.losses import distillation_loss, item_loss, layer_loss, task_loss
 from lpi.methods import method
 from lpi.methods.adapters import private_copy, target_layers
@@ -22,7 +23,6 @@ from lpi.prompts.interaction import Interaction, interaction_parameters
 from lpi.prompts.low_rank import LowRankPrompts, low_rank_parameters
 from lpi.prompts.task_keys import task_distances
 from lpi.tasks.stream import TaskStream
-from lpi.trainer import TrainingSet
 
 Learn = Callable[..., Any]
 TOWERS = ("vision", "text")

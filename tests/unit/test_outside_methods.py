@@ -15,7 +15,7 @@ import lpi
 from lpi.backbones import DualEncoder
 from lpi.config import parse
 from lpi.errors import CheckpointError, ConfigError, MissingFileError, UnknownNameError
-from lpi.evaluation.harness import run_experiment
+from lpi.evaluation.scheduler import run_experiment
 from lpi.methods import method, method_class, method_source
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import load_method
@@ -75,8 +75,8 @@ def test_an_experiment_runs_it_and_names_its_row_after_the_file(mine: Path, tmp_
         "evaluation": {"examples": 0},
     }
     experiment = parse(content, "own.toml")
-    assert experiment.row_names() == ["my_shift", "shorter", "zero_shot"]
-    folders = run_experiment(experiment, rows=["my_shift", "shorter"], out=tmp_path / "runs", say=lambda line: None)
+    assert experiment.variant_names() == ["my_shift", "shorter", "zero_shot"]
+    folders = run_experiment(experiment, names=["my_shift", "shorter"], out=tmp_path / "runs", say=lambda line: None)
     assert folders["my_shift"][0] == tmp_path / "runs" / "own" / "my_shift" / "seed-0"
     for name, step in (("my_shift", 2.0), ("shorter", 0.1)):
         folder = folders[name][0]

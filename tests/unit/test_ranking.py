@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lpi.errors import ConfigError, DataError, ShapeError
-from lpi.evaluation.ranking import (
+from lpi.metrics.ranking import (
     Ranks,
     cosine_block,
     count_ranks,

@@ -16,7 +16,7 @@ from lpi.report import find_runs, plots, read_run, write_report
 from lpi.report.canvas import LIGHT, NAMES, Palette, Plot
 from lpi.report.charts import running_steps, thinned
 from lpi.report.plots import Heat, label_sides
-from lpi.report.rows import leading, read_rows
+from lpi.report.variants import leading, read_variants
 
 pytest.importorskip("matplotlib", reason="the report's figures need matplotlib")
 
@@ -69,7 +69,7 @@ def report(tmp_path_factory):
     """The page of two rows, the first over two seeds."""
     folder = tmp_path_factory.mktemp("report")
     runs = [make_run(folder / "runs", seed=seed) for seed in (0, 1)]
-    runs.append(make_run(folder / "runs", row="finetune", gain=0.2, loss=0.08, pieces=("zero_shot", "log", "result")))
+    runs.append(make_run(folder / "runs", row="finetune", gain=0.2, loss=0.08, pieces=("frozen", "log", "result")))
     path = write_report(runs, folder / "out")
     return path, path.read_text(encoding="utf-8")
 
@@ -131,21 +131,21 @@ def test_the_page_can_be_read_without_seeing_it(report):
 
 def test_the_headline_says_the_figures_in_words(report):
     page = Page(report[1])
-    rows = read_rows(find_runs(report[0].parent.parent / "runs"))
+    rows = read_variants(find_runs(report[0].parent.parent / "runs"))
     lpi = next(row for row in rows if row.label == "lpi")
-    final, zero = (100 * lpi.figure(name, "text_to_image", "1")[0] for name in ("final", "zero_shot"))
+    final, zero = (100 * lpi.figure(name, "t2i_r1")[0] for name in ("final", "frozen"))
     sentence = f"After 3 tasks, learned one after another, lpi puts the right picture first for {final:.1f} %"
     assert sentence in page.text
-    assert f"(zero-shot: {zero:.1f} %)" in page.text
+    assert f"(frozen model: {zero:.1f} %)" in page.text
     assert "5,284" in page.text
     assert "0.17 % of the backbone" in page.text
 
 
 def test_the_table_shows_mean_and_spread_of_each_row(report):
-    rows = {row.label: row for row in read_rows(find_runs(report[0].parent.parent / "runs"))}
+    rows = {row.label: row for row in read_variants(find_runs(report[0].parent.parent / "runs"))}
     text = Page(report[1]).text
     for row, seeds in (("lpi", 2), ("finetune", 1)):
-        mean, deviation = rows[row].figure("final", "r1")
+        mean, deviation = rows[row].figure("final")
         assert len(rows[row].runs) == seeds
         assert f"{100 * mean:.1f}" + (f" ± {100 * deviation:.1f}" if deviation is not None else "") in text
 
@@ -157,7 +157,7 @@ def test_right_examples_are_marked_by_more_than_colour(report):
 
 
 def test_the_same_runs_give_the_same_bytes(tmp_path):
-    run = make_run(tmp_path / "runs", tasks=("a", "b"), pieces=("zero_shot", "tasks", "examples"))
+    run = make_run(tmp_path / "runs", tasks=("a", "b"), pieces=("frozen", "tasks", "examples"))
     first, second = (write_report([run], tmp_path / name) for name in ("one", "two"))
     assert first.read_bytes() == second.read_bytes()
     for figure in (tmp_path / "one" / "report").iterdir():
@@ -173,14 +173,14 @@ def test_what_a_run_has_not_is_left_out(tmp_path):
         assert f'id="{anchor}"' not in source
     for anchor in ("results", "curves", "tasks", "configuration"):
         assert f'id="{anchor}"' in source
-    assert "zero-shot:" not in Page(source).text
+    assert "frozen model:" not in Page(source).text
     assert (tmp_path / "page" / "tasks-lpi.png").is_file()
 
 
 def test_a_zero_shot_run_alone_makes_a_page(tmp_path, undrawn):
-    run = make_run(tmp_path / "runs", row="zero_shot", gain=0.0, loss=0.0, pieces=("zero_shot", "result"))
+    run = make_run(tmp_path / "runs", row="zero_shot", gain=0.0, loss=0.0, pieces=("frozen", "result"))
     for stage in (run / "stages").iterdir():
-        stage.unlink()  # it may keep its stages in zero_shot.json only
+        stage.unlink()  # it may keep its stages in frozen.json only
     text = Page(write_report([run], tmp_path).read_text(encoding="utf-8")).text
     assert "Without learning anything, the frozen backbone puts the right picture first" in text
     assert "Time to learn" not in text
@@ -192,10 +192,10 @@ def test_an_unfinished_run_says_how_far_it_is(tmp_path, undrawn):
 
 
 def test_joint_training_stands_beside_as_a_line(tmp_path, undrawn):
-    joint = make_run(tmp_path / "runs", row="joint", pieces=("zero_shot",))
+    joint = make_run(tmp_path / "runs", row="joint", pieces=("frozen",))
     for stage in sorted((joint / "stages").iterdir())[:-1]:
         stage.unlink()
-    source = write_report([make_run(tmp_path / "runs", pieces=("zero_shot",)), joint], tmp_path).read_text(
+    source = write_report([make_run(tmp_path / "runs", pieces=("frozen",)), joint], tmp_path).read_text(
         encoding="utf-8"
     )
     assert "all at once" in source
@@ -237,24 +237,24 @@ def test_names_and_captions_are_only_text(tmp_path):
 def test_a_folder_of_runs_stands_for_all_of_them(tmp_path):
     runs = [make_run(tmp_path, seed=1), make_run(tmp_path, seed=0), make_run(tmp_path, row="finetune")]
     assert find_runs(tmp_path) == sorted(runs)
-    rows = read_rows(find_runs(tmp_path))
+    rows = read_variants(find_runs(tmp_path))
     assert [(row.label, [run.seed for run in row.runs]) for row in rows] == [("finetune", [0]), ("lpi", [0, 1])]
     assert leading(rows).label == "lpi"
 
 
 def test_experiments_and_orders_are_told_apart(tmp_path):
     runs = [make_run(tmp_path), make_run(tmp_path, experiment="other", tasks=("person", "animal", "food"))]
-    assert [row.label for row in read_rows(runs)] == ["demo · lpi", "other · lpi · order 2"]
+    assert [row.label for row in read_variants(runs)] == ["demo · lpi", "other · lpi · order 2"]
 
 
 def test_runs_that_do_not_belong_together_are_refused(tmp_path):
     first = make_run(tmp_path)
     with pytest.raises(DataError, match="Write two reports"):
-        read_rows([first, make_run(tmp_path, experiment="other", tasks=("a", "b"))])
+        read_variants([first, make_run(tmp_path, experiment="other", tasks=("a", "b"))])
     with pytest.raises(DataError, match="both 'lpi' with seed 0"):
-        read_rows([first, first])
+        read_variants([first, first])
     with pytest.raises(DataError, match="at least one run folder"):
-        read_rows([])
+        read_variants([])
 
 
 @pytest.mark.parametrize(
@@ -263,15 +263,15 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path):
         ("run.json", '{"experiment": ', r"run\.json is damaged \(line 1, column 16"),
         ("run.json", "[]", r"run\.json: expected dict; got list"),
         ("run.json", '{"experiment": "a"}', r'run\.json: expected str under "row"; got nothing'),
-        ("stages/00-food.json", '{"stage": 0}', r'00-food\.json: expected dict under "recall"; got nothing'),
-        ("zero_shot.json", "{}", r'zero_shot\.json: expected list under "stages"'),
+        ("stages/00-food.json", '{"stage": 0}', r'00-food\.json: "task": Field required; got nothing'),
+        ("frozen.json", "{}", r'frozen\.json: "stages": Field required; got nothing'),
         ("tasks.json", '{"names": ["a"], "similarity": [[1, 2]]}', r'"similarity" must be 1 rows of 1 numbers'),
         ("tasks.json", '{"names": ["a"], "positions": [[1]]}', r'"positions" must be 1 pairs'),
         ("examples.json", '[{"direction": "text_to_image"}]', r'examples\.json: expected str under "query"'),
         ("log.jsonl", '{"loss": 1.0}\n{"loss": \n', r"log\.jsonl, line 2 is damaged"),
         ("log.jsonl", '{"loss": "high"}\n', r'log\.jsonl, line 1: expected int or float under "loss"; got str'),
-        ("result.json", '{"final": 1}', r'result\.json: expected dict under "final"; got int'),
-        ("result.json", b"\xff\xfe", r"result\.json: can't be read"),
+        ("result.json", '{"tasks": "three"}', r'result\.json: "tasks": Input should be a valid integer; got .three'),
+        ("result.json", b"\xff\xfe", r"result\.json is damaged"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, name, content, message):
@@ -287,10 +287,10 @@ def test_recalls_that_do_not_fit_the_stream_are_refused(tmp_path, values):
     run = make_run(tmp_path)
     path = run / "stages" / "00-food.json"
     stage = json.loads(path.read_text())
-    for direction in stage["recall"].values():
-        direction.update(dict.fromkeys(direction, values))
+    stage["seen"] = dict.fromkeys(stage["seen"], values)
     path.write_text(json.dumps(stage))
-    with pytest.raises(CheckpointError, match=r"00-food\.json: the recalls"):
+    said = r"00-food\.json: (the figures must have one entry a task seen|.seen\.t2i_r1\.0.: Input should be)"
+    with pytest.raises(CheckpointError, match=said):
         read_run(run)
 
 

@@ -4,58 +4,82 @@ import json
 from pathlib import Path
 from typing import Any
 
+import benchmark_tables
 import pytest
 import results_page
 from tiny import tiny_clip
 
 import lpi
 from lpi.config import read_experiment, shipped
+from lpi.evaluation.records import METRICS
+from lpi.evaluation.results import Comparison, Results, Row
 from lpi.methods import method_class, method_names
 
 
-def row(final: float, **others: Any) -> dict[str, Any]:
-    directions = {d: {f"r{k}": final for k in (1, 5, 10)} for d in ("text_to_image", "image_to_text")}
-    return {
-        "final_r1": final,
+def row(final: float, **others: Any) -> Row:
+    figures = {f"final_{name}": final for name in METRICS["retrieval"].names}
+    figures |= {
         "final_r1_std": 0.5,
         "average_r1": final,
         "forgetting_r1": -0.4,
         "bwt_r1": -0.4,
         "trainable_per_task": 10,
-        "stored_parameters": 1000,
+        "stored_numbers": 1000,
         "bytes_per_task": 400,
         "seconds_per_stage": 1.0,
         "peak_mb": 500.0,
-        **directions,
         **others,
     }
+    return Row(figures, runs=[{"seed": seed, "order": 0, "final_r1": final} for seed in (0, 1)])
 
 
-def comparison(best: float) -> dict[str, Any]:
-    found = {"difference": -1.0, "spread": 0.5, "larger_than_spread": True, "p": 0.1, "p_holm": 0.3, "runs": 3}
-    return {
-        "methods": {
-            "lpi_best": row(best, way_to_joint=90.0, retention=99.5, stored_parameters=90),
+def comparison(best: float) -> Results:
+    found = Comparison(difference=-1.0, spread=0.5, larger_than_spread=True, p=0.1, p_holm=0.3, runs=3)
+    return Results(
+        problem="retrieval",
+        rows={
+            "lpi_best": row(best, way_to_joint=90.0, retention=99.5, stored_numbers=90),
             "dar": row(47.0),
             "replay": row(60.0),
             "joint": row(61.0),
         },
-        "against": "lpi_best",
-        "comparisons": dict.fromkeys(("dar", "replay", "joint"), found),
-        "failed": {"zscl": "no pictures"},
-        "seeds": [0, 1],
-        "orders": 2,
-        "command": "lpi compare x",
-        "stream": {"name": "x", "tasks": [{"train": 5, "test": 7}]},
-        "backbone": {"name": "tiny"},
-        "tuned": {"dar": {"trials": [1, 2, 3]}},
-        "versions": {"torch": "2"},
-        "machine": {"processor": "one", "threads": 2},
-    }
+        frozen={},
+        against="lpi_best",
+        comparisons=dict.fromkeys(("dar", "replay", "joint"), found),
+        failed={"zscl": "no pictures"},
+        seeds=[0, 1],
+        orders=2,
+        command="lpi compare x",
+        stream={"name": "x", "tasks": [{"train": 5, "test": 7}]},
+        backbone={"name": "tiny"},
+        settings={},
+        tuned={"dar": {"trials": [1, 2, 3]}},
+        versions={"torch": "2"},
+        machine={"processor": "one", "threads": 2},
+        commit=None,
+    )
 
 
 def test_the_page_is_what_its_script_makes_of_the_committed_files() -> None:
     assert results_page.PAGE.read_text(encoding="utf-8") == results_page.current(), "run benchmarks/results_page.py"
+
+
+def test_the_list_of_columns_in_the_docs_is_made_from_the_figures() -> None:
+    text = results_page.COMPARING.read_text(encoding="utf-8")
+    assert results_page.with_columns(text) == text, "run benchmarks/results_page.py"
+
+
+def test_every_benchmark_has_tables_of_its_own_and_no_raw_keys() -> None:
+    for file in (results_page.ROOT / "results").glob("*.json"):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if "frozen" in record:
+            continue
+        shown = benchmark_tables.tables(file.name, record)
+        lines = [line for line in shown.splitlines() if line.startswith("|")]
+        assert lines, file
+        if "trials" not in record:  # rows of experiments have names of their own
+            assert not any("_" in line for line in lines), file
+    assert "| some figure | 3 |" in benchmark_tables.tables("new.json", {"some_figure": 3, "seed": 0})
 
 
 def test_every_results_file_and_every_published_figure_is_on_the_page() -> None:
@@ -73,7 +97,7 @@ def test_every_results_file_and_every_published_figure_is_on_the_page() -> None:
 def test_bars_are_counted_from_the_figures() -> None:
     page = results_page.bars(comparison(best=48.0))
     assert "| ahead of `dar`, the best rehearsal-free rival, by more than 0.5 | 1.0 | yes |" in page
-    assert "| at most 10 % of `dar`'s stored parameters | 9.0 | yes |" in page
+    assert "| at most 10 % of `dar`'s stored numbers | 9.0 | yes |" in page
     assert "**no**" not in page
     assert "| 0.4 | **no** |" in results_page.bars(comparison(best=47.4))
 
@@ -81,7 +105,7 @@ def test_bars_are_counted_from_the_figures() -> None:
 def test_a_comparison_says_over_what_and_what_failed() -> None:
     published = {"marks": {}, "tables": [{"title": "T", "source": "S", "mark": "P", "columns": ["a"], "rows": [["1"]]}]}
     published["tables"][0] |= {"file": "x.json", "why": "no"}
-    page = results_page.page({"x.json": comparison(best=48.0)}, published)
+    page = results_page.page({"x.json": comparison(best=48.0).to_json()}, published)
     assert "1 tasks of `x` (5 training and 7 test pictures), backbone `tiny`, seeds 0, 1, 2 task orders." in page
     assert "3 trials a row" in page
     assert "Row `zscl` failed: no pictures" in page
@@ -92,9 +116,9 @@ def test_a_comparison_says_over_what_and_what_failed() -> None:
 
 def test_the_shipped_comparison_has_a_row_for_every_method_of_the_library() -> None:
     experiment = read_experiment("compare_scenes")
-    names = {experiment.row(name).method["name"] for name in experiment.row_names()}
-    for name in experiment.row_names():
-        method = experiment.row(name).method
+    names = {experiment.variant(name).method["name"] for name in experiment.variant_names()}
+    for name in experiment.variant_names():
+        method = experiment.variant(name).method
         assert method.get("preset") in (None, *method_class(method["name"]).presets)
     assert set(method_names()) <= names
 
@@ -102,7 +126,7 @@ def test_the_shipped_comparison_has_a_row_for_every_method_of_the_library() -> N
 @pytest.mark.parametrize("source", ["compare_scenes", results_page.ROOT / "experiments" / "compare_domains.toml"])
 def test_the_row_lpi_of_a_comparison_is_lpi_as_published(source: str | Path, tmp_path: Path) -> None:
     clip = lpi.backbone(str(tiny_clip(tmp_path)))
-    options = {key: value for key, value in read_experiment(source).row("lpi").method.items() if key != "name"}
+    options = {key: value for key, value in read_experiment(source).variant("lpi").method.items() if key != "name"}
     assert lpi.method("lpi", clip, **options).options == lpi.method("lpi", clip, preset="paper").options
 
 
@@ -110,4 +134,4 @@ def test_shipped_and_committed_experiments_are_read() -> None:
     files = [*shipped().values(), *(results_page.ROOT / "experiments").glob("*.toml")]
     for file in files:
         experiment = read_experiment(file)
-        assert [experiment.row(name).name for name in experiment.row_names()]
+        assert [experiment.variant(name).name for name in experiment.variant_names()]

@@ -14,8 +14,8 @@ from search_world import QUICK, World, vectors_of
 import lpi
 from lpi.data.content import content_id
 from lpi.errors import ConfigError, DataError, MissingFileError, UnknownNameError
-from lpi.evaluation.ranking import recall_both_directions
 from lpi.methods.checkpoint import load_method, save_method
+from lpi.metrics.ranking import recall_both_directions
 from lpi.search import SearchIndex
 from lpi.search.encoding import Encoder
 from lpi.search.identity import ROUTING

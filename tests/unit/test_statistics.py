@@ -3,7 +3,12 @@
 import pytest
 
 from lpi.errors import DataError
-from lpi.evaluation.statistics import holm, paired_difference, sign_flip_p
+from lpi.metrics.statistics import deviation, holm, paired_difference, sign_flip_p
+
+
+def test_the_deviation_is_that_of_a_sample() -> None:
+    assert deviation([1.0, 2.0, 3.0, 4.0]) == pytest.approx((5 / 3) ** 0.5)
+    assert deviation([7.0]) == 0.0
 
 
 def test_a_difference_that_every_pair_shows_beats_a_larger_but_unsteady_one() -> None:

@@ -9,16 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lpi import trainer
+from lpi import features
 from lpi.backbones import DualEncoder
 from lpi.config import TrainingSettings
+from lpi.devices import pick_device
 from lpi.errors import CheckpointError, ConfigError, LpiError
+from lpi.features import TrainingSet
 from lpi.methods import method, method_class, method_names
 from lpi.methods.base import Method, TrainingBatch
 from lpi.methods.lpi import LPI
 from lpi.tasks.batches import batches
 from lpi.tasks.stream import TaskStream
-from lpi.trainer import Step, TrainingSet, derived_seed, learn_task, pick_device, training_for
+from lpi.trainer import Step, derived_seed, learn_task, training_for
 
 Learn = Callable[..., Any]
 
@@ -300,8 +302,8 @@ def test_keeping_the_states_below_the_prompts_changes_nothing_but_the_time(
 ) -> None:
     backbone = families(family)
     found = []
-    for room in (trainer.TRUNK_BYTES, 0):
-        monkeypatch.setattr(trainer, "TRUNK_BYTES", room)
+    for room in (features.TRUNK_BYTES, 0):
+        monkeypatch.setattr(features, "TRUNK_BYTES", room)
         model = build(backbone, placement="last", depth=1, injection=injection, start=start)
         assert model.trunk() > 0
         learn_task(model, stream.tasks[0], settings=settings(optimiser="sgd"))

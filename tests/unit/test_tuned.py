@@ -5,9 +5,10 @@ import torch
 
 from lpi.config import TrainingSettings
 from lpi.errors import ConfigError
+from lpi.features import trunk_states
 from lpi.methods import method
 from lpi.tasks.batches import PictureStore
-from lpi.trainer import learn_task, trunk_states
+from lpi.trainer import learn_task
 
 UPPER = 0.5
 FAMILY = ("finetune", "joint", "ewc", "lwf", "mod_x", "replay", "zscl")

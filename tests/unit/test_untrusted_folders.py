@@ -16,8 +16,8 @@ from lpi.backbones import DualEncoder, load_backbone
 from lpi.backbones.script_archive import is_script, read_script
 from lpi.config import parse
 from lpi.errors import BackboneError, CheckpointError, ConfigError, OutputError
-from lpi.evaluation.compare import changed
 from lpi.evaluation.resume import start_over
+from lpi.evaluation.scheduler import changed
 from lpi.methods import method
 from lpi.methods.checkpoint import load_method, save_method
 from lpi.search import SearchIndex

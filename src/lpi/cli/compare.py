@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from lpi.cli.options import (
-    ComparedArgument,
+    ExperimentArgument,
     JsonOption,
+    ListOption,
     MethodsOption,
     SetOption,
     command_line,
@@ -23,12 +24,12 @@ from lpi.errors import LpiError, UnknownNameError, did_you_mean
 
 LEGEND = (
     "* differs by more than the spread of the paired differences, ~ doesn't. forgot (fixed: in one gallery of all "
-    "tasks), BWT, FWT: points of R@1."
+    "tasks), BWT, FWT: points."
 )
 
 
 def compare(
-    experiment: ComparedArgument,
+    experiment: ExperimentArgument,
     changes: SetOption = None,
     methods: MethodsOption = None,
     method_file: Annotated[
@@ -50,29 +51,31 @@ def compare(
     jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 takes as many as fit this machine.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over where a run is there already.")] = False,
     as_json: JsonOption = False,
+    listed: ListOption = False,
 ) -> None:
     """Run methods on one stream with the same seeds and task orders, and print one table.
 
     Started again after a stop, it goes on where it was. The table and all figures are also written beside the runs
-    (compare.md, compare.json).
+    (compare.md, compare.tex, compare.csv, compare.json).
     """
     from lpi.cli.progress import Console, print_table
     from lpi.config import read_experiment
-    from lpi.evaluation.compare import default_jobs, make_cells, read_tuned, rows_of, run_cells
-    from lpi.evaluation.scoreboard import markdown, scoreboard, table
-    from lpi.storage import write_atomically, write_json
+    from lpi.evaluation.figures import csv_table, latex, markdown
+    from lpi.evaluation.results import collect, table
+    from lpi.evaluation.scheduler import default_jobs, make_cells, read_tuned, run_cells, variants_of
+    from lpi.storage import write_json, write_text
 
     settings = read_experiment(experiment, changes or [])
     places = [file for file in (results, out / settings.name / "compare.json") if file is not None]
     for file in places:
         make_folder(file)  # now, not when the figures are there
     chosen = {row: found for file in tuned for row, found in read_tuned(file)["rows"].items()} if tuned else None
-    names = [*(names_of(methods) or settings.row_names()), *map(str, method_file or [])]
-    rows = rows_of(settings, names, chosen, given=keys_of(changes))
-    if against is not None and against not in rows:
-        raise UnknownNameError(f"No row is called {against!r}. {did_you_mean(against, rows)}")
+    names = [*(names_of(methods) or settings.variant_names()), *map(str, method_file or [])]
+    variants = variants_of(settings, names, chosen, given=keys_of(changes))
+    if against is not None and against not in variants:
+        raise UnknownNameError(f"No row is called {against!r}. {did_you_mean(against, variants)}")
     numbered = settings.seeds if seeds is None else numbers(seeds)
-    cells = make_cells(settings, rows, seeds=numbered, orders=orders, out=out)
+    cells = make_cells(settings, variants, seeds=numbered, orders=orders, out=out)
     with Console(quiet=as_json) as console:
         outcome = run_cells(
             cells,
@@ -82,15 +85,21 @@ def compare(
             say=console.say,
             on_step=console.step,
         )
-    record = scoreboard(outcome, against=against, tuned=chosen, command=command_line())
+    found = collect(outcome, against=against, tuned=chosen, command=command_line())
     for file in places:
-        write_json(file, record)
-    text = markdown(*table(record))
-    write_atomically(out / settings.name / "compare.md", lambda file: file.write_text(text, encoding="utf-8") and None)
+        write_json(file, found.to_json())
+    head, body = table(found)
+    figures = {name: row.figures for name, row in found.rows.items()}
+    for kind, text in (
+        ("md", markdown(head, body)),
+        ("tex", latex(head, body)),
+        ("csv", csv_table(figures, found.problem)),
+    ):
+        write_text(out / settings.name / f"compare.{kind}", text)
     if as_json:
-        print(json.dumps(record, indent=1))
+        print(json.dumps(found.to_json(), indent=1))
     else:
-        print_table(*table(record), width=240)
+        print_table(head, body, width=240)
         print(LEGEND)
-    if record["failed"]:
-        raise LpiError("; ".join(f"row {row!r} failed: {problem}" for row, problem in record["failed"].items()))
+    if found.failed:
+        raise LpiError("; ".join(f"row {row!r} failed: {problem}" for row, problem in found.failed.items()))

@@ -15,11 +15,12 @@ from lpi import __version__
 from lpi.cli.compare import compare
 from lpi.cli.grounding import ground
 from lpi.cli.migrate import migrate
-from lpi.cli.options import JsonOption, MethodFileOption, SetOption, command_line, make_folder, numbers
+from lpi.cli.options import JsonOption, command_line
+from lpi.cli.run import evaluate, run, write_page
 from lpi.cli.search import register as register_search
 from lpi.cli.serve import serve
 from lpi.cli.tune import tune
-from lpi.errors import CheckpointError, LpiError, MissingFileError, UnknownNameError
+from lpi.errors import LpiError, UnknownNameError
 
 # typer's own copy of click's class, or click's, by its version
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -35,6 +36,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at data before learning from it.")
 app.add_typer(data_app, name="data")
+app.command()(run)
+app.command()(evaluate)
 app.command()(compare)
 app.command()(tune)
 app.command()(ground)
@@ -86,95 +89,13 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-@app.command()
-def run(
-    experiment: Annotated[
-        str, typer.Argument(help="A TOML file, or the name of a shipped experiment such as 'scenes'.")
-    ],
-    changes: SetOption = None,
-    rows: Annotated[
-        str | None, typer.Option(help="Rows of the experiment to run: names with commas between, or 'all'.")
-    ] = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds, e.g. 0-4 or 0,1,2. By default the experiment's.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
-    results: Annotated[Path | None, typer.Option(help="Also write the figures of all rows to this JSON file.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over where a run is there already.")] = False,
-    report: Annotated[bool, typer.Option(help="Write an HTML report at the end.")] = True,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard scalars.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Learn a stream of tasks and measure every stage. Started again after a stop, it goes on where it was."""
-    from lpi.cli.progress import Console
-    from lpi.config import read_experiment
-    from lpi.evaluation.harness import run_experiment
-    from lpi.evaluation.results import collect
-    from lpi.storage import write_json
-
-    settings = read_experiment(experiment, changes or [])
-    if results is not None:
-        make_folder(results)  # now, not when the figures are there
-    names = settings.row_names() if rows == "all" else [name.strip() for name in rows.split(",")] if rows else None
-    with Console(quiet=as_json, board=out / settings.name / "tensorboard" if tensorboard else None) as console:
-        folders = run_experiment(
-            settings,
-            rows=names,
-            seeds=None if seeds is None else numbers(seeds),
-            out=out,
-            fresh=fresh,
-            command=command_line(),
-            say=console.say,
-            on_step=console.step,
-            on_run=console.begin,
-        )
-    record = collect(folders, command=command_line())
-    if results is not None:
-        write_json(results, record)
-    _show(record, as_json)
-    if report:
-        _report([folder for by_seed in folders.values() for folder in by_seed.values()], out / settings.name, as_json)
-
-
-@app.command()
-def evaluate(
-    model: Annotated[Path, typer.Argument(help="A saved model: the 'model' folder of a run.")],
-    experiment: Annotated[str, typer.Argument(help="The experiment whose stream and evaluation to use.")],
-    changes: SetOption = None,
-    method_file: MethodFileOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Measure a saved model on a stream again, for example with another gallery or scoring."""
-    from lpi.config import read_experiment
-    from lpi.evaluation.harness import evaluate_saved
-    from lpi.storage import read_json
-
-    about = model / "config.json"
-    if not about.is_file():
-        raise MissingFileError(f"{model}: there is no saved model (no config.json). Name the 'model' folder of a run.")
-    if "method" not in read_json(about):
-        raise CheckpointError(f"{about}: no saved method, but something else. Name the 'model' folder of a run.")
-    record = evaluate_saved(model, read_experiment(experiment, changes or []), method_file)
-    if as_json:
-        print(json.dumps(record, indent=1))
-        return
-    if "precision" in record:
-        print(f"{'task':<16} {'P@1':>8} {'P@5':>8} {'P@10':>8}")
-        for index, name in enumerate(record["tasks"]):
-            print(f"{name:<16}", *(f"{100 * record['precision'][k][index]:>8.1f}" for k in ("1", "5", "10")))
-        return
-    recall = record["recall"]
-    print(f"{'task':<16} {'text to image R@1':>18} {'image to text R@1':>18}")
-    for index, name in enumerate(record["tasks"]):
-        values = [100 * recall[direction]["1"][index] for direction in ("text_to_image", "image_to_text")]
-        print(f"{name:<16} {values[0]:>18.1f} {values[1]:>18.1f}")
-
-
 @app.command(name="report")
 def report_command(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that contain some.")],
     out: Annotated[Path, typer.Option(help="Where to write report.html and its pictures.")] = Path("."),
 ) -> None:
     """Write one HTML page (and PNG files) about a run or several."""
-    _report(runs, out, quiet=False, needed=True)
+    write_page(runs, out, quiet=False, needed=True)
 
 
 @app.command()
@@ -316,16 +237,6 @@ app.command()(migrate)
 app.command()(serve)
 
 
-def _show(record: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(record, indent=1))
-        return
-    from lpi.cli.progress import print_table
-    from lpi.evaluation.results import table
-
-    print_table(*table(record))
-
-
 def _show_check(found: Any) -> None:
     from lpi.cli.progress import print_table
 
@@ -343,18 +254,3 @@ def _verdict(errors: int, notes: int) -> str:
     if errors:
         return f"{errors} thing{'s' if errors > 1 else ''} to put right."
     return f"Nothing to put right; {notes} note{'s' if notes > 1 else ''} above." if notes else "All is well."
-
-
-def _report(folders: list[Path], out: Path, quiet: bool, needed: bool = False) -> None:
-    from lpi.errors import MissingExtraError
-    from lpi.report import write_report
-
-    try:
-        page = write_report(folders, out)
-    except MissingExtraError as error:
-        if needed:
-            raise
-        print(f"No report: {error}", file=sys.stderr)
-        return
-    if not quiet:
-        print(f"Report: {page}")

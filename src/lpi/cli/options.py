@@ -15,7 +15,27 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set method.rank=8. May be repeated."),
 ]
-ComparedArgument = Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped one: 'compare_scenes'.")]
+
+
+def list_experiments(asked: bool) -> None:
+    """Print the shipped experiments and what each is about, and end there."""
+    if not asked:
+        return
+    from lpi.cli.progress import print_table
+    from lpi.config import read_experiment, shipped
+
+    body = [[name, read_experiment(name).about] for name in shipped()]
+    print_table(["experiment", "about"], body, left=2)
+    raise typer.Exit
+
+
+ExperimentArgument = Annotated[
+    str, typer.Argument(help="A TOML file, or the name of a shipped experiment such as 'scenes'; see --list.")
+]
+ListOption = Annotated[
+    bool,
+    typer.Option("--list", is_eager=True, callback=list_experiments, help="List the shipped experiments."),
+]
 MethodsOption = Annotated[
     str | None, typer.Option(help="Rows of the experiment, methods or .py files, with commas between. Default: all.")
 ]

@@ -117,11 +117,11 @@ def _writer(folder: Path) -> Any:
         raise OutputError(f"{folder} can't be made: {reason(error)}") from error
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = 140) -> None:
-    """A table that fits the terminal; without one it is at most ``width`` letters wide."""
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = 140, left: int = 1) -> None:
+    """A table that fits the terminal; without one it is at most ``width`` letters wide. The first columns go left."""
     table = Table()
     for index, name in enumerate(head):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0, overflow="fold")
+        table.add_column(name, justify="left" if index < left else "right", no_wrap=index == 0, overflow="fold")
     for row in rows:
         table.add_row(*row)
     console = RichConsole()

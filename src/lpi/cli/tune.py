@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lpi.cli.options import (
-    ComparedArgument,
+    ExperimentArgument,
     JsonOption,
     MethodsOption,
     SetOption,
@@ -22,7 +22,7 @@ from lpi.cli.options import (
 
 
 def tune(
-    experiment: ComparedArgument,
+    experiment: ExperimentArgument,
     changes: SetOption = None,
     methods: MethodsOption = None,
     trials: Annotated[int, typer.Option(min=1, help="Settings that each row may try, its own among them.")] = 4,
@@ -35,24 +35,25 @@ def tune(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over where a trial is there already.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Choose each method's settings with the same small budget, on validation pictures; test pictures stay unseen."""
+    """Choose each method's settings with the same small budget, on validation data; test data stay unseen."""
     from lpi.cli.progress import Console, print_table
     from lpi.config import read_experiment
-    from lpi.evaluation.compare import default_jobs, rows_of
+    from lpi.evaluation.records import METRICS
+    from lpi.evaluation.scheduler import default_jobs, variants_of
     from lpi.evaluation.tuning import tune as search
     from lpi.storage import write_json
 
     settings = read_experiment(experiment, changes or [])
     make_folder(results)
-    rows = rows_of(settings, names_of(methods), given=keys_of(changes))
+    variants = variants_of(settings, names_of(methods), given=keys_of(changes))
     with Console(quiet=as_json) as console:
         record = search(
             settings,
-            rows,
+            variants,
             trials=trials,
             seeds=numbers(seeds),
             out=out,
-            jobs=jobs or default_jobs(len(rows) * trials, settings.training.device),
+            jobs=jobs or default_jobs(len(variants) * trials, settings.training.device),
             fresh=fresh,
             command=command_line(),
             say=console.say,
@@ -62,13 +63,14 @@ def tune(
     if as_json:
         print(json.dumps(record, indent=1))
         return
+    figure = f"validation_{METRICS[settings.stream.problem].main}"
     head = ["", "trials", "as it stands", "chosen", "settings", "seconds"]
     body = [
         [
             name,
             str(len(row["trials"])),
-            "" if row["validation_r1_untuned"] is None else f"{row['validation_r1_untuned']:.2f}",
-            f"{row['validation_r1']:.2f}",
+            "" if row[f"{figure}_untuned"] is None else f"{row[f'{figure}_untuned']:.2f}",
+            f"{row[figure]:.2f}",
             ", ".join(f"{key}={value}" for key, value in row["chosen"].items()) or "its own",
             f"{row['seconds']:.0f}",
         ]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lpi.evaluation.protocol import Evaluator
-from lpi.evaluation.ranking import ROUNDING
+from lpi.evaluation.recall import Evaluator
+from lpi.evaluation.test_set import Towers
 from lpi.methods.base import Method
+from lpi.metrics.ranking import ROUNDING
 from lpi.storage import write_atomically, write_json
 
+Json = Any
+"""An example as it is written."""
 THUMBNAIL = 160
 
 
@@ -49,20 +53,23 @@ def write_examples(evaluator: Evaluator, method: Method, folder: Path, count: in
     write_json(folder / "examples.json", shown)
 
 
-def _pick(evaluator: Evaluator, before: Any, after: Any, direction: str, count: int) -> list[int]:
+def _pick(evaluator: Evaluator, before: Towers, after: Towers, direction: str, count: int) -> list[int]:
     side = "text" if direction == "text_to_image" else "vision"
     total = evaluator.test.count(side)
     spread = sorted(set(torch.linspace(0, total - 1, min(total, 40 * count)).round().long().tolist()))
     won = [q for q in spread if not _right(evaluator, before, direction, q) and _right(evaluator, after, direction, q)]
-    step = max(1, len(won) // max(1, count // 2))
-    chosen = won[::step][: count // 2]
-    others = [q for q in spread if q not in chosen]
+    return half_and_half(won, spread, count)
+
+
+def half_and_half(won: Sequence[int], every: Sequence[int], count: int) -> list[int]:
+    """So many queries: half of them evenly from those that were won, where there are so many, the others from all."""
+    chosen = list(won[:: max(1, len(won) // max(1, count // 2))][: count // 2])
+    others = [query for query in every if query not in chosen]
     rest = count - len(chosen)
-    chosen += others[:: max(1, len(others) // max(1, rest))][:rest]
-    return chosen
+    return chosen + others[:: max(1, len(others) // max(1, rest))][:rest]
 
 
-def _right(evaluator: Evaluator, features: Any, direction: str, query: int) -> bool:
+def _right(evaluator: Evaluator, features: Towers, direction: str, query: int) -> bool:
     """Whether a right candidate stands first; one that a wrong one equals stands there by chance only."""
     ours, theirs = ("text", "vision") if direction == "text_to_image" else ("vision", "text")
     scores = features[theirs] @ features[ours][query]
@@ -76,12 +83,12 @@ def _answers(evaluator: Evaluator, direction: str, query: int) -> set[int]:
     return set(pairs[pairs[:, ours] == query][:, theirs].tolist())
 
 
-def _example(evaluator: Evaluator, before: Any, after: Any, direction: str, query: int) -> dict[str, Any]:
+def _example(evaluator: Evaluator, before: Towers, after: Towers, direction: str, query: int) -> Json:
     test = evaluator.test
     answers = _answers(evaluator, direction, query)
     text_query = direction == "text_to_image"
 
-    def hits(features: Any) -> list[dict[str, Any]]:
+    def hits(features: Towers) -> list[Json]:
         return [
             {
                 "index": index if text_query else None,

@@ -1,276 +1,38 @@
-"""The protocol for expressions: after each stage, every task seen so far, P@k with the task inferred and given.
-
-An expression counts as found at k where one of its first k boxes overlaps the true one enough. What is kept from stage
-to stage is the place of that box, three counts an expression and route: where a method is *stable*, only expressions
-that are now sent elsewhere are looked for again.
-"""
+"""Grounding as a problem: expressions that name an object in a picture, and the box around it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
-
-import torch
-from torch import Tensor
-
-from lpi.config import EvaluationSettings
-from lpi.data.expressions.record import ReferringExpression
-from lpi.evaluation.boxes import KS, apart, corners_of, hit_ranks, precision_per_task
-from lpi.evaluation.continual import (
-    Matrix,
-    authors_average,
-    authors_forgetting,
-    backward_transfer,
-    final_average,
-    forward_transfer,
-    mean,
-    retention,
-)
-from lpi.evaluation.ranking import Ranks
+from lpi.config import StreamSettings
+from lpi.evaluation.box_examples import write_box_examples
+from lpi.evaluation.precision import GroundingEvaluator
+from lpi.evaluation.problem import Problem, open_with
+from lpi.expression_data import ExpressionSet
 from lpi.grounding.backbones.base import GroundingBackbone
-from lpi.grounding.base import GroundingMethod
-from lpi.grounding.examples import ExpressionSet
-from lpi.methods.base import FALLBACK
-from lpi.tasks.grounding import GroundingStream
-
-UNKNOWN = -1  # a count that wasn't made yet
+from lpi.grounding.backbones.loading import load_grounding_backbone
+from lpi.grounding.methods import METHODS, grounding_class, grounding_method, load_grounding_method
+from lpi.tasks.grounding import MAKERS, GroundingStream, GroundingTask, grounding_options
 
 
-@dataclass(frozen=True)
-class Best:
-    """The best boxes for an expression, best first.
-
-    Attributes:
-        boxes: left, top, right, bottom in 0..1 of the detector's frame, [boxes, 4].
-        scores: of each, [boxes].
-    """
-
-    boxes: Tensor
-    scores: Tensor
+def open_expressions(settings: StreamSettings, name: str) -> GroundingStream:
+    """The stream of expressions that an experiment describes; see :func:`lpi.evaluation.problem.open_with`."""
+    return open_with(MAKERS[settings.kind], grounding_options(settings.kind), settings, name)
 
 
-class TestExpressions:
-    """Test expressions of some tasks, with the frozen detector's features, and where their objects were found.
-
-    Attributes:
-        task: the task of each expression, int64 [expressions].
-        plain: unprompted features of each expression's picture and words, [expressions, features] a tower.
-    """
-
-    __test__ = False  # not a test case
-
-    def __init__(
-        self, groups: Sequence[Sequence[ReferringExpression]], backbone: GroundingBackbone, settings: EvaluationSettings
-    ) -> None:
-        self.records = [record for group in groups for record in group]
-        self.tasks, self.settings, self.backbone = len(groups), settings, backbone
-        self.task = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor([len(group) for group in groups]))
-        self.set = ExpressionSet("test", self.records, backbone, batch=settings.batch)
-        pictures: dict[str, int] = {}
-        picture = [pictures.setdefault(record.picture.name, len(pictures)) for record in self.records]
-        words = {expression: row for row, expression in enumerate(self.set.expressions)}
-        self._words = torch.tensor([words[record.expression] for record in self.records])
-        self.plain = {
-            "vision": self.set.image_features.cpu()[torch.tensor(picture)],
-            "text": self.set.text_features.cpu()[self._words],
-        }
-        self._worded: dict[str, Tensor] = {}
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget what earlier methods found; what the frozen detector finds stays."""
-        frozen = getattr(self, "_ranks", {}).get(FALLBACK)
-        self._ranks: dict[int, Tensor] = {} if frozen is None else {FALLBACK: frozen}
-
-    def upto(self, tasks: int) -> Tensor:
-        """Rows of the first ``tasks`` tasks."""
-        return (self.task < tasks).nonzero()[:, 0]
-
-    @torch.no_grad()
-    def routes(self, method: GroundingMethod, rows: Tensor) -> Tensor:
-        """Where a method sends some of the expressions, int64 [rows]."""
-        if not method.routed:
-            return torch.zeros(len(rows), dtype=torch.int64)
-        plain = {"vision": self.plain["vision"][rows], "text": self._texts(method)[rows]}
-        return method.routes({tower: values.to(method.device) for tower, values in plain.items()}).cpu()
-
-    def _texts(self, method: GroundingMethod) -> Tensor:
-        """Features of the expressions in the words that the method routes by, [expressions, features]."""
-        wording = method.text_for_routing("")
-        if wording == "":
-            return self.plain["text"]
-        if wording not in self._worded:
-            texts = [method.text_for_routing(text) for text in self.set.expressions]
-            self._worded[wording] = self.set.features_of(texts).cpu()[self._words]
-        return self._worded[wording]
-
-    @torch.no_grad()
-    def best(self, method: GroundingMethod | None, rows: Tensor, route: int) -> list[Best]:
-        """The best boxes for some of the expressions under one route; without a method, the frozen detector's."""
-        found = []
-        for part in torch.split(rows, self.settings.batch):
-            if method is None or route == FALLBACK:
-                batch = self.set.ready(part.tolist(), self.backbone.inputs.tokenize)
-                boxes, scores = self.backbone(batch.pictures, batch.texts)
-            else:
-                batch = self.set.ready(part.tolist(), method.tokens)
-                seen = method.detect(batch.pictures, batch.texts, route)
-                boxes, scores = seen.boxes, seen.scores
-            corners = corners_of(boxes.float().cpu())
-            for own, score in zip(corners, scores.float().cpu(), strict=True):
-                kept = apart(own, score, most=max(KS), share=self.settings.suppress, ties=True)
-                found.append(Best(own[kept], score[kept]))
-        return found
-
-    def truth(self, rows: Tensor) -> Tensor:
-        """The true boxes, left, top, right, bottom in 0..1 of the detector's frame, [rows, 4]."""
-        return torch.tensor([self.set.units(row) for row in rows.tolist()])
-
-    def ranks(self, method: GroundingMethod | None, rows: Tensor, routes: Tensor) -> Ranks:
-        """The place of the first right box of some expressions, each under its own route."""
-        result = torch.empty(len(rows), 3, dtype=torch.int64)
-        for route in torch.unique(routes).tolist():
-            chosen = (routes == route).nonzero()[:, 0]
-            known = self._ranks.setdefault(route, torch.full((len(self.records), 3), UNKNOWN))
-            missing = rows[chosen][known[rows[chosen], 0] == UNKNOWN]
-            if len(missing):
-                best = self.best(method, missing, route)
-                boxes, scores = [found.boxes for found in best], [found.scores for found in best]
-                ranks = hit_ranks(boxes, self.truth(missing), scores=scores, overlap=self.settings.overlap)
-                known[missing] = ranks.counts
-            result[chosen] = known[rows[chosen]]
-        return Ranks(result)
-
-    def precision(self, ranks: Ranks, rows: Tensor, tasks: int) -> dict[str, list[float]]:
-        """P@k of the first tasks."""
-        return precision_per_task(ranks, self.task[rows].tolist(), tasks=tasks)
+def _training_data(task: GroundingTask, backbone: GroundingBackbone) -> ExpressionSet:
+    return ExpressionSet(task.name, task.train, backbone)
 
 
-class GroundingEvaluator:
-    """Measures methods on one stream of expressions.
-
-    Args:
-        backbone: the frozen detector.
-        stream: whose test splits and held-out expressions are used.
-        settings: how.
-    """
-
-    def __init__(self, backbone: GroundingBackbone, stream: GroundingStream, settings: EvaluationSettings) -> None:
-        self.backbone, self.stream, self.settings = backbone, stream, settings
-        self.test = TestExpressions([task.test for task in stream.tasks], backbone, settings)
-        self.held_out = TestExpressions([stream.held_out], backbone, settings) if stream.held_out else None
-
-    def reset(self) -> None:
-        """Forget what earlier methods found."""
-        self.test.reset()
-        if self.held_out:
-            self.held_out.reset()
-
-    def zero_shot(self) -> dict[str, Any]:
-        """The record in ``zero_shot.json``: the frozen detector at every stage."""
-        rows = self.test.upto(len(self.stream.tasks))
-        every = self._precision(None, self.test, rows)
-        stages: list[dict[str, Any]] = [
-            {"stage": stage, "task": task.name, "precision": {k: values[: stage + 1] for k, values in every.items()}}
-            for stage, task in enumerate(self.stream.tasks)
-        ]
-        if self.settings.transfer:  # what forward transfer is counted from
-            for record, following in pairwise(stages):
-                record["next"] = {k: values[-1] for k, values in following["precision"].items()}
-        return {"stages": stages, "held_out": self._held_out(None)}
-
-    def stage(self, method: GroundingMethod, stage: int) -> dict[str, Any]:
-        """The record of one stage: P@k of every task seen, oracle, next task, held-out expressions, routing."""
-        if not method.stable:
-            self.reset()
-        seen = stage + 1
-        ahead = min(seen + self.settings.transfer, len(self.stream.tasks))
-        rows = self.test.upto(ahead)
-        routes = self.test.routes(method, rows)
-        every = self.test.precision(self.test.ranks(method, rows, routes), rows, ahead)
-        own = self.test.upto(seen)
-        oracle = None
-        if method.routed and self.settings.oracle:
-            oracle = self.test.precision(self.test.ranks(method, own, self.test.task[own]), own, seen)
-        return {
-            "stage": stage,
-            "task": self.stream.tasks[stage].name,
-            "precision": {k: values[:seen] for k, values in every.items()},
-            "oracle": oracle,
-            "next": {k: values[-1] for k, values in every.items()} if ahead > seen else None,
-            "held_out": self._held_out(method),
-            "routing": self._routing(own, routes[: len(own)], seen) if method.routed else None,
-        }
-
-    def replay(self, method: GroundingMethod, stages: int) -> None:
-        """Look for what an uninterrupted run would have looked for in its first stages, in the same groups.
-
-        The last bits of a box can depend on what else is in its batch; a resumed run must end with the same ones.
-        """
-        if method.stable:
-            for stage in range(stages if method.routed else 0):
-                before = method.stage(stage)
-                assert isinstance(before, GroundingMethod)
-                self.stage(before, stage)
-
-    def _precision(self, method: GroundingMethod | None, test: TestExpressions, rows: Tensor) -> dict[str, list[float]]:
-        frozen = torch.full((len(rows),), FALLBACK)
-        routes = frozen if method is None else test.routes(method, rows)
-        return test.precision(test.ranks(method, rows, routes), rows, test.tasks)
-
-    def _held_out(self, method: GroundingMethod | None) -> dict[str, float] | None:
-        if self.held_out is None:
-            return None
-        found = self._precision(method, self.held_out, self.held_out.upto(1))
-        return {k: values[0] for k, values in found.items()}
-
-    def _routing(self, rows: Tensor, routes: Tensor, tasks: int) -> dict[str, Any]:
-        true = self.test.task[rows]
-        column = torch.where(routes == FALLBACK, torch.full_like(routes, tasks), routes)
-        counts = torch.bincount(true * (tasks + 1) + column, minlength=tasks * (tasks + 1)).reshape(tasks, tasks + 1)
-        return {"accuracy": float((routes == true).float().mean()), "confusion": counts.tolist()}
-
-
-def grounding_summary(stages: Sequence[Mapping[str, Any]], zero_shot: Mapping[str, Any]) -> dict[str, Any]:
-    """All figures of a run in one record: the content of ``result.json``, less seconds and parameters.
-
-    A figure that can't be computed (no held-out expressions, no routing, no oracle) is ``None``. Joint training is a
-    single stage with all tasks in it: it has a final figure and nothing to forget.
-
-    Args:
-        stages: the records in ``stages/*.json``, in the order of learning; at least one.
-        zero_shot: the record in ``zero_shot.json``: ``stages`` like the run's, and ``held_out``.
-    """
-    last, zero_last = stages[-1], zero_shot["stages"][-1]
-    joint = len(stages) == 1 and len(last["precision"]["1"]) > 1
-    matrices: dict[int, Matrix] = {k: [stage["precision"][str(k)] for stage in stages] for k in KS}
-    if joint:  # as a task matrix, a single task with their mean
-        matrices = {k: [[mean(matrix[0])]] for k, matrix in matrices.items()}
-    before, after = zero_shot["held_out"], last["held_out"]
-    looked = [(own["next"], zero["next"]) for own, zero in zip(stages, zero_shot["stages"], strict=True) if own["next"]]
-    oracle = last["oracle"]
-    kept = before is not None and before["1"] > 0
-    return {
-        "zero_shot": {
-            **{f"p{k}": mean(zero_last["precision"][str(k)]) for k in KS},
-            "held_out_p1": None if before is None else before["1"],
-        },
-        "final": {
-            **{f"p{k}": final_average(matrix) for k, matrix in matrices.items()},
-            "held_out_p1": None if after is None else after["1"],
-        },
-        "average": {f"p{k}": authors_average(matrix) for k, matrix in matrices.items()},
-        "forgetting": {f"p{k}": authors_forgetting(matrix) for k, matrix in matrices.items()},
-        "bwt": {f"p{k}": backward_transfer(matrix) for k, matrix in matrices.items()},
-        "fwt": {
-            f"p{k}": forward_transfer([own[str(k)] for own, _ in looked], [zero[str(k)] for _, zero in looked])
-            for k in KS
-        }
-        if looked
-        else None,
-        "retention": retention(after["1"], before["1"]) if kept else None,
-        "routing_accuracy": None if last["routing"] is None else last["routing"]["accuracy"],
-        "oracle": None if oracle is None else {f"p{k}": mean(oracle[str(k)]) for k in KS},
-    }
+GROUNDING = Problem(
+    name="grounding",
+    items="expressions",
+    open_stream=open_expressions,
+    load_backbone=lambda name, image_size: load_grounding_backbone(name, image_size=image_size),
+    notes=lambda stream, backbone: stream.notes,
+    training_data=_training_data,
+    evaluator=GroundingEvaluator,
+    method_names=lambda: METHODS,
+    method_class=grounding_class,
+    method=grounding_method,
+    load=lambda folder, backbone, named: load_grounding_method(folder, backbone=backbone, method=named),
+    write_examples=write_box_examples,
+)

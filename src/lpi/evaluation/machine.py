@@ -6,7 +6,7 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -14,7 +14,15 @@ ROOT = Path(__file__).resolve().parents[3]  # of the library's own source, where
 VERSIONED = ("lpi", "torch", "transformers", "numpy", "pillow", "safetensors")
 
 
-def environment() -> dict[str, Any]:
+class Environment(TypedDict):
+    """Versions of packages, the machine, and the commit of this checkout, if it is one."""
+
+    versions: dict[str, str]
+    machine: dict[str, str | int | None]
+    commit: str | None
+
+
+def environment() -> Environment:
     """Versions, machine and commit: what a result can only be repeated with."""
     versions = {"python": platform.python_version()}
     for package in VERSIONED:
@@ -22,7 +30,7 @@ def environment() -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    machine = {
+    machine: dict[str, str | int | None] = {
         "processor": _processor(),
         "threads": torch.get_num_threads(),
         "system": platform.system(),

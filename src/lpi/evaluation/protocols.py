@@ -5,27 +5,27 @@ against the query's own task's only. *Routing*, for methods that tell tasks apar
 every caption find its task by itself, as a search must; ``oracle`` gives the true task; ``image``, ``text`` and
 ``pair`` route a caption and the picture it belongs to together, by the picture, by the caption, or by both, which
 nobody can do who doesn't know yet which belong together. The third switch, final or the authors' averaging, is a
-matter of which stages are averaged: see :mod:`lpi.evaluation.continual`.
+matter of which stages are averaged: see :mod:`lpi.metrics.continual`.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from lpi.evaluation.protocol import TOWERS, Encoded, Evaluator
-from lpi.evaluation.ranking import Gallery
+from lpi.evaluation.recall import Evaluator
+from lpi.evaluation.records import PerTask
+from lpi.evaluation.test_set import TOWERS, Encoded, Towers
 from lpi.methods.base import Method
+from lpi.metrics.ranking import Gallery
 
 GALLERIES: dict[str, Gallery] = {"pooled": "union", "per_task": "own"}
 EVERY_STAGE = ("routed", "oracle")
 LAST_STAGE = ("image", "text", "pair")
 
 
-def protocols(evaluator: Evaluator, method: Method, stage: int) -> dict[str, Any]:
-    """Recall of every task seen, by protocol: ``{"pooled_routed": {"text_to_image": {"1": [..], ..}, ..}, ..}``.
+def protocols(evaluator: Evaluator, method: Method, stage: int) -> dict[str, PerTask]:
+    """Recall of every task seen, by protocol: ``{"pooled_routed": {"t2i_r1": [..], ..}, ..}``.
 
     The routings that know which caption belongs to which picture are measured after the last stage only. A method
     that doesn't tell tasks apart has ``routed`` alone. Scores are plain cosines where the routing is given.
@@ -59,9 +59,7 @@ def _encoded(evaluator: Evaluator, method: Method, stage: int, routing: str) -> 
     return Encoded(rows, routes, features)
 
 
-def _one_sided(
-    evaluator: Evaluator, method: Method, rows: dict[str, Tensor], leader: str
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _one_sided(evaluator: Evaluator, method: Method, rows: Towers, leader: str) -> tuple[Towers, Towers]:
     """Both towers follow the mixture that one of them was routed to.
 
     A picture with several captions follows its first.
@@ -79,7 +77,7 @@ def _one_sided(
     return routes, features
 
 
-def _pair_routes(evaluator: Evaluator, method: Method, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+def _pair_routes(evaluator: Evaluator, method: Method, rows: Towers) -> Towers:
     """The task nearest to picture and caption together: the mean of both distances decides.
 
     A picture with several captions goes by the mean of theirs.

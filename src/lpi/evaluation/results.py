@@ -1,153 +1,323 @@
-"""Finished runs -> the figures that are committed and shown: one row a method or variant, mean and spread over seeds.
+"""Finished runs -> one record: figures of every variant, paired comparisons, and what is needed to repeat them.
 
-Here, and in the report, recall becomes per cent; everywhere else it is a fraction.
+``lpi run`` and ``lpi compare`` write the same file. Figures are in the units of :mod:`lpi.evaluation.figures`;
+everywhere else a recall or precision is a fraction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from statistics import mean
 from typing import Any
 
-from lpi.config import GROUNDING_KINDS
-from lpi.evaluation.continual import authors_forgetting, matrix_of
-from lpi.evaluation.grounding_results import ablation, grounding_row, grounding_table, grounding_zero_row
-from lpi.evaluation.statistics import costs, over_seeds, percent
+from pydantic import TypeAdapter, ValidationError
+
+from lpi.errors import CheckpointError
+from lpi.evaluation.figures import COMPARE, RUN, columns, frozen_row, row_of
+from lpi.evaluation.machine import environment
+from lpi.evaluation.records import (
+    METRICS,
+    Averages,
+    FrozenRecord,
+    Metrics,
+    PerTask,
+    RunRecord,
+    StageRecord,
+    read_record,
+    read_stages,
+    summarise,
+)
+from lpi.evaluation.scheduler import Cell, Outcome
+from lpi.metrics.continual import Matrix, authors_average, authors_forgetting, final_average
+from lpi.metrics.continual import mean as mean_of
+from lpi.metrics.statistics import holm, paired_difference
 from lpi.storage import read_json
 
-Folders = Mapping[str, Mapping[int, Path]]
+Json = Any
+"""What JSON holds and nobody here looks into: settings, streams, versions."""
+NOT_FIGURES = ("runs", "protocols", "worst_hit")
 
 
-def collect(folders: Folders, *, command: str) -> dict[str, Any]:
-    """All rows of an experiment in one record.
+@dataclass(frozen=True)
+class Row:
+    """What is known of one variant.
+
+    Attributes:
+        figures: by the names of :mod:`lpi.evaluation.figures`, and ``way_to_joint``.
+        runs: seed, order and the main metric of each run.
+        protocols: by protocol and averaging, in per cent, where they were measured.
+        worst_hit: by direction, the queries of the first run that lost the most places.
+    """
+
+    figures: Averages
+    runs: list[Json] = field(default_factory=list)
+    protocols: dict[str, dict[str, Averages]] | None = None
+    worst_hit: Json = None
+
+    def to_json(self) -> Json:
+        """The figures, and beside them all else that there is."""
+        others = {name: getattr(self, name) for name in NOT_FIGURES}
+        return {**self.figures, **{name: value for name, value in others.items() if value}}
+
+    @classmethod
+    def from_json(cls, content: Json) -> Row:
+        """What :meth:`to_json` gave."""
+        figures = {name: value for name, value in content.items() if name not in NOT_FIGURES}
+        return cls(figures, **{name: content[name] for name in NOT_FIGURES if name in content})
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A variant's main metric less that of the one that all are compared with, run by run, in points."""
+
+    difference: float
+    spread: float | None
+    larger_than_spread: bool
+    p: float
+    runs: int
+    p_holm: float = 1.0
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that some runs of one experiment found.
+
+    Attributes:
+        problem: ``retrieval`` or ``grounding``.
+        rows: by variant.
+        frozen: the frozen model after the last task.
+        against: the variant that all others are compared with.
+        comparisons: of all variants with that one.
+        failed: what went wrong with each variant that is left out, in a line.
+        seeds: of the runs.
+        orders: of the tasks, how many.
+        command: what made it.
+        stream, backbone, settings: what it is about; settings by variant.
+        tuned: what ``lpi tune`` tried and chose, by variant, if the settings are from there.
+        versions, machine, commit: see :func:`lpi.evaluation.machine.environment`.
+    """
+
+    problem: str
+    rows: dict[str, Row]
+    frozen: Averages
+    against: str | None
+    comparisons: dict[str, Comparison]
+    failed: dict[str, str]
+    seeds: list[int]
+    orders: int
+    command: str
+    stream: Json
+    backbone: Json
+    settings: dict[str, Json]
+    tuned: dict[str, Json] | None
+    versions: Json
+    machine: Json
+    commit: str | None
+
+    @property
+    def metrics(self) -> Metrics:
+        """Of the problem."""
+        return METRICS[self.problem]
+
+    def to_json(self) -> Json:
+        """The content of a results file."""
+        return {**asdict(self), "rows": {name: row.to_json() for name, row in self.rows.items()}}
+
+    @classmethod
+    def from_json(cls, content: Json) -> Results:
+        """The results that a file holds.
+
+        Raises:
+            CheckpointError: it holds something else.
+        """
+        try:
+            rows = {name: Row.from_json(row) for name, row in content["rows"].items()}
+            rest = {name: value for name, value in content.items() if name != "rows"}
+            found: Results = TypeAdapter(cls).validate_json(json.dumps({**rest, "rows": {}}))
+        except (KeyError, TypeError, AttributeError, ValidationError) as error:
+            raise CheckpointError("these are no results of lpi run or lpi compare.") from error
+        found.rows.update(rows)
+        return found
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A finished run's files."""
+
+    cell: Cell
+    info: Json
+    result: RunRecord
+    stages: list[StageRecord]
+    frozen: FrozenRecord
+
+
+def _read(cell: Cell) -> _Run:
+    folder = cell.folder
+    frozen, result = read_record(FrozenRecord, folder / "frozen.json"), read_record(RunRecord, folder / "result.json")
+    return _Run(cell, read_json(folder / "run.json"), result, read_stages(folder), frozen)
+
+
+def collect(
+    outcome: Outcome, *, against: str | None = None, tuned: Mapping[str, Json] | None = None, command: str = ""
+) -> Results:
+    """Everything that was found.
 
     Args:
-        folders: the run folder of each row and seed, all finished.
-        command: what made them.
-
-    Returns:
-        ``zero_shot`` and every row by name, with figures in per cent, and what is needed to repeat them.
+        outcome: the runs; variants of which one failed are left out, and named under ``failed``.
+        against: the variant that all others are compared with; by default the one with the highest main metric that
+            is no upper bound.
+        tuned: the ``rows`` of what ``lpi tune`` wrote, if the settings are from there.
+        command: what made it.
     """
-    runs = {row: {seed: _run(folder) for seed, folder in seeds.items()} for row, seeds in folders.items()}
-    first = next(iter(next(iter(runs.values())).values()))
-    boxes = first["run"]["settings"]["stream"]["kind"] in GROUNDING_KINDS
-    row_of = grounding_row if boxes else method_row
-    record: dict[str, Any] = {}
-    if boxes:
-        record["zero_shot"] = grounding_zero_row(first["result"]["zero_shot"])
-    else:
-        record["zero_shot"] = zero_shot_row(first["result"]["zero_shot"])
-        # what the growing gallery alone costs: the frozen model learns nothing, and "forgets" this much all the same
-        record["zero_shot"]["forgetting_r1"] = percent(authors_forgetting(matrix_of(first["zero_shot"]["stages"])))
-    for row, by_seed in runs.items():
-        # one key may be there: the frozen backbone's own, where it is a row besides
-        record[row] = record.get(row, {}) | row_of([run["result"] for run in by_seed.values()])
-    main = next(iter(runs))
-    seeds = sorted({seed for by_seed in runs.values() for seed in by_seed})
+    failed = {outcome.cells[index].variant: problem for index, problem in outcome.failed.items()}
+    runs: dict[str, list[_Run]] = {}
+    for cell in outcome.cells:
+        if cell.variant not in failed:
+            runs.setdefault(cell.variant, []).append(_read(cell))
+    problem = outcome.cells[0].settings.stream.problem if outcome.cells else "retrieval"
+    metrics = METRICS[problem]
+    rows = {variant: _row(own, problem) for variant, own in runs.items()}
+    _add_way(rows, runs, metrics)
+    if rows and against not in rows:
+        contenders = [variant for variant, own in runs.items() if not own[0].result.joint] or list(runs)
+        against = max(contenders, key=lambda variant: rows[variant].figures[f"final_{metrics.main}"])
+    first = next(iter(runs.values()))[0] if runs else None
+    of_run: Json = first.info if first else {"stream": None, "backbone": None, **environment()}
+    frozen: Averages = {}
+    if first:
+        frozen = frozen_row(summarise(first.frozen.stages, first.frozen.stages, metrics), problem)
+    return Results(
+        problem=problem,
+        rows=rows,
+        frozen=frozen,
+        against=against,
+        comparisons=_comparisons(runs, against, metrics) if runs else {},
+        failed=failed,
+        seeds=sorted({cell.seed for cell in outcome.cells}),
+        orders=1 + max((cell.order for cell in outcome.cells), default=0),
+        command=command,
+        settings={variant: own[0].info["settings"] for variant, own in runs.items()},
+        tuned={variant: found for variant, found in (tuned or {}).items() if variant in rows} or None,
+        **{key: of_run[key] for key in ("stream", "backbone", "versions", "machine", "commit")},
+    )
+
+
+def _row(runs: Sequence[_Run], problem: str) -> Row:
+    main = METRICS[problem].main
+    worst = runs[0].cell.folder / "stability" / "worst_hit.json"
+    return Row(
+        row_of([run.result for run in runs], problem),
+        runs=[
+            {
+                "seed": run.cell.seed,
+                "order": run.cell.order,
+                f"final_{main}": round(100 * run.result.final[main], 3),
+            }
+            for run in runs
+        ],
+        protocols=_protocols(runs, METRICS[problem]),
+        worst_hit=read_json(worst) if worst.exists() else None,
+    )
+
+
+def _protocols(runs: Sequence[_Run], metrics: Metrics) -> dict[str, dict[str, Averages]] | None:
+    """Each protocol's final figures, and the authors' averages where every stage was measured; in per cent."""
+    if not all(stage.protocols for run in runs for stage in run.stages):
+        return None
+    found: dict[str, dict[str, Averages]] = {}
+    for name in runs[0].stages[-1].protocols or ():
+        stages = [[(stage.protocols or {}).get(name) for stage in run.stages] for run in runs]
+        whole = not runs[0].result.joint and all(all(own) for own in stages)
+        measured = [[one for one in (own if whole else own[-1:]) if one is not None] for own in stages]
+        found[name] = {"final": _over(measured, metrics, final_average if whole else lambda m: mean_of(m[-1]))}
+        if whole:
+            found[name]["average"] = _over(measured, metrics, authors_average)
+            found[name]["forgetting"] = _over(measured, metrics, authors_forgetting)
+    return found
+
+
+def _over(runs: Sequence[Sequence[PerTask]], metrics: Metrics, figure: Callable[[Matrix], float]) -> Averages:
+    """A figure of every run's task matrix, mean over runs, in per cent."""
     return {
-        **record,
-        "rows": list(record),
-        **({"ablation": ablation(record, list(runs))} if boxes else {}),
-        "trainable_per_task": record[main]["trainable_per_task"],
-        "seeds": seeds,
-        "command": command,
-        "stream": first["run"]["stream"],
-        "backbone": first["run"]["backbone"],
-        "settings": {row: next(iter(by_seed.values()))["run"]["settings"] for row, by_seed in runs.items()},
-        "versions": first["run"]["versions"],
-        "machine": first["run"]["machine"],
-        "commit": first["run"]["commit"],
+        name: round(100 * mean(figure([metrics.per_task(stage, name) for stage in stages]) for stages in runs), 3)
+        for name in metrics.names
     }
 
 
-def _run(folder: Path) -> dict[str, Any]:
-    return {name: read_json(folder / f"{name}.json") for name in ("run", "result", "zero_shot")}
+def _add_way(rows: dict[str, Row], runs: Mapping[str, Sequence[_Run]], metrics: Metrics) -> None:
+    """How much of the way from the frozen model to joint training each variant has come, in per cent.
+
+    Where joint training found less than the frozen model does, there is no such way.
+    """
+    joint = next((variant for variant, own in runs.items() if own[0].result.joint), None)
+    if joint is None:
+        return
+    final = f"final_{metrics.main}"
+    start = 100 * mean(run.result.frozen[metrics.main] for run in runs[joint] if run.result.frozen)
+    end = rows[joint].figures[final]
+    for row in rows.values():
+        if end > start:
+            row.figures["way_to_joint"] = round(100 * (row.figures[final] - start) / (end - start), 1)
 
 
-def zero_shot_row(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The frozen backbone after the last task, in per cent."""
-    row: dict[str, Any] = {f"r{k}": percent(figures[f"r{k}"]) for k in (1, 5, 10)}
-    row |= _directions(figures)
-    if figures.get("held_out_r1") is not None:
-        row["held_out_r1"] = percent(figures["held_out_r1"])
-    return row
+def _comparisons(runs: Mapping[str, Sequence[_Run]], against: str | None, metrics: Metrics) -> dict[str, Comparison]:
+    """Each variant's main metric less that of ``against``, over the seeds and orders that both have."""
+    assert against is not None
 
+    def figures(own: Sequence[_Run]) -> dict[tuple[int, int], float]:
+        return {(run.cell.order, run.cell.seed): 100 * run.result.final[metrics.main] for run in own}
 
-FIGURES: dict[str, Callable[[dict[str, Any]], float | None]] = {
-    "final_r1": lambda r: r["final"]["r1"],
-    "final_r5": lambda r: r["final"]["r5"],
-    "final_r10": lambda r: r["final"]["r10"],
-    "average_r1": lambda r: r["average"]["r1"],
-    "forgetting_r1": lambda r: r["forgetting"]["r1"],
-    "forgetting_fixed_gallery_r1": lambda r: (r.get("forgetting_fixed_gallery") or {}).get("r1"),
-    "bwt_r1": lambda r: r["bwt"]["r1"],
-    "fwt_r1": lambda r: None if r["fwt"] is None else r["fwt"]["r1"],
-    "oracle_r1": lambda r: None if r["oracle"] is None else r["oracle"]["r1"],
-    "cosine_r1": lambda r: (r.get("cosine") or {}).get("r1"),
-    "frozen_with_routing_r1": lambda r: (r.get("frozen_with_routing") or {}).get("r1"),
-    "held_out_r1": lambda r: r["final"].get("held_out_r1"),
-    "retention": lambda r: r["retention"],
-}
-
-
-def method_row(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """One method over its seeds, in per cent; ``*_std`` is the population deviation over seeds."""
-    row = over_seeds(results, FIGURES)
-    row |= _directions(results[0]["final"]) if len(results) == 1 else _directions(_mean_final(results))
-    if all(result["routing_accuracy"] for result in results):
-        for tower in ("vision", "text", "both"):
-            name = "routing_accuracy" if tower == "both" else f"routing_accuracy_{tower}"
-            row[name] = percent(mean(result["routing_accuracy"][tower] for result in results))
-    row |= costs(results)
-    row["final_r1_per_seed"] = [percent(result["final"]["r1"]) for result in results]
-    return row
-
-
-def _mean_final(results: list[dict[str, Any]]) -> dict[str, Any]:
+    reference, found = figures(runs[against]), {}
+    for variant, own in runs.items():
+        mine = figures(own)
+        keys = sorted(reference.keys() & mine.keys())
+        if variant == against or not keys:
+            continue
+        pair = paired_difference([mine[key] for key in keys], [reference[key] for key in keys])
+        spread = None if pair.spread is None else round(pair.spread, 3)
+        found[variant] = Comparison(round(pair.mean, 3), spread, pair.larger_than_spread, round(pair.p, 5), len(keys))
+    adjusted = holm([one.p for one in found.values()])
     return {
-        direction: {k: mean(result["final"][direction][k] for result in results) for k in ("1", "5", "10")}
-        for direction in ("text_to_image", "image_to_text")
+        variant: Comparison(**{**asdict(one), "p_holm": round(p, 5)})
+        for (variant, one), p in zip(found.items(), adjusted, strict=True)
     }
 
 
-def _directions(figures: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        direction: {f"r{k}": percent(figures[direction][k]) for k in ("1", "5", "10")}
-        for direction in ("text_to_image", "image_to_text")
-    }
+# ---- the table that a person reads -----------------------------------------------------------------------------------
 
 
-def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the table that a person reads."""
-    if "p1" in record["zero_shot"]:
-        return grounding_table(record)
-    head = [
-        "",
-        "text to image R@1",
-        "R@5",
-        "R@10",
-        "image to text R@1",
-        "R@5",
-        "R@10",
-        "mean R@1",
-        "forgetting",
-        "routed",
-    ]
+def table(results: Results, where: str = COMPARE) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table: of a run in its variants' order, of a comparison best first.
+
+    The frozen model has a row of its own, unless a variant is just that.
+    """
+    final = f"final_{results.metrics.main}"
+    shown = columns(results.problem, where)
+    compared = where == COMPARE and results.comparisons
+    names = list(results.rows)
+    if where == COMPARE:
+        names.sort(key=lambda name: -results.rows[name].figures[final])
     body = []
-    for name in record["rows"]:
-        row = record[name]
-        cells = [f"{row[d][f'r{k}']:.1f}" for d in ("text_to_image", "image_to_text") for k in (1, 5, 10)]
-        spread = f" ± {row['final_r1_std']:.1f}" if len(row.get("final_r1_per_seed", [])) > 1 else ""
-        forgetting = row.get("forgetting_r1")
-        routing = row.get("routing_accuracy")
-        body.append(
-            [
-                name,
-                *cells,
-                f"{row.get('final_r1', row.get('r1')):.1f}{spread}",
-                "" if forgetting is None else f"{forgetting:+.1f}",
-                "" if routing is None else f"{routing:.0f} %",
-            ]
-        )
-    return head, body
+    if results.frozen and not any(own["method"].get("name") == "zero_shot" for own in results.settings.values()):
+        body.append(["frozen model", *(column.cell(results.frozen) for column in shown), *([""] if compared else [])])
+    for name in names:
+        row = results.rows[name]
+        cells = [
+            column.cell(row.figures, spread=column.figures[0].name == final and len(row.runs) > 1) for column in shown
+        ]
+        body.append([name, *cells, *([_versus(results.comparisons.get(name))] if compared else [])])
+    head = ["", *(column.head for column in shown), *([f"vs {results.against}"] if compared else [])]
+    kept = [i for i in range(len(head)) if i == 0 or any(row[i] for row in body)]  # an empty column only takes room
+    return [head[i] for i in kept], [[row[i] for i in kept] for row in body]
+
+
+def _versus(found: Comparison | None) -> str:
+    """A difference; with ``*`` it is larger than the spread of the paired differences, with ``~`` it isn't."""
+    if found is None:
+        return ""
+    return f"{found.difference:+.1f}" + ("" if found.spread is None else " *" if found.larger_than_spread else " ~")
+
+
+__all__ = ["COMPARE", "RUN", "Comparison", "Results", "Row", "collect", "table"]

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lpi.config import OF_BOXES, OF_CAPTIONS, Experiment
+from lpi.config import NOT_OBEYED, Experiment
 from lpi.errors import CheckpointError, ConfigError, OutputError
+from lpi.evaluation.records import FORMAT
 from lpi.storage import read_json
+
+Json = Any
 
 
 def finished(folder: Path, settings: Experiment, seed: int, checksum: Callable[[], str]) -> bool:
@@ -29,6 +32,11 @@ def finished(folder: Path, settings: Experiment, seed: int, checksum: Callable[[
         check_own(folder)
         return False
     before = read_json(folder / "run.json")
+    if before.get("format") != FORMAT:
+        raise ConfigError(
+            f"{folder} holds a run of another version of lpi, whose records are written otherwise. Choose another "
+            "--out, or start over with --fresh."
+        )
     now = comparable(settings, seed)
     if before["settings"] != now:
         changed = _difference(before["settings"], now)
@@ -82,11 +90,10 @@ def start_over(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def comparable(settings: Experiment, seed: int) -> dict[str, Any]:
-    """What decides a run, in plain values: its settings and seed, without rows that it isn't."""
+def comparable(settings: Experiment, seed: int) -> Json:
+    """What decides a run, in plain values: its settings and seed, without the variants that it isn't."""
     content = settings.model_dump(mode="json", exclude={"rows", "seeds", "about", "search"})
-    idle: Any = OF_CAPTIONS if settings.stream.grounding else OF_BOXES
-    for table, names in idle.items():  # what such a stream doesn't obey decides nothing
+    for table, names in NOT_OBEYED[settings.stream.problem].items():  # what such a stream doesn't obey decides nothing
         content[table] = {name: value for name, value in content[table].items() if name not in names}
     return {**json.loads(json.dumps(content)), "seed": seed}
 

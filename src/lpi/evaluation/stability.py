@@ -7,17 +7,18 @@ while some queries rise and others fall. All comparisons here are over one galle
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from statistics import mean
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lpi.evaluation.protocol import Evaluator
-from lpi.evaluation.ranking import Ranks, cosine_block, count_ranks, local_pairs
+from lpi.evaluation.protocols import protocols
+from lpi.evaluation.recall import Evaluator
+from lpi.evaluation.records import Averages, StageRecord
 from lpi.methods.base import Method
-from lpi.storage import read_json, read_tensors, write_json, write_tensors
+from lpi.metrics.ranking import Ranks, cosine_block, count_ranks, local_pairs
+from lpi.storage import read_tensors, write_json, write_tensors
 
 NEIGHBOURS = 10
 WORST = 5
@@ -38,7 +39,12 @@ class Stability:
     def _file(self, stage: int) -> Path:
         return self.folder / f"{stage:03d}.safetensors"
 
-    def note(self, method: Method, stage: int) -> dict[str, Any] | None:
+    def of_stage(self, record: StageRecord, method: Method) -> StageRecord:
+        """A stage's record with other papers' protocols and the overlap with the stage before."""
+        found = protocols(self.evaluator, method, record.stage)
+        return replace(record, protocols=found, neighbour_overlap=self.note(method, record.stage))
+
+    def note(self, method: Method, stage: int) -> Averages | None:
         """Keep this stage's neighbours and the new task's ranks; returns the overlap with the stage before, if any.
 
         The overlap is the share of a query's ten nearest candidates that were among its ten nearest a stage ago,
@@ -56,7 +62,7 @@ class Stability:
             kept[direction] = nearest(features[ours], features[theirs])
             kept[f"ranks_{direction}"] = self._ranks(features, direction, stage).counts
         write_tensors(self._file(stage), kept)
-        return {"neighbour_overlap": overlap} if overlap else None
+        return overlap or None
 
     def _count(self, tower: str, tasks: int) -> int:
         """Items of the first tasks; items lie in the order of their tasks."""
@@ -73,23 +79,23 @@ class Stability:
         block = cosine_block(features[ours][mine], features[theirs], among=among, similarity="dot")
         return count_ranks(block, len(mine), local)
 
-    def summary(self, method: Method) -> dict[str, Any]:
-        """Over the whole run: mean overlap, the share of queries that fell out of the first ten, the worst-hit ones.
+    def of_run(self, method: Method) -> Averages:
+        """The share of queries that fell out of the first ten between their own stage and the last, by direction.
 
         Written to ``worst_hit.json`` in the folder are the queries that lost the most places between the stage at
         which their task was learned and the last one.
         """
         tasks = len(self.evaluator.stream.tasks)
         features = self.evaluator.seen(method, tasks - 1).features
-        found: dict[str, Any] = {"neighbour_overlap": self._mean_overlap(tasks), "fell_out_of_10": {}}
-        worst: dict[str, list[dict[str, Any]]] = {}
+        found: Averages = {}
+        worst: dict[str, list[dict[str, str | float]]] = {}
         for direction, (ours, _) in SIDES.items():
             known = [task for task in range(tasks) if self._file(task).exists()]  # joint training has the last alone
             first = Ranks(torch.cat([read_tensors(self._file(task))[f"ranks_{direction}"] for task in known]))
             last = Ranks(torch.cat([self._ranks(features, direction, task).counts for task in known]))
             start = self._count(ours, known[0])
             fell = first.within(NEIGHBOURS) - last.within(NEIGHBOURS)  # 0 where nothing moved, ties or not
-            found["fell_out_of_10"][direction] = float(fell.clamp(min=0).mean())
+            found[direction] = float(fell.clamp(min=0).mean())
             before, after = first.expected() - 1, last.expected() - 1  # wrong candidates in front
             worst[direction] = [
                 {"query": self._words(ours, start + item), "before": float(before[item]), "after": float(after[item])}
@@ -98,11 +104,6 @@ class Stability:
             ]
         write_json(self.folder / "worst_hit.json", worst)
         return found
-
-    def _mean_overlap(self, tasks: int) -> dict[str, float] | None:
-        notes = [read_json(path).get("stability") for path in sorted((self.folder.parent / "stages").glob("*.json"))]
-        overlaps = [note["neighbour_overlap"] for note in notes if note]
-        return {d: mean(overlap[d] for overlap in overlaps) for d in SIDES} if overlaps else None
 
     def _words(self, tower: str, item: int) -> str:
         """A query as a person recognises it: the caption, or the picture's name."""
@@ -128,12 +129,3 @@ def neighbour_overlap(before: Tensor, after: Tensor) -> float:
         after: int [queries, k].
     """
     return float((before[:, :, None] == after[:, None, :]).any(dim=2).float().mean())
-
-
-def asymmetry(recall: Mapping[str, Any], k: str = "1") -> float:
-    """How much easier captions are found from pictures than pictures from captions: the difference of the recalls.
-
-    >>> asymmetry({"text_to_image": {"1": 0.3}, "image_to_text": {"1": 0.5}})
-    0.2
-    """
-    return float(recall["image_to_text"][k] - recall["text_to_image"][k])

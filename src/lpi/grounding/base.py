@@ -17,12 +17,12 @@ from torch import Tensor
 from lpi.backbones.base import TextInputs
 from lpi.backbones.given import PictureLike, given_picture, given_texts
 from lpi.errors import CheckpointError, LpiError
-from lpi.evaluation.boxes import apart
 from lpi.grounding.backbones.base import Detections, GroundingBackbone
 from lpi.grounding.backbones.inputs import PictureInputs, to_pixels
 from lpi.grounding.losses import detection_losses
 from lpi.methods import outside
 from lpi.methods.base import FALLBACK, Method
+from lpi.metrics.boxes import apart
 
 
 @dataclass(frozen=True)

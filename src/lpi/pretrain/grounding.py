@@ -27,13 +27,13 @@ from lpi.data.expressions.record import ReferringExpression
 from lpi.data.expressions.scenes import WAYS, general_expressions
 from lpi.data.scenes.supply import DEFAULT_SIDE
 from lpi.data.scenes.world import seeded
-from lpi.evaluation.boxes import corners_of, generalised_iou
 from lpi.grounding.backbones.base import GroundingBackbone
 from lpi.grounding.backbones.inputs import PictureInputs
 from lpi.grounding.backbones.loading import load_grounding_backbone
 from lpi.grounding.losses import FOCAL_ALPHA, WEIGHTS
 from lpi.grounding.tuned import GroundingTuned
 from lpi.methods.base import Batches, TaskData, no_batches
+from lpi.metrics.boxes import corners_of, generalised_iou
 from lpi.pretrain.phases import finish, learn_phase
 from lpi.trainer import OnStep, derived_seed
 
@@ -159,16 +159,16 @@ class SceneSupply:
         return self.pictures
 
     def data(self, steps: int = 0, batches: Batches = no_batches) -> TaskData:
-        """See :class:`lpi.trainer.Material`; the learner looks at nothing but the batches."""
+        """See :class:`lpi.features.TrainingData`; the learner looks at nothing but the batches."""
         plain: Any = None
         return TaskData(self.name, plain, (), steps, batches)
 
     def once_more(self, method: Any, settings: TrainingSettings) -> Batches:
-        """See :class:`lpi.trainer.Material`; nobody asks."""
+        """See :class:`lpi.features.TrainingData`; nobody asks."""
         return no_batches
 
     def epochs(self, method: Any, settings: TrainingSettings) -> Callable[..., Iterator[SceneBatch]]:
-        """See :class:`lpi.trainer.Material`. Scenes are independent, so their order needs no shuffling."""
+        """See :class:`lpi.features.TrainingData`. Scenes are independent, so their order needs no shuffling."""
 
         def give(*, seed: int, epoch: int, start: int = 0) -> Iterator[SceneBatch]:
             for first in range(start * settings.batch, self.pictures, settings.batch):

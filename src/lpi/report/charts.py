@@ -9,21 +9,30 @@ from lpi.report import plots
 from lpi.report.canvas import Plot
 from lpi.report.plots import Heat, Line
 from lpi.report.reading import RunFolder
-from lpi.report.rows import Row, follow, is_triangle
+from lpi.report.variants import Variant, follow, is_triangle
 from lpi.report.words import figure, grid_table, per_cent, section, text
 
 Gallery = list[Plot]
 
-ZERO = "zero-shot"
-TOWERS = (("vision", "Pictures (vision tower)"), ("text", "Captions (text tower)"))
+FROZEN = "frozen model"
+TOWERS = (
+    ("vision", "Pictures (vision tower)"),
+    ("text", "Captions (text tower)"),
+    ("both", "Pictures and expressions together"),
+)
+GROWS = (
+    " Every stage adds a task <em>and</em> its pictures to search among, so a falling curve may still be a gain over "
+    "the frozen model."
+)
+GALLERY = " A part of the loss is the gallery, which grows with every task, for every row alike."
 
 
-def learning(rows: Sequence[Row], lead: Row, gallery: Gallery) -> str:
-    """Curves over stages: all rows against zero-shot, and the leading row by direction."""
-    longest = max(row.stages for row in rows)
+def learning(variants: Sequence[Variant], lead: Variant, gallery: Gallery) -> str:
+    """Curves over stages: all rows against the frozen model, and the leading row by direction."""
+    longest = max(row.stages for row in variants)
     lines: list[Line] = []
     flat: list[Line] = []
-    for row in rows:
+    for row in variants:
         curve = row.curve()
         if not is_triangle(row.matrix()):  # joint training has one figure for all stages
             flat.append(Line(row.label, range(1, longest + 1), [curve[-1][0]] * longest, reference=True))
@@ -31,58 +40,64 @@ def learning(rows: Sequence[Row], lead: Row, gallery: Gallery) -> str:
             means, spreads = [m for m, _ in curve], [s for _, s in curve]
             line = Line(row.label, range(1, len(curve) + 1), means, spreads, reference=not row.first.learned)
             (lines if row.first.learned else flat).append(line)
-    zero = lead.zero_curve() or next((row.zero_curve() for row in rows if row.zero_curve()), [])
-    if zero and all(row.first.learned for row in rows):
-        lines.append(Line(ZERO, range(1, len(zero) + 1), zero, reference=True))
+    zero = lead.frozen_curve() or next((row.frozen_curve() for row in variants if row.frozen_curve()), [])
+    if zero and all(row.first.learned for row in variants):
+        lines.append(Line(FROZEN, range(1, len(zero) + 1), zero, reference=True))
     lines += flat
     if longest < 2 or not any(len(line.y) > 1 for line in lines):
         return ""
-    one_order = len({row.first.tasks for row in rows}) == 1
+    one_order = len({row.first.tasks for row in variants}) == 1
     ticks = lead.first.tasks[:longest] if one_order and longest <= 24 else ()
     x_label = "after learning …" if ticks else "tasks learned"
-    plot = plots.curves("learning-curves", lines, x_label=x_label, y_label="R@1, %, mean over tasks seen", ticks=ticks)
+    plot = plots.curves(
+        "learning-curves", lines, x_label=x_label, y_label=f"{lead.metrics.label}, %, mean over tasks seen", ticks=ticks
+    )
     gallery.append(plot)
     stages = [f"{t + 1}" for t in range(longest)]
     values = [[*line.y, *[None] * (longest - len(line.y))] for line in lines]
     ends = ", ".join(f"{line.label} ends at {100 * line.y[-1]:.1f} per cent" for line in lines)
     drawn = figure(
         plot,
-        alt=f"Line chart of mean recall at 1 over the tasks seen, after each of {longest} stages: {ends}.",
-        caption="Mean R@1 over the tasks seen so far, both directions. Every stage adds a task <em>and</em> its "
-        "pictures to search among, so a falling curve may still be a gain over zero-shot.",
-        numbers=grid_table("row", stages, [line.label for line in lines], values, caption="R@1 by stage", scale=100),
+        alt=f"Line chart of mean {lead.metrics.label} over the tasks seen, after each of {longest} stages: {ends}.",
+        caption=f"Mean {lead.metrics.label} over the tasks seen so far{both(lead)}."
+        f"{GROWS if has_directions(lead) else ''}",
+        numbers=grid_table(
+            "row", stages, [line.label for line in lines], values, caption=f"{lead.metrics.label} by stage", scale=100
+        ),
     )
     body = f'<div class="pair">{drawn}{by_direction(lead, ticks, x_label, gallery)}</div>'
     return section("curves", "Learning, stage by stage", body)
 
 
-def by_direction(row: Row, ticks: Sequence[str], x_label: str, gallery: Gallery) -> str:
-    """The two directions of one row and what zero-shot gives in each."""
-    if not row.first.learned or not is_triangle(row.matrix()) or row.stages < 2:
+def by_direction(row: Variant, ticks: Sequence[str], x_label: str, gallery: Gallery) -> str:
+    """The two directions of one row and what the frozen model gives in each."""
+    if not has_directions(row) or not row.first.learned or not is_triangle(row.matrix()) or row.stages < 2:
         return ""
     lines: list[Line] = []
     zeros: list[Line] = []
-    for direction, label in (("text_to_image", "caption → picture"), ("image_to_text", "picture → caption")):
-        curve = row.curve(direction=direction)
+    for metric, label in (("t2i_r1", "caption → picture"), ("i2t_r1", "picture → caption")):
+        curve = row.curve(metric)
         x = range(1, len(curve) + 1)
         lines.append(Line(label, x, [m for m, _ in curve], [s for _, s in curve]))
-        zero = [sum(r) / len(r) for r in row.zero_matrix(direction=direction)]
+        zero = [sum(r) / len(r) for r in row.frozen_matrix(metric)]
         if zero:
-            label = "" if zeros else f"{ZERO} (dashed)"
+            label = "" if zeros else f"{FROZEN} (dashed)"
             zeros.append(Line(label, range(1, len(zero) + 1), zero, reference=True, like=len(lines) - 1))
     names = [line.label for line in lines]
     lines += zeros
-    plot = plots.curves("directions", lines, x_label=x_label, y_label="R@1, %, mean over tasks seen", ticks=ticks)
+    plot = plots.curves(
+        "directions", lines, x_label=x_label, y_label=f"{row.metrics.label}, %, mean over tasks seen", ticks=ticks
+    )
     gallery.append(plot)
     stages = [f"{t + 1}" for t in range(row.stages)]
     return figure(
         plot,
         alt=f"Line chart of recall at 1 of {row.label} in both directions over {row.stages} stages.",
-        caption=f"The two directions of <strong>{text(row.label)}</strong> and what zero-shot gives in each.",
+        caption=f"The two directions of <strong>{text(row.label)}</strong> and what the frozen model gives in each.",
         numbers=grid_table(
             "direction",
             stages,
-            [*names, *[f"{ZERO}, {name}" for name in names]][: len(lines)],
+            [*names, *[f"{FROZEN}, {name}" for name in names]][: len(lines)],
             [list(line.y) for line in lines],
             caption="R@1",
             scale=100,
@@ -90,9 +105,19 @@ def by_direction(row: Row, ticks: Sequence[str], x_label: str, gallery: Gallery)
     )
 
 
-def task_maps(rows: Sequence[Row], lead: Row, gallery: Gallery) -> str:
+def has_directions(row: Variant) -> bool:
+    """Whether queries go both ways, from captions to pictures and back."""
+    return row.first.problem == "retrieval"
+
+
+def both(row: Variant) -> str:
+    """Words for what is a mean of both directions."""
+    return ", mean of both directions" if has_directions(row) else ""
+
+
+def task_maps(variants: Sequence[Variant], lead: Variant, gallery: Gallery) -> str:
     """The stage x task heat map of every row that learned; the leading row's is open."""
-    drawn = [(row, stage_by_task(row, gallery)) for row in [lead, *[row for row in rows if row is not lead]]]
+    drawn = [(row, stage_by_task(row, gallery)) for row in [lead, *[row for row in variants if row is not lead]]]
     body = ""
     for row, html in drawn:
         body += html if row is lead else f"<details><summary>{text(row.label)}</summary>{html}</details>"
@@ -104,37 +129,45 @@ def task_maps(rows: Sequence[Row], lead: Row, gallery: Gallery) -> str:
     )
 
 
-def stage_by_task(row: Row, gallery: Gallery) -> str:
-    """One row's heat map, with the frozen backbone's figures below."""
+def stage_by_task(row: Variant, gallery: Gallery) -> str:
+    """One row's heat map, with the frozen model's figures below."""
     matrix, tasks = row.matrix(), row.first.tasks
     columns = tasks[: max(len(r) for r in matrix)]
     values: list[list[float | None]] = [[*r, *[None] * (len(columns) - len(r))] for r in matrix]
     names = [f"{t + 1} {tasks[t]}" for t in range(len(matrix))] if is_triangle(matrix) else ["all at once"]
-    zero = row.zero_matrix()
+    zero = row.frozen_matrix()
     gap = None
     if zero and row.first.learned and len(zero[-1]) == len(columns):
         gap = len(values)
         values.append([*zero[-1]])
-        names.append(ZERO)
+        names.append(FROZEN)
     heat = Heat(
-        values, names, columns, x_label="R@1 (%) of task", y_label="after learning", low=floor(values), gap_before=gap
+        values,
+        names,
+        columns,
+        x_label=f"{row.metrics.label} (%) of task",
+        y_label="after learning",
+        low=floor(values),
+        gap_before=gap,
     )
     plot = plots.heat_map(f"tasks-{slug(row.label)}", heat)
     gallery.append(plot)
     seeds = f", mean of {len(row.runs)} seeds" if len(row.runs) > 1 else ""
     return figure(
         plot,
-        alt=f"Heat map of recall at 1 of {row.label}, rows are stages, columns tasks. The numbers follow.",
-        caption=f"R@1 of <strong>{text(row.label)}</strong> in per cent, mean of both directions{seeds}; "
+        alt=f"Heat map of {row.metrics.label} of {row.label}, rows are stages, columns tasks. The numbers follow.",
+        caption=f"{row.metrics.label} of <strong>{text(row.label)}</strong> in per cent{both(row)}{seeds}; "
         "the more a cell stands out, the higher its figure."
-        + (" Last line: the frozen backbone on the same, full gallery." if gap else ""),
-        numbers=grid_table("after", columns, names, values, caption=f"R@1 of {row.label}, per cent", scale=100),
+        + (" Last line: the frozen model on the same test data." if gap else ""),
+        numbers=grid_table(
+            "after", columns, names, values, caption=f"{row.metrics.label} of {row.label}, per cent", scale=100
+        ),
     )
 
 
-def forgetting(rows: Sequence[Row], lead: Row, gallery: Gallery) -> str:
-    """What each task lost, all rows side by side, and the leading row's way from zero-shot to the end."""
-    same = [row for row in rows if row.first.tasks == lead.first.tasks and row.first.learned and row.forgetting()]
+def forgetting(variants: Sequence[Variant], lead: Variant, gallery: Gallery) -> str:
+    """What each task lost, all rows side by side, and the leading row's way from the frozen model to the end."""
+    same = [row for row in variants if row.first.tasks == lead.first.tasks and row.first.learned and row.forgetting()]
     same = [row for row in same if row.stages == same[0].stages][:4]
     body = ""
     if same:
@@ -143,14 +176,16 @@ def forgetting(rows: Sequence[Row], lead: Row, gallery: Gallery) -> str:
             Line(row.label, range(len(tasks)), [m for m, _ in row.forgetting()], [s for _, s in row.forgetting()])
             for row in same
         ]
-        plot = plots.bars("forgetting", tasks, series, x_label="points of R@1 against the task's best stage")
+        plot = plots.bars(
+            "forgetting", tasks, series, x_label=f"points of {lead.metrics.label} against the task's best stage"
+        )
         gallery.append(plot)
         worst = min((m, task) for m, task in zip(series[0].y, tasks, strict=True))
         body += figure(
             plot,
             alt=f"Forgetting per task. {series[0].label} loses most on {worst[1]}: {100 * worst[0]:.1f} points.",
-            caption="R@1 at the end less the task's best before the last stage. Left of zero: forgotten. "
-            "A part of the loss is the gallery, which grows with every task, for every row alike.",
+            caption=f"{lead.metrics.label} at the end less the task's best before the last stage. Left of zero: "
+            f"forgotten.{GALLERY if has_directions(lead) else ''}",
             numbers=grid_table(
                 "row", tasks, [s.label for s in series], [list(s.y) for s in series], caption="Points", scale=100
             ),
@@ -161,33 +196,35 @@ def forgetting(rows: Sequence[Row], lead: Row, gallery: Gallery) -> str:
     )
 
 
-def way(row: Row, gallery: Gallery) -> str:
-    """From zero-shot over just learned to the end, task by task."""
-    matrix, zero = row.matrix(), row.zero_matrix()
+def way(row: Variant, gallery: Gallery) -> str:
+    """From the frozen model over just learned to the end, task by task."""
+    matrix, zero = row.matrix(), row.frozen_matrix()
     if not zero or not row.first.learned or not is_triangle(matrix) or len(zero[-1]) != len(matrix[-1]):
         return ""
     tasks = row.first.tasks[: len(matrix)]
     learned = [matrix[t][t] for t in range(len(matrix))]
-    plot = plots.journeys("journeys", tasks, zero[-1], learned, matrix[-1])
+    plot = plots.journeys(
+        "journeys", tasks, zero[-1], learned, matrix[-1], x_label=f"{row.metrics.label}, %{both(row)}"
+    )
     gallery.append(plot)
     up = sum(end > start for start, end in zip(zero[-1], matrix[-1], strict=True))
     return figure(
         plot,
-        alt=f"Recall at 1 per task zero-shot, just learned and at the end. {up} of {len(tasks)} end above zero-shot.",
-        caption=f"<strong>{text(row.label)}</strong>: {up} of {len(tasks)} tasks end above zero-shot. “Just learned” "
-        "was measured when fewer tasks' pictures were in the gallery.",
+        alt=f"Each task by the frozen model, just learned, at the end. {up} of {len(tasks)} end above it.",
+        caption=f"<strong>{text(row.label)}</strong>: {up} of {len(tasks)} tasks end above the frozen model. "
+        "“Just learned” was measured when fewer tasks were in the test.",
         numbers=grid_table(
             "figure",
             tasks,
-            [ZERO, "just learned", "at the end"],
+            [FROZEN, "just learned", "at the end"],
             [zero[-1], learned, matrix[-1]],
-            caption="R@1",
+            caption=row.metrics.label,
             scale=100,
         ),
     )
 
 
-def routing(lead: Row, gallery: Gallery) -> str:
+def routing(lead: Variant, gallery: Gallery) -> str:
     """Where queries of each task were sent."""
     body = ""
     for tower, title in TOWERS:
@@ -210,12 +247,13 @@ def routing(lead: Row, gallery: Gallery) -> str:
             numbers=grid_table("task", columns, names, shares, caption=f"Routing of {tower}, per cent", scale=100),
         )
     # the true task's figure is of cosines alone, and so is what it is held against
-    oracle, cosine, final = (lead.figure(name, "r1") for name in ("oracle", "cosine", "final"))
+    oracle, cosine, final = (lead.figure(name) for name in ("oracle", "cosine", "final"))
     cost = ""
     if oracle and final:
         alone = ", both by cosines alone" if cosine else ""
-        inferred = per_cent(cosine or final)
-        cost = f" Told the right task each time (oracle), R@1 would be {per_cent(oracle)} instead of {inferred}{alone}."
+        told, inferred = per_cent(oracle), per_cent(cosine or final)
+        label = lead.metrics.label
+        cost = f" Told the right task each time (oracle), {label} would be {told} instead of {inferred}{alone}."
     return section(
         "routing",
         "Which task does a query belong to?",
@@ -224,7 +262,7 @@ def routing(lead: Row, gallery: Gallery) -> str:
     )
 
 
-def relations(lead: Row, gallery: Gallery) -> str:
+def relations(lead: Variant, gallery: Gallery) -> str:
     """The tasks' semantic map and similarity, and how alike their prompts are."""
     run = next((run for run in lead.runs if run.relations), None)
     if run is None or run.relations is None:
@@ -274,7 +312,7 @@ def relations(lead: Row, gallery: Gallery) -> str:
     )
 
 
-def training(lead: Row, gallery: Gallery) -> str:
+def training(lead: Variant, gallery: Gallery) -> str:
     """The loss and its parts over the run."""
     run = next((run for run in lead.runs if len(run.log) > 1), None)
     if run is None:

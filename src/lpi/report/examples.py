@@ -9,20 +9,26 @@ from PIL import Image
 
 from lpi.data.pictures import open_image
 from lpi.errors import DataError
-from lpi.report.reading import Record
-from lpi.report.rows import Row, follow
+from lpi.report.reading import Json
+from lpi.report.variants import Variant
 from lpi.report.words import section, text
 
 SIDE = 200
 OPEN = 6
+HITS = (
+    "What stands first for a query of the test set: the frozen backbone before, the learned model after. "
+    '<span class="key">✓ right</span> marks what belongs to the query.'
+)
+BOXES = "The broken green line is the object that is meant; the orange box is the best one found, blue ones come next."
 
 
-def examples(lead: Row) -> str:
-    """The example queries of the row's first run that has some."""
+def examples(lead: Variant) -> str:
+    """The example queries of the first run that has some."""
     run = next((run for run in lead.runs if run.examples), None)
     if run is None:
         return ""
-    shown = [example(run.path, record) for record in run.examples]
+    tell = box_example if run.problem == "grounding" else example
+    shown = [tell(run.path, record) for record in run.examples]
     body = "".join(shown[:OPEN])
     if len(shown) > OPEN:
         body += f"<details><summary>{len(shown) - OPEN} more</summary>{''.join(shown[OPEN:])}</details>"
@@ -30,12 +36,26 @@ def examples(lead: Row) -> str:
         "examples",
         "Examples, before and after",
         body,
-        "What stands first for a query of the test set: the frozen backbone before, the learned model after. "
-        '<span class="key">✓ right</span> marks what belongs to the query.',
+        BOXES if run.problem == "grounding" else HITS,
     )
 
 
-def example(folder: Path, record: Record) -> str:
+def box_example(folder: Path, record: Json) -> str:
+    """One expression with its two pictures."""
+    used = record.get("used")
+    sides = {"before": "the frozen detector", "after": f"prompts of {used}" if used else "no task's prompts"}
+    lists = ""
+    for moment, what in sides.items():
+        found = record[moment]
+        mark = "✓ right" if found["right"] else "wrong"
+        title = f"{moment.capitalize()} <small>{text(what)}: {mark}, IoU {found['iou']:.2f}</small>"
+        alt = f"{record['expression']}, {moment}: {mark}"
+        lists += f"<div><h4>{title}</h4>{picture(folder, found['picture'], alt)}</div>"
+    head = f'<q>{text(record["expression"])}</q> <span class="chip">{text(record["task"])}</span>'
+    return f'<article class="example to-text"><h3>{head}</h3><div class="lists">{lists}</div></article>'
+
+
+def example(folder: Path, record: Json) -> str:
     """One query with its two lists."""
     to_image = record["direction"] == "text_to_image"
     task = f'<span class="chip">{text(record["task"])}</span>' if record.get("task") else ""
@@ -53,7 +73,7 @@ def example(folder: Path, record: Record) -> str:
     return f'<article class="example {kind}"><h3>{title} {task}</h3>{query}<div class="lists">{lists}</div></article>'
 
 
-def place_of_right(found: Sequence[Record]) -> str:
+def place_of_right(found: Sequence[Json]) -> str:
     """Where the first right one stands, in words."""
     place = next((number for number, hit in enumerate(found, start=1) if hit["right"]), None)
     if place is None:
@@ -61,13 +81,13 @@ def place_of_right(found: Sequence[Record]) -> str:
     return "right one first" if place == 1 else f"right one at place {place}"
 
 
-def hits(folder: Path, found: Sequence[Record], to_image: bool) -> str:
+def hits(folder: Path, found: Sequence[Json], to_image: bool) -> str:
     """One list of hits, best first; a right one has a frame, a tick and the word, so that colour is not needed."""
     items = []
     for hit in found:
         mark = '<span class="mark">✓ right</span>' if hit["right"] else ""
         caption = text(hit.get("caption") or "")
-        score = follow(hit, ("score",))
+        score = hit.get("score")
         title = f' title="score {score:.3f}"' if score is not None else ""
         if to_image:
             alt = f"{hit.get('caption') or 'a picture'}{' (right)' if hit['right'] else ''}"

@@ -10,17 +10,16 @@ from lpi.errors import OutputError
 from lpi.report import charts, sections
 from lpi.report.canvas import Plot
 from lpi.report.examples import examples
-from lpi.report.grounding import compose_grounding, finds_boxes
 from lpi.report.reading import find_runs
-from lpi.report.rows import Row, leading, read_rows
+from lpi.report.variants import Variant, leading, read_variants
 from lpi.report.words import text
 
 
 def write_report(run_folders: Sequence[Path], out: Path) -> Path:
     """Write one self-contained page about one run or several, and its figures as PNG files.
 
-    Runs of one row are shown as mean and spread over their seeds. The first row of LPI (else the first that learned)
-    is told in detail; all rows share the table, the curves and the bars. The page needs no other file and no
+    Runs of one variant are shown as mean and spread over their seeds. The first one of LPI (else the first that
+    learned) is told in detail; all share the table, the curves and the bars. The page needs no other file and no
     network; the same runs give the same bytes.
 
     Args:
@@ -39,11 +38,7 @@ def write_report(run_folders: Sequence[Path], out: Path) -> Path:
         OutputError: ``out`` can't be written.
     """
     folders = [run for folder in run_folders for run in find_runs(Path(folder))]
-    gallery: list[Plot] = []
-    if finds_boxes(folders):
-        page = fill(*compose_grounding(folders))
-    else:
-        page, gallery = compose(read_rows(folders))
+    page, gallery = compose(read_variants(folders))
     out = Path(out)
     path = out if out.suffix.lower() in (".html", ".htm") else out / "report.html"
     figures = path.with_suffix("")
@@ -59,21 +54,21 @@ def write_report(run_folders: Sequence[Path], out: Path) -> Path:
     return path
 
 
-def compose(rows: Sequence[Row]) -> tuple[str, list[Plot]]:
+def compose(variants: Sequence[Variant]) -> tuple[str, list[Plot]]:
     """The page's HTML and its figures."""
-    lead = leading(rows)
+    lead = leading(variants)
     gallery: list[Plot] = []
     parts = [
-        ("results", "Results", sections.results(rows, lead)),
-        ("curves", "Curves", charts.learning(rows, lead, gallery)),
-        ("tasks", "Tasks × stages", charts.task_maps(rows, lead, gallery)),
-        ("forgetting", "Forgetting", charts.forgetting(rows, lead, gallery)),
+        ("results", "Results", sections.results(variants, lead)),
+        ("curves", "Curves", charts.learning(variants, lead, gallery)),
+        ("tasks", "Tasks × stages", charts.task_maps(variants, lead, gallery)),
+        ("forgetting", "Forgetting", charts.forgetting(variants, lead, gallery)),
         ("examples", "Examples", examples(lead)),
         ("routing", "Routing", charts.routing(lead, gallery)),
         ("relations", "Task relations", charts.relations(lead, gallery)),
         ("training", "Training", charts.training(lead, gallery)),
         ("costs", "Cost", sections.costs(lead)),
-        ("configuration", "Configuration", sections.configuration(rows)),
+        ("configuration", "Configuration", sections.configuration(variants)),
     ]
     run = lead.first
     stream, backbone = run.info["stream"], run.info.get("backbone") or {}
@@ -81,10 +76,10 @@ def compose(rows: Sequence[Row]) -> tuple[str, list[Plot]]:
         f"{len(run.tasks)} task{'s' if len(run.tasks) > 1 else ''}"
         + (f" of {stream['name']}" if stream.get("name") else ""),
         str(backbone.get("name") or ""),
-        f"{len(rows)} rows" if len(rows) > 1 else f"row {lead.label}",
-        seeds_in_words(rows),
+        f"{len(variants)} rows" if len(variants) > 1 else f"row {lead.label}",
+        seeds_in_words(variants),
     ]
-    names = list(dict.fromkeys(run.experiment for row in rows for run in row.runs))
+    names = list(dict.fromkeys(run.experiment for variant in variants for run in variant.runs))
     return fill(", ".join(names), facts, sections.headline(lead), parts), gallery
 
 
@@ -108,9 +103,9 @@ def fill(title: str, facts: Sequence[str], headline: str, parts: Sequence[tuple[
     )
 
 
-def seeds_in_words(rows: Sequence[Row]) -> str:
+def seeds_in_words(variants: Sequence[Variant]) -> str:
     """Which seeds the page is about."""
-    seeds = sorted({run.seed for row in rows for run in row.runs})
+    seeds = sorted({run.seed for variant in variants for run in variant.runs})
     return f"seed {seeds[0]}" if len(seeds) == 1 else "seeds " + ", ".join(map(str, seeds))
 
 

@@ -50,7 +50,7 @@ def draw_curves(
         y = [scale * value for value in line.y]
         if line.reference:
             color = palette("muted") if line.like is None else palette.series(line.like)
-            style: dict[str, Any] = {"color": color, "linestyle": (0, (4, 3)), "linewidth": 1.4}
+            style: Any = {"color": color, "linestyle": (0, (4, 3)), "linewidth": 1.4}
         else:
             style = {
                 "color": palette.series(index),
@@ -210,10 +210,16 @@ def draw_bars(tasks: Sequence[str], series: Sequence[Line], x_label: str, figure
 
 
 def journeys(
-    name: str, tasks: Sequence[str], before: Sequence[float], learned: Sequence[float], last: Sequence[float]
+    name: str,
+    tasks: Sequence[str],
+    before: Sequence[float],
+    learned: Sequence[float],
+    last: Sequence[float],
+    *,
+    x_label: str,
 ) -> Plot:
-    """For each task three places on one line: frozen backbone, just learned, after the last stage; fractions."""
-    return render(name, partial(draw_journeys, tasks, before, learned, last), (WIDE, 1.2 + 0.26 * len(tasks)))
+    """For each task three places on one line: frozen model, just learned, after the last stage; fractions."""
+    return render(name, partial(draw_journeys, tasks, before, learned, last, x_label), (WIDE, 1.2 + 0.26 * len(tasks)))
 
 
 def draw_journeys(
@@ -221,6 +227,7 @@ def draw_journeys(
     before: Sequence[float],
     learned: Sequence[float],
     last: Sequence[float],
+    x_label: str,
     figure: Any,
     palette: Palette,
 ) -> None:
@@ -230,7 +237,7 @@ def draw_journeys(
     for place, start, end in zip(places, before, last, strict=True):
         axes.plot([100 * start, 100 * end], [place, place], color=palette("line"), linewidth=4, solid_capstyle="round")
     for label, values, marker, fill, edge in (
-        ("zero-shot", before, "o", palette("surface"), palette("muted")),
+        ("frozen model", before, "o", palette("surface"), palette("muted")),
         ("just learned", learned, "D", palette("surface"), palette("series-0")),
         ("after the last task", last, "o", palette("series-0"), palette("series-0")),
     ):
@@ -253,7 +260,7 @@ def draw_journeys(
     axes.spines["left"].set_visible(False)
     axes.tick_params(length=0)
     axes.tick_params(axis="y", labelcolor=palette("ink"))
-    axes.set_xlabel("R@1, %, mean of both directions")
+    axes.set_xlabel(x_label)
     legend(figure)
 
 

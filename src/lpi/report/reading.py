@@ -3,44 +3,61 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lpi.errors import CheckpointError, DataError, MissingFileError
-from lpi.evaluation import continual
+from lpi.evaluation.records import (
+    FORMAT,
+    METRICS,
+    FrozenRecord,
+    Metrics,
+    RunRecord,
+    StageRecord,
+    read_record,
+    summarise,
+)
+from lpi.metrics.statistics import deviation
 
-Record = dict[str, Any]
+Json = Any
+"""What JSON holds: settings, examples, lines of a log."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run's files, read and checked; recalls are fractions, tasks in the order of the stream."""
+    """One run's files, read and checked; tasks in the order of the stream."""
 
     path: Path
     experiment: str
-    row: str
+    variant: str
     method: str
     seed: int
     tasks: tuple[str, ...]
-    info: Record
-    stages: tuple[Record, ...]
-    zero_shot: Record | None = None
-    result: Record = field(default_factory=dict)
-    relations: Record | None = None
-    examples: tuple[Record, ...] = ()
-    log: tuple[Record, ...] = ()
+    problem: str
+    info: Json
+    stages: tuple[StageRecord, ...]
+    frozen: tuple[StageRecord, ...]
+    result: RunRecord
+    relations: Json = None
+    examples: tuple[Json, ...] = ()
+    log: tuple[Json, ...] = ()
 
     @property
-    def zero_stages(self) -> tuple[Record, ...]:
-        """The frozen backbone's stages with the same tasks as the run's; none when one is missing."""
-        by_count = {tasks_in(stage): stage for stage in self.zero_shot["stages"]} if self.zero_shot else {}
-        found = tuple(by_count[count] for stage in self.stages if (count := tasks_in(stage)) in by_count)
+    def metrics(self) -> Metrics:
+        """What was measured."""
+        return METRICS[self.problem]
+
+    @property
+    def frozen_stages(self) -> tuple[StageRecord, ...]:
+        """The frozen model's stages with the same tasks as the run's; none when one is missing."""
+        by_count = {stage.tasks: stage for stage in self.frozen}
+        found = tuple(by_count[stage.tasks] for stage in self.stages if stage.tasks in by_count)
         return found if len(found) == len(self.stages) else ()
 
     @property
     def learned(self) -> bool:
-        """Whether this run trained anything: the zero-shot row does not."""
+        """Whether this run trained anything: the frozen model's row does not."""
         return self.method != "zero_shot"
 
 
@@ -74,83 +91,83 @@ def read_run(folder: Path) -> RunFolder:
         raise MissingFileError(f"{folder}: there is no such run folder. Give a folder that `lpi run` wrote.")
     if not (folder / "run.json").is_file():
         raise CheckpointError(f"{folder} is not a run folder: it has no run.json. Give a folder that `lpi run` wrote.")
-    path = folder / "run.json"
-    info = read_json(path, dict)
-    expect(path, info, {"experiment": str, "row": str, "seed": int, "stream": dict, "method": dict})
-    expect(path, info["stream"], {"tasks": list})
-    expect(path, info["method"], {"name": str})
-    for task in info["stream"]["tasks"]:
-        expect(path, task, {"name": str})
+    info = read_info(folder / "run.json")
     tasks = tuple(task["name"] for task in info["stream"]["tasks"])
-    zero_shot = read_zero_shot(folder / "zero_shot.json", len(tasks))
-    stages = read_stages(folder / "stages", len(tasks))
-    if not stages and zero_shot and info["method"]["name"] == "zero_shot":
-        stages = tuple(zero_shot["stages"])
+    metrics, method = METRICS[info["problem"]], info["method"]["name"]
+    frozen = tuple(read_record(FrozenRecord, folder / "frozen.json").stages) if has(folder, "frozen.json") else ()
+    stages = tuple(read_stage(path, metrics, len(tasks)) for path in sorted((folder / "stages").glob("*.json")))
+    if not stages and method == "zero_shot":
+        stages = frozen
     if not stages:
         raise CheckpointError(f"{folder}: no stage was evaluated yet. Let the run finish its first task.")
+    stages = tuple(sorted(stages, key=lambda stage: stage.stage))
     return RunFolder(
         path=folder,
         experiment=info["experiment"],
-        row=info["row"],
-        method=info["method"]["name"],
+        variant=info["row"],
+        method=method,
         seed=info["seed"],
         tasks=tasks,
+        problem=info["problem"],
         info=info,
         stages=stages,
-        zero_shot=zero_shot if zero_shot and len(zero_shot["stages"]) >= len(stages) else None,
-        result=read_result(folder / "result.json", stages, zero_shot),
+        frozen=frozen if len(frozen) >= len(stages) else (),
+        result=read_result(folder / "result.json", stages, frozen, metrics),
         relations=read_relations(folder / "tasks.json"),
-        examples=read_examples(folder / "examples.json"),
+        examples=read_examples(folder / "examples.json", info["problem"]),
         log=read_log(folder / "log.jsonl"),
     )
 
 
-def tasks_in(stage: Record) -> int:
-    """How many tasks a stage was tested on."""
-    return len(stage["recall"][continual.DIRECTIONS[0]]["1"])
+def has(folder: Path, name: str) -> bool:
+    """Whether a run wrote a file."""
+    return (folder / name).is_file()
 
 
-def read_stages(folder: Path, tasks: int) -> tuple[Record, ...]:
-    """The stages' records in the order of learning."""
-    stages = []
-    for path in sorted(folder.glob("*.json")):
-        stage = read_json(path, dict)
-        check_stage(path, stage, tasks)
-        stages.append(stage)
-    return tuple(sorted(stages, key=lambda stage: int(stage["stage"])))
+def read_info(path: Path) -> Json:
+    """What the run is: ``run.json``, checked."""
+    info = read_json(path, dict)
+    expect(path, info, {"experiment": str, "row": str, "seed": int, "stream": dict, "method": dict})
+    if info.get("format") != FORMAT or info.get("problem") not in METRICS:
+        raise CheckpointError(
+            f"{path.parent} is a run of another version of lpi, whose records are written otherwise. Run it again."
+        )
+    expect(path, info["stream"], {"tasks": list})
+    expect(path, info["method"], {"name": str})
+    for task in info["stream"]["tasks"]:
+        expect(path, task, {"name": str})
+    return info
 
 
-def read_zero_shot(path: Path, tasks: int) -> Record | None:
-    """The frozen backbone's figures, or ``None`` when the run has none."""
-    if not path.is_file():
-        return None
-    zero_shot: Record = read_json(path, dict)
-    expect(path, zero_shot, {"stages": list})
-    for stage in zero_shot["stages"]:
-        check_stage(path, stage, tasks)
-    return zero_shot
+def read_stage(path: Path, metrics: Metrics, tasks: int) -> StageRecord:
+    """A stage that has what every report shows: each metric of each task seen."""
+    stage = read_record(StageRecord, path)
+    lengths = {len(values) for values in stage.seen.values()}
+    if set(stage.seen) != set(metrics.measured) or len(lengths) != 1 or not 1 <= max(lengths) <= tasks:
+        raise CheckpointError(
+            f"{path}: the figures must have one entry a task seen, of {tasks}, for each of "
+            f"{', '.join(metrics.measured)}; got {sorted(lengths)} for {', '.join(stage.seen) or 'none'}. Run it again."
+        )
+    return stage
 
 
-def read_result(path: Path, stages: Sequence[Record], zero_shot: Record | None) -> Record:
-    """The run's summary: from its file, or worked out for a run that has not written it yet."""
+def read_result(
+    path: Path, stages: Sequence[StageRecord], frozen: Sequence[StageRecord], metrics: Metrics
+) -> RunRecord:
+    """The run's figures: from its file, or worked out for a run that has not written it yet."""
     if path.is_file():
-        result: Record = read_json(path, dict)
-        expect(path, result, {"final": dict})
-        return result
+        return read_record(RunRecord, path)
     try:
-        if zero_shot and len(zero_shot["stages"]) >= len(stages):
-            return continual.summary(stages, zero_shot)
-        result = continual.summary(stages, {"stages": stages, "held_out": None})
+        return summarise(stages, frozen if len(frozen) >= len(stages) else None, metrics)
     except DataError as error:
         raise CheckpointError(f"{path.parent}: the stages don't fit together ({error}) Run it again.") from error
-    return {**result, "zero_shot": None, "fwt": None, "retention": None}
 
 
-def read_relations(path: Path) -> Record | None:
+def read_relations(path: Path) -> Json:
     """How the tasks relate (``tasks.json``), or ``None``."""
     if not path.is_file():
         return None
-    relations: Record = read_json(path, dict)
+    relations: Json = read_json(path, dict)
     expect(path, relations, {"names": list})
     count = len(relations["names"])
     prompts = relations.get("prompt_similarity") or {}
@@ -171,19 +188,23 @@ def read_relations(path: Path) -> Record | None:
     return relations
 
 
-def read_examples(path: Path) -> tuple[Record, ...]:
+def read_examples(path: Path, problem: str) -> tuple[Json, ...]:
     """The example queries, none when there is no file."""
     if not path.is_file():
         return ()
     examples = read_json(path, list)
-    for example in examples:
+    for example in examples if problem == "grounding" else ():
+        expect(path, example, {"expression": str, "task": str, "before": dict, "after": dict})
+        for moment in ("before", "after"):
+            expect(path, example[moment], {"picture": str, "right": bool, "iou": (int, float)})
+    for example in examples if problem == "retrieval" else ():
         expect(path, example, {"direction": str, "query": str, "before": list, "after": list})
         for hit in [*example["before"], *example["after"]]:
             expect(path, hit, {"right": bool})
     return tuple(examples)
 
 
-def read_log(path: Path) -> tuple[Record, ...]:
+def read_log(path: Path) -> tuple[Json, ...]:
     """The training log, line by line.
 
     A last line without its line end is what a stopped run leaves: it is passed over. Any other broken line is an
@@ -193,7 +214,7 @@ def read_log(path: Path) -> tuple[Record, ...]:
         return ()
     text = read_text(path)
     lines = text.split("\n")
-    records: list[Record] = []
+    records: list[Json] = []
     for number, line in enumerate(lines[:-1], start=1):
         if not line.strip():
             continue
@@ -206,31 +227,12 @@ def read_log(path: Path) -> tuple[Record, ...]:
     return tuple(records)
 
 
-def follows_anew(earlier: Record, later: Record) -> bool:
+def follows_anew(earlier: Json, later: Json) -> bool:
     """Whether the earlier record's step was done again: the same task, and no step forward."""
     before, after = earlier.get("step"), later.get("step")
     if not isinstance(before, int) or not isinstance(after, int):
         return False
     return earlier.get("task") == later.get("task") and before >= after
-
-
-def check_stage(path: Path, stage: Any, tasks: int) -> None:
-    """Refuse a stage that lacks what every report shows."""
-    expect(path, stage, {"stage": int, "recall": dict})
-    lengths: set[int] = set()
-    for direction in continual.DIRECTIONS:
-        expect(path, stage["recall"], {direction: dict})
-        expect(path, stage["recall"][direction], dict.fromkeys(continual.KS, list))
-        for values in (stage["recall"][direction][k] for k in continual.KS):
-            lengths.add(len(values))
-            if not all(isinstance(value, (int, float)) for value in values):
-                raise CheckpointError(
-                    f"{path}: the recalls of {direction} must be numbers; got {values}. Run it again."
-                )
-    if len(lengths) != 1 or not 1 <= max(lengths) <= tasks:
-        raise CheckpointError(
-            f"{path}: the recalls must have one entry a task seen, of {tasks}; got {sorted(lengths)}."
-        )
 
 
 def expect(where: Path | str, record: Any, fields: Mapping[str, type | tuple[type, ...]]) -> None:
@@ -270,11 +272,8 @@ def parse_json(where: str, text: str, kind: type) -> Any:
 
 
 def spread(values: Iterable[float | None]) -> tuple[float, float | None] | None:
-    """Mean and sample standard deviation of what there is; no deviation for one value, nothing for none."""
+    """Mean and sample deviation of what there is; no deviation for one value, nothing for none."""
     known = [float(value) for value in values if value is not None and math.isfinite(value)]
     if not known:
         return None
-    mean = sum(known) / len(known)
-    if len(known) == 1:
-        return mean, None
-    return mean, math.sqrt(sum((value - mean) ** 2 for value in known) / (len(known) - 1))
+    return sum(known) / len(known), deviation(known) if len(known) > 1 else None

@@ -1,131 +1,111 @@
-"""The page's sections without figures: each takes the rows and gives its HTML, in words and tables.
+"""The page's sections without figures: each takes the variants and gives its HTML, in words and tables.
 
 A section whose data a run does not have is the empty string.
 """
 
 from collections.abc import Sequence
 
+from lpi.evaluation.figures import REPORT, columns
+from lpi.evaluation.records import summarise
 from lpi.report.reading import spread
-from lpi.report.rows import Row, follow, is_triangle
-from lpi.report.words import (
-    count,
-    duration,
-    flatten,
-    per_cent,
-    points,
-    section,
-    table,
-    text,
-)
+from lpi.report.variants import Variant, is_triangle
+from lpi.report.words import Spread, cell, count, duration, flatten, per_cent, points, section, table, text
 
-ZERO = "zero-shot"
-HEAD = (
-    "row",
-    "seeds",
-    "R@1 caption →\N{NO-BREAK SPACE}picture",
-    "R@1 picture →\N{NO-BREAK SPACE}caption",
-    "R@1",
-    "R@5",
-    "R@10",
-    "R@1 over stages",
-    "forgetting",
-    "BWT",
-    "FWT",
-    "held-out kept",
-    "routing",
-    "oracle R@1",
-    "learned per task",
-    "stored",
-    "time to learn",
-)
-RECALLS = (("text_to_image", "1"), ("image_to_text", "1"), ("r1",), ("r5",), ("r10",))
+FROZEN = "frozen model"
+TILES = {
+    "retrieval": (("t2i_r1", "R@1 caption → picture"), ("i2t_r1", "R@1 picture → caption")),
+    "grounding": (("p1", "P@1"), ("p5", "P@5")),
+}
+"""The figures of the headline's tiles."""
 
 
-def seconds_of(row: Row, what: str) -> float | None:
-    """Seconds over all stages of one kind, ``train`` or ``evaluate``, mean over seeds."""
-    totals = []
-    for run in row.runs:
-        known = [value for stage in run.stages if (value := follow(stage, ("seconds", what))) is not None]
-        totals.append(sum(known) if known else None)
-    found = spread(totals)
-    return found[0] if found else None
-
-
-def headline(row: Row) -> str:
+def headline(variant: Variant) -> str:
     """The run in words and in five tiles."""
-    run = row.first
-    to_image, to_text = (row.figure("final", d, "1") for d in ("text_to_image", "image_to_text"))
-    zero_image, zero_text = (row.figure("zero_shot", d, "1") for d in ("text_to_image", "image_to_text"))
-    forgetting = row.figure("forgetting", "r1")
-    per_task = row.figure("trainable_per_task") or spread([follow(run.stages[-1], ("parameters", "trainable"))])
-    backbone = follow(run.info.get("backbone"), ("parameters",))
-    train = seconds_of(row, "train")
-    seen = len(row.matrix()[-1])
-    tasks = f"{seen} task{'s' if seen > 1 else ''}"
-    if not run.learned:
-        words = (
-            f"Without learning anything, the frozen backbone puts the right picture first for "
-            f"<strong>{plain(to_image)}</strong> of the captions and the right caption first for "
-            f"<strong>{plain(to_text)}</strong> of the pictures of {tasks}."
-        )
-    else:
-        was = [f" (zero-shot: {plain(zero)})" if zero else "" for zero in (zero_image, zero_text)]
-        how = (
-            ", learned one after another"
-            if row.stages > 1
-            else ""
-            if is_triangle(row.matrix())
-            else ", learned at once"
-        )
-        words = (
-            f"After {tasks}{how}, <strong>{text(row.label)}</strong> puts the right picture first for "
-            f"<strong>{plain(to_image)}</strong> of the captions{was[0]} and the right caption first for "
-            f"<strong>{plain(to_text)}</strong> of the pictures{was[1]}. {forgot_in_words(row)}"
-        )
-    share = (
-        f"{100 * per_task[0] / backbone:.2g}\N{NARROW NO-BREAK SPACE}% of the backbone" if per_task and backbone else ""
-    )
-    was_image, was_text = (gain(to_image, zero_image), gain(to_text, zero_text)) if run.learned else ("", "")
-    tiles = [
-        ("R@1 caption → picture", per_cent(to_image), was_image),
-        ("R@1 picture → caption", per_cent(to_text), was_text),
-    ]
-    if run.learned and row.stages > 1:
-        tiles.append(("Forgetting", points(forgetting), "points of R@1; 0 is none"))
+    run = variant.first
+    per_task = variant.over(lambda result: result.trainable_per_task)
+    backbone = (run.info.get("backbone") or {}).get("parameters")
+    train = variant.over(lambda result: None if result.seconds is None else result.seconds.train)
+    evaluate = variant.over(lambda result: None if result.seconds is None else result.seconds.evaluate)
+    tiles = []
+    for metric, label in TILES[run.problem]:
+        final, frozen = variant.figure("final", metric), variant.figure("frozen", metric)
+        tiles.append((label, per_cent(final), gain(final, frozen) if run.learned else ""))
+    if run.learned and variant.stages > 1:
+        label = f"points of {variant.metrics.label}; 0 is none"
+        tiles.append(("Forgetting", points(variant.figure("forgetting")), label))
     if run.learned and per_task and per_task[0]:
-        tiles.append(("Learned per task", count(per_task), f"parameters, {share}" if share else "parameters"))
-    if run.learned and train:
-        evaluate = seconds_of(row, "evaluate")
-        tiles.append(("Time to learn", duration(train), f"and {duration(evaluate)} to evaluate" if evaluate else ""))
+        share = f", {100 * per_task[0] / backbone:.2g}\N{NARROW NO-BREAK SPACE}% of the backbone" if backbone else ""
+        tiles.append(("Learned per task", count(per_task), f"parameters{share}"))
+    if run.learned and train and train[0]:
+        note = f"and {duration(evaluate[0])} to evaluate" if evaluate else ""
+        tiles.append(("Time to learn", duration(train[0]), note))
     shown = "".join(
         f'<div class="tile"><dt>{label}</dt><dd><b>{value}</b><span>{note}</span></dd></div>'
         for label, value, note in tiles
     )
     unfinished = ""
-    if any(len(other.stages) < len(other.tasks) and is_triangle(row.matrix()) for other in row.runs):
-        so_far = f"This run has finished {row.stages} of {len(run.tasks)} tasks; all figures are as of there."
+    if any(len(other.stages) < len(other.tasks) and is_triangle(variant.matrix()) for other in variant.runs):
+        so_far = f"This run has finished {variant.stages} of {len(run.tasks)} tasks; all figures are as of there."
         unfinished = f'<p class="notice">{so_far}</p>'
-    return f'{unfinished}<p class="words">{words}</p><dl class="tiles">{shown}</dl>'
+    return f'{unfinished}<p class="words">{in_words(variant)}</p><dl class="tiles">{shown}</dl>'
 
 
-def plain(figure: tuple[float, float | None] | None) -> str:
+def in_words(variant: Variant) -> str:
+    """What was found, in a sentence or two."""
+    run = variant.first
+    found = [plain(variant.figure("final", metric)) for metric, _ in TILES[run.problem]]
+    before = [variant.figure("frozen", metric) for metric, _ in TILES[run.problem]]
+    seen = len(variant.matrix()[-1])
+    of = "" if run.learned else f" of {seen} task{'s' if seen > 1 else ''}"
+    if run.problem == "retrieval":
+        who = "Without learning anything, the frozen backbone puts" if not run.learned else f"{learned(variant)} puts"
+        was = [f" (frozen model: {plain(zero)})" if zero and run.learned else "" for zero in before]
+        words = (
+            f"{who} the right picture first for <strong>{found[0]}</strong> of the captions{was[0]} and the right "
+            f"caption first for <strong>{found[1]}</strong> of the pictures{of}{was[1]}."
+        )
+    else:
+        who = "Without learning anything, the frozen detector finds" if not run.learned else f"{learned(variant)} finds"
+        was = [f" (frozen model: {plain(zero)})" if zero and run.learned else "" for zero in before]
+        words = (
+            f"{who} the object that an expression means with its best box for <strong>{found[0]}</strong> of the "
+            f"expressions{of}{was[0]}, and with one of its five best for "
+            f"<strong>{found[1]}</strong>{was[1]}."
+        )
+    return f"{words} {forgot_in_words(variant)}" if run.learned else words
+
+
+def learned(variant: Variant) -> str:
+    """Who learned what, as the beginning of a sentence."""
+    seen = len(variant.matrix()[-1])
+    how = (
+        ", learned one after another"
+        if variant.stages > 1
+        else ""
+        if is_triangle(variant.matrix())
+        else ", learned at once"
+    )
+    return f"After {seen} task{'s' if seen > 1 else ''}{how}, <strong>{text(variant.label)}</strong>"
+
+
+def plain(figure: Spread | None) -> str:
     """Per cent without its spread, for a sentence."""
     return per_cent(figure and (figure[0], None))
 
 
-def gain(final: tuple[float, float | None] | None, zero: tuple[float, float | None] | None) -> str:
-    """How a final figure stands to the zero-shot one."""
-    if not final or not zero:
+def gain(final: Spread | None, frozen: Spread | None) -> str:
+    """How a final figure stands to the frozen model's."""
+    if not final or not frozen:
         return ""
-    times = f", ×\N{NO-BREAK SPACE}{final[0] / zero[0]:.2f}" if zero[0] > 0 and final != zero else ""
-    return f"zero-shot {plain(zero)}{times}"
+    times = f", ×\N{NO-BREAK SPACE}{final[0] / frozen[0]:.2f}" if frozen[0] > 0 and final != frozen else ""
+    return f"frozen model {plain(frozen)}{times}"
 
 
-def forgot_in_words(row: Row) -> str:
+def forgot_in_words(variant: Variant) -> str:
     """One sentence on forgetting and on what is left of the backbone."""
-    forgetting, kept = row.figure("forgetting", "r1"), row.figure("retention")
+    forgetting, kept = variant.figure("forgetting"), variant.over(lambda result: result.retention)
     words = ""
-    if forgetting and row.stages > 1 and is_triangle(row.matrix()):
+    if forgetting and variant.stages > 1 and is_triangle(variant.matrix()):
         lost = 100 * forgetting[0]
         if round(lost, 1) >= 0:
             words = "Earlier tasks lost nothing on the way."
@@ -136,82 +116,83 @@ def forgot_in_words(row: Row) -> str:
     return words
 
 
-def row_table(rows: Sequence[Row], lead: Row) -> str:
-    """Every row's figures, the frozen backbone first."""
+def result_table(variants: Sequence[Variant], lead: Variant) -> str:
+    """Every variant's figures, the frozen model first."""
+    shown = [figure for column in columns(lead.first.problem, REPORT) for figure in column.figures]
     body = []
-    if all(row.first.method != "zero_shot" for row in rows) and lead.figure("zero_shot", "r1"):
-        of_zero = [lead.figure("zero_shot", *path) for path in RECALLS]
+    frozen = lead.first.frozen_stages
+    if frozen and all(one.first.method != "zero_shot" for one in variants):
+        alone = summarise(frozen, None, lead.metrics)
         body.append(
             [
-                f"{ZERO} <small>frozen backbone</small>",
+                FROZEN,
                 "",
-                *[per_cent(f and (f[0], None), unit=False) for f in of_zero],
-                *[""] * 10,
+                *(
+                    cell(figure, spread([figure.of(alone)])) if figure.name.startswith("final_") else ""
+                    for figure in shown
+                ),
             ]
         )
-    for row in rows:
-        routed = row.figure("routing_accuracy", "both")
+    for variant in variants:
         body.append(
             [
-                text(row.label),
-                str(len(row.runs)),
-                *[per_cent(row.figure("final", *path), unit=False) for path in RECALLS],
-                per_cent(row.figure("average", "r1"), unit=False),
-                *[points(row.figure(name, "r1")) for name in ("forgetting", "bwt", "fwt")],
-                per_cent(row.figure("retention"), unit=False),
-                per_cent(routed, unit=False),
-                per_cent(row.figure("oracle", "r1"), unit=False),
-                count(row.figure("trainable_per_task")),
-                count(row.figure("stored_parameters")),
-                duration(seconds_of(row, "train")),
+                text(variant.label),
+                str(len(variant.runs)),
+                *(cell(figure, variant.over(figure.of)) for figure in shown),
             ]
         )
-    # A column that nobody has a figure in only takes room.
-    kept = [i for i in range(len(HEAD)) if any(cells[i] and 'class="none"' not in cells[i] for cells in body)]
+    head = ["row", "seeds", *(figure.head for figure in shown)]
+    # a column that nobody has a figure in only takes room
+    kept = [i for i in range(len(head)) if any(cells[i] and 'class="none"' not in cells[i] for cells in body)]
     body = [[cells[i] for i in kept] for cells in body]
-    strong = len(body) - len(rows) + list(rows).index(lead) if len(rows) > 1 else None
+    strong = len(body) - len(variants) + list(variants).index(lead) if len(variants) > 1 else None
+    meanings = "".join(
+        f"<dt>{text(figure.head)}</dt><dd>{text(figure.explanation)}</dd>"
+        for figure in shown
+        if figure.explanation and figure.head in {head[i] for i in kept}
+    )
     caption = "Results of each row, in per cent and points"
-    return table([HEAD[i] for i in kept], body, caption=caption, strong=strong)
-
-
-def results(rows: Sequence[Row], lead: Row) -> str:
-    """The table of rows."""
-    seeds = " ± is the sample standard deviation over seeds." if any(len(row.runs) > 1 for row in rows) else ""
-    return section(
-        "results",
-        "Results",
-        row_table(rows, lead),
-        "After the last task, mean over tasks, in per cent; every query searches the pictures or captions of "
-        f"<em>all</em> tasks together. Forgetting, BWT and FWT are in points.{seeds}",
+    return (
+        table([head[i] for i in kept], body, caption=caption, strong=strong)
+        + f"<details><summary>What the columns mean</summary><dl>{meanings}</dl></details>"
     )
 
 
-def costs(lead: Row) -> str:
+def results(variants: Sequence[Variant], lead: Variant) -> str:
+    """The table of all variants."""
+    seeds = " ± is the sample standard deviation over seeds." if any(len(one.runs) > 1 for one in variants) else ""
+    how = (
+        "every query searches the pictures or captions of <em>all</em> tasks together. "
+        if lead.first.problem == "retrieval"
+        else "every expression finds its task by itself. "
+    )
+    return section(
+        "results",
+        "Results",
+        result_table(variants, lead),
+        f"After the last task, mean over tasks, in per cent; {how}Forgetting, BWT and FWT are in points.{seeds}",
+    )
+
+
+def costs(lead: Variant) -> str:
     """Sizes, times and parameters, stage by stage."""
     run = lead.first
-    head = [
-        "task",
-        "training pictures",
-        "test pictures",
-        "captions",
-        "learned",
-        "stored so far",
-        "train",
-        "evaluate",
-        "pairs/s",
-    ]
+    tasks = run.info["stream"]["tasks"]
+    further = next((name for name in ("captions", "pictures") if name in tasks[0]), "captions")
+    head = ["task", "to learn from", "to test on", further, "learned", "stored so far", "train", "evaluate", "pairs/s"]
     body = []
-    for number, task in enumerate(run.info["stream"]["tasks"]):
-        stage = run.stages[number] if number < len(run.stages) and is_triangle(lead.matrix()) else {}
-        train, evaluate = (follow(stage, ("seconds", what)) for what in ("train", "evaluate"))
+    for number, task in enumerate(tasks):
+        stage = run.stages[number] if number < len(run.stages) and is_triangle(lead.matrix()) else None
+        seconds, kept_numbers = (stage.seconds, stage.parameters) if stage else (None, None)
         body.append(
             [
                 f"{number + 1} {text(task['name'])}",
-                *[count(follow(task, (name,))) for name in ("train", "test", "captions")],
-                *[count(follow(stage, ("parameters", name))) for name in ("trainable", "stored")],
-                duration(train),
-                duration(evaluate),
-                count(follow(stage, ("pairs_per_second",))),
+                *[count(task.get(name)) for name in ("train", "test", further)],
+                count(kept_numbers.trainable if kept_numbers else None),
+                count(kept_numbers.stored if kept_numbers else None),
+                duration(seconds.train if seconds else None),
+                duration(seconds.evaluate if seconds else None),
+                count(stage.pairs_per_second if stage else None),
             ]
         )
     kept = [i for i in range(len(head)) if any('class="none"' not in cells[i] for cells in body)]
@@ -225,10 +206,10 @@ def costs(lead: Row) -> str:
     )
 
 
-def configuration(rows: Sequence[Row]) -> str:
+def configuration(variants: Sequence[Variant]) -> str:
     """What decided each row, to unfold."""
     body = ""
-    for row in rows:
+    for row in variants:
         info = row.first.info
         command = f"<pre><code>{text(info['command'])}</code></pre>" if info.get("command") else ""
         lists = ""

@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from lpi.evaluation.figures import Figure
 from lpi.report.canvas import Plot
 
 MINUS = "\N{MINUS SIGN}"
 THIN = "\N{NARROW NO-BREAK SPACE}"
 NONE = '<span class="none" title="not measured">–</span>'
 
-Figure = tuple[float, float | None]
+Spread = tuple[float, float | None]
+"""A mean, and its deviation over seeds where there are several."""
 
 
 def text(value: object) -> str:
@@ -18,7 +20,7 @@ def text(value: object) -> str:
     return escape("".join(c for c in str(value) if c.isprintable() or c in "\n\t"), quote=True)
 
 
-def per_cent(figure: Figure | None, *, unit: bool = True) -> str:
+def per_cent(figure: Spread | None, *, unit: bool = True) -> str:
     """A fraction as per cent with one decimal, and its spread: ``41.2 ± 0.4 %``.
 
     >>> per_cent((0.4123, None), unit=False)
@@ -30,7 +32,7 @@ def per_cent(figure: Figure | None, *, unit: bool = True) -> str:
     return number(100 * mean, 100 * deviation if deviation is not None else None, 1) + (THIN + "%" if unit else "")
 
 
-def points(figure: Figure | None) -> str:
+def points(figure: Spread | None) -> str:
     """A difference of fractions in points, with its sign; zero has none.
 
     >>> points((0.0123, None))
@@ -43,6 +45,17 @@ def points(figure: Figure | None) -> str:
     return sign + number(100 * mean, 100 * deviation if deviation is not None else None, 1)
 
 
+def cell(figure: Figure, value: Spread | None) -> str:
+    """A figure in a table, in its unit."""
+    if value is None:
+        return NONE
+    if figure.unit == "seconds":
+        return duration(value[0])
+    if figure.unit == "points":
+        return points(value)
+    return per_cent(value, unit=False) if figure.unit == "per cent" else count(value)
+
+
 def number(mean: float, deviation: float | None, digits: int) -> str:
     """A number with a real minus sign, and ``± spread`` where there is one."""
     rounded = round(mean, digits) + 0.0  # adding zero turns -0.0 into 0.0
@@ -50,7 +63,7 @@ def number(mean: float, deviation: float | None, digits: int) -> str:
     return shown if deviation is None else f'{shown}<span class="spread">{THIN}±{THIN}{deviation:.{digits}f}</span>'
 
 
-def count(figure: Figure | float | None) -> str:
+def count(figure: Spread | float | None) -> str:
     """A whole number with its thousands apart.
 
     >>> count(5284.0)

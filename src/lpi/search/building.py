@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from lpi.devices import pick_device
 from lpi.errors import ConfigError, MissingFileError, OutputError
 from lpi.methods import Named, outside
 from lpi.methods.base import Method
@@ -28,7 +29,6 @@ from lpi.search.manifest import (
 )
 from lpi.search.store import Store
 from lpi.search.writer import change
-from lpi.trainer import pick_device
 
 
 def build(

@@ -11,6 +11,7 @@ from typing import Any
 from lpi.backbones.given import PictureLike
 from lpi.data.content import content_id
 from lpi.data.records import FilePicture
+from lpi.devices import pick_device
 from lpi.errors import ConfigError, DataError, MissingFileError
 from lpi.methods import Named, outside
 from lpi.methods.base import Method
@@ -23,7 +24,6 @@ from lpi.search.pair import Pair, pair_of
 from lpi.search.snapshot import Searched, Snapshot
 from lpi.search.stages import Stages
 from lpi.search.table import Rows
-from lpi.trainer import pick_device
 
 
 class SearchIndex:

@@ -15,9 +15,9 @@ from lpi.data.content import content_id
 from lpi.data.records import CaptionedImage, FilePicture
 from lpi.data.source import load_source
 from lpi.errors import DataError, LpiError
-from lpi.evaluation.ranking import count_ranks, local_pairs, recall_at
-from lpi.evaluation.workbench import open_stream
+from lpi.evaluation.retrieval import open_stream
 from lpi.methods.base import Method
+from lpi.metrics.ranking import count_ranks, local_pairs, recall_at
 from lpi.search.encoding import task_membership, text_probes
 from lpi.search.identity import short_hash
 from lpi.search.manifest import Json

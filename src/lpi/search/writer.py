@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+from lpi.devices import pick_device
 from lpi.errors import ConfigError, DataError, MissingFileError, OutputError
 from lpi.methods import Named, outside
 from lpi.methods.base import Method
@@ -25,7 +26,6 @@ from lpi.search.routes import Routes
 from lpi.search.rows import RowMaker, refresh
 from lpi.search.store import APPROXIMATE_FROM, Store
 from lpi.storage import read_json, write_json
-from lpi.trainer import pick_device
 
 PUBLISH_SECONDS = 60.0  # while many pictures are embedded, what is done can be searched
 OUTDATED = timedelta(days=1)  # so long somebody may still be reading what an earlier model left

@@ -1,7 +1,7 @@
 """A stream of grounding tasks: which expressions are learned, in which order, and on which the boxes are tested."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,8 +9,9 @@ from lpi.data.coco import COCO_TASKS
 from lpi.data.expressions.jsonl import load_expressions
 from lpi.data.expressions.record import ReferringExpression
 from lpi.data.expressions.refcoco import load_mdetr, load_refs
+from lpi.data.expressions.scenes import load_scene_expressions
 from lpi.errors import DataError
-from lpi.tasks.grouping import StreamOf, TaskOf, by_task, check_limits, draw, option_names
+from lpi.tasks.grouping import StreamOf, TaskOf, option_names
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class GroundingStream(StreamOf[GroundingTask, ReferringExpression]):
     """
 
     items: ClassVar[str] = "expressions"
+    task_type = GroundingTask
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,41 +53,28 @@ class GroundingStream(StreamOf[GroundingTask, ReferringExpression]):
         """See :class:`StreamOf`."""
         return [record.picture.name, record.expression, list(record.box)]
 
-    @classmethod
-    def from_records(
-        cls,
-        records: Iterable[ReferringExpression],
-        *,
-        name: str,
-        order: Sequence[str] | None = None,
-        held_out: Sequence[str] = (),
-        notes: Sequence[str] = (),
-    ) -> "GroundingStream":
-        """Group records by their task.
+    @staticmethod
+    def identity(record: ReferringExpression) -> str:
+        """A picture, what is asked about it, and the answer, as one text."""
+        return f"{record.picture.name}/{record.expression}/{record.box}"
 
-        Args:
-            records: with split train, val, test or held_out (which belongs to no task).
-            name: names the stream.
-            order: task names in learning order, all of them; by default the paper's super-categories in the paper's
-                order, then all others in the order of their names.
-            held_out: tasks that are not learned: all their expressions are held out.
-            notes: see the class; one is added where tests are made on pictures that are also learned from.
+    @staticmethod
+    def further(task: GroundingTask) -> dict[str, int]:
+        """See :class:`StreamOf`."""
+        return {"pictures": len({record.picture.name for _, records in task.splits() for record in records})}
 
-        Raises:
-            UnknownNameError: ``order`` or ``held_out`` names a task that isn't there.
-            ConfigError: ``order`` leaves one out.
-            DataError: see the class.
-        """
-        records = list(records)
-        if order is None:
-            present = {record.task for record in records if record.split != "held_out"} - set(held_out)
-            order = [task for task in COCO_TASKS if task in present] + sorted(present - set(COCO_TASKS))
-        groups, outside = by_task(records, order=order, held_out=held_out)
-        tasks = tuple(
-            GroundingTask(task, tuple(splits["train"]), tuple(splits["val"]), tuple(splits["test"]))
-            for task, splits in groups.items()
-        )
-        return cls(name, tasks, tuple(outside), (*notes, *_shared_pictures(tasks)))
+    @staticmethod
+    def usual_order(records: Sequence[ReferringExpression], held_out: Sequence[str]) -> list[str]:
+        """The paper's super-categories in the paper's order, then all others in the order of their names."""
+        present = {record.task for record in records if record.split != "held_out"} - set(held_out)
+        return [task for task in COCO_TASKS if task in present] + sorted(present - set(COCO_TASKS))
+
+    @staticmethod
+    def remarks(tasks: Sequence[GroundingTask]) -> list[str]:
+        """A note where tests are made on pictures that are learned from, as RefCOCOg's first split has it."""
+        learned = {record.picture.name for task in tasks for record in task.train}
+        shared = {record.picture.name for task in tasks for record in task.test} & learned
+        return [f"{len(shared)} pictures are tested on and learned from, with other expressions"] if shared else []
 
     @classmethod
     def from_jsonl(
@@ -160,49 +149,10 @@ class GroundingStream(StreamOf[GroundingTask, ReferringExpression]):
         cls, *, name: str = "grounding_scenes", order: Sequence[str] | None = None, **options: Any
     ) -> "GroundingStream":
         """The embedded world; ``options`` as for :func:`lpi.data.expressions.scenes.load_scene_expressions`."""
-        # Inside the function: a stream of photographs shouldn't wait for the drawing code to load.
-        from lpi.data.expressions.scenes import load_scene_expressions
-
         records = load_scene_expressions(**options)
         if order is None:
             order = list(dict.fromkeys(record.task for record in records if record.split != "held_out"))
         return cls.from_records(records, name=name, order=order)
-
-    def limited(
-        self, *, train: int | None = None, validation: int | None = None, test: int | None = None, seed: int = 0
-    ) -> "GroundingStream":
-        """At most so many expressions a task and split, drawn by the seed and the task's name.
-
-        What is drawn for a task depends on no other task, nor on the order. Expressions stay in their order.
-
-        Raises:
-            ConfigError: a limit below 1.
-
-        Paper: 2,000 to train and 500 to validate a task.
-        """
-        check_limits(train=train, validation=validation, test=test)
-        limits = {"train": train, "val": validation, "test": test}
-        tasks = []
-        for task in self.tasks:
-            drawn = {
-                split: draw(records, limits[split], f"{seed}/{task.name}/{split}", _question)
-                for split, records in task.splits()
-            }
-            tasks.append(GroundingTask(task.name, drawn["train"], drawn["val"], drawn["test"]))
-        return replace(self, tasks=tuple(tasks))
-
-    def summary(self) -> list[dict[str, Any]]:
-        """One row a task: name, how many expressions to train, validation and test, and how many pictures in all."""
-        return [
-            {
-                "name": task.name,
-                "train": len(task.train),
-                "validation": len(task.validation),
-                "test": len(task.test),
-                "pictures": len({record.picture.name for _, records in task.splits() for record in records}),
-            }
-            for task in self.tasks
-        ]
 
 
 MAKERS: dict[str, Callable[..., GroundingStream]] = {
@@ -220,32 +170,17 @@ def grounding_options(kind: str) -> list[str]:
         "expressions": load_expressions,
         "refcoco": load_refs,
         "mdetr": load_mdetr,
+        "scene_expressions": load_scene_expressions,
     }
-    if kind == "scene_expressions":
-        from lpi.data.expressions.scenes import load_scene_expressions
-
-        readers[kind] = load_scene_expressions
     names = option_names(MAKERS[kind], readers[kind])
     # MDETR's reader takes one file and its split; a stream has several, each with its own
     return [name for name in names if kind != "mdetr" or name not in ("path", "split")]
 
 
-def _question(record: ReferringExpression) -> str:
-    """A picture, what is asked about it, and the answer, as one text."""
-    return f"{record.picture.name}/{record.expression}/{record.box}"
-
-
 def _claim(places: dict[str, str], records: Iterable[ReferringExpression], split: str) -> None:
     """Refuses a question that is in another split already. Within one, people may well have said the same."""
     for record in records:
-        where = places.setdefault(_question(record), split)
+        where = places.setdefault(GroundingStream.identity(record), split)
         if where != split:
             place = record.name or record.picture.name
             raise DataError(f"{place}: {record.expression!r} is in {where} and again in {split}. Use it once.")
-
-
-def _shared_pictures(tasks: Sequence[GroundingTask]) -> list[str]:
-    """A note where tests are made on pictures that are learned from, as RefCOCOg's first split has it."""
-    learned = {record.picture.name for task in tasks for record in task.train}
-    shared = {record.picture.name for task in tasks for record in task.test} & learned
-    return [f"{len(shared)} pictures are tested on and learned from, with other expressions"] if shared else []

@@ -57,10 +57,12 @@ K = TypeVar("K", bound=TaskOf[Any])
 class StreamOf(Generic[K, R]):
     """Tasks in the order in which they arrive, and records that none of them may learn from.
 
-    A kind of stream says in :attr:`items` what its records are called, and in :meth:`facts` what they are known by.
+    A kind of stream says in :attr:`items` what its records are called, in :meth:`facts` what they are known by, in
+    :meth:`identity` what must not be drawn twice, and in :meth:`further` what else of a task is counted.
     """
 
     items: ClassVar[str]
+    task_type: ClassVar[type[Any]]
 
     name: str
     tasks: tuple[K, ...]
@@ -87,6 +89,59 @@ class StreamOf(Generic[K, R]):
     def facts(record: Any) -> list[Any]:
         """What a record is known by in the stream's checksum."""
         raise NotImplementedError
+
+    @staticmethod
+    def identity(record: Any) -> str:
+        """What a record is known by where some of many are drawn."""
+        raise NotImplementedError
+
+    @staticmethod
+    def further(task: Any) -> dict[str, int]:
+        """What is counted of a task beside its records."""
+        return {}
+
+    @staticmethod
+    def usual_order(records: Sequence[Any], held_out: Sequence[str]) -> list[str] | None:
+        """The order of tasks where none is given; ``None`` takes them as they are met."""
+        return None
+
+    @staticmethod
+    def remarks(tasks: Sequence[Any]) -> list[str]:
+        """What a person should know of tasks that were made from records."""
+        return []
+
+    @classmethod
+    def from_records(
+        cls: "type[Kind]",
+        records: Iterable[R],
+        *,
+        name: str,
+        order: Sequence[str] | None = None,
+        held_out: Sequence[str] = (),
+        notes: Sequence[str] = (),
+    ) -> "Kind":
+        """Group records by their task.
+
+        Args:
+            records: with split train, val, test or held_out (which belongs to no task).
+            name: names the stream.
+            order: task names in learning order, all of them; by default :meth:`usual_order`.
+            held_out: tasks that are not learned: all their records are held out.
+            notes: what a reader left out, in words, for the report.
+
+        Raises:
+            UnknownNameError: ``order`` or ``held_out`` names a task that isn't there.
+            ConfigError: ``order`` leaves one out.
+            DataError: see the class.
+        """
+        records = list(records)
+        order = cls.usual_order(records, held_out) if order is None else order
+        groups, outside = by_task(records, order=order, held_out=held_out)
+        tasks = tuple(
+            cls.task_type(task, tuple(splits["train"]), tuple(splits["val"]), tuple(splits["test"]))
+            for task, splits in groups.items()
+        )
+        return cls(name, tasks, tuple(outside), (*notes, *cls.remarks(tasks)))
 
     def ordered(self: "Kind", names: Sequence[str]) -> "Kind":
         """The same tasks in another order, or only some of them: exactly those named.
@@ -121,6 +176,42 @@ class StreamOf(Generic[K, R]):
             validation=tuple(record for task in self.tasks for record in task.validation),
             test=tuple(record for task in self.tasks for record in task.test),
         )
+
+    def limited(
+        self: "Kind", *, train: int | None = None, validation: int | None = None, test: int | None = None, seed: int = 0
+    ) -> "Kind":
+        """At most so many records a task and split, drawn by the seed and the task's name.
+
+        What is drawn for a task depends on no other task, nor on the order. Records stay in their order.
+
+        Raises:
+            ConfigError: a limit below 1.
+        """
+        for what, limit in (("train", train), ("validation", validation), ("test", test)):
+            if limit is not None and limit < 1:
+                raise ConfigError(f"limited: {what} must be at least 1; got {limit}.")
+        limits = {"train": train, "val": validation, "test": test}
+        tasks = []
+        for task in self.tasks:
+            drawn = [
+                draw(records, limits[split], f"{seed}/{task.name}/{split}", self.identity)
+                for split, records in task.splits()
+            ]
+            tasks.append(self.task_type(task.name, *drawn))
+        return replace(self, tasks=tuple(tasks))
+
+    def summary(self) -> list[dict[str, str | int]]:
+        """One row a task: its name, how many records to train, validation and test, and what else is counted."""
+        return [
+            {
+                "name": task.name,
+                "train": len(task.train),
+                "validation": len(task.validation),
+                "test": len(task.test),
+                **self.further(task),
+            }
+            for task in self.tasks
+        ]
 
     def checksum(self) -> str:
         """16 hex digits of tasks, splits, what the records are known by, and the bytes of their files, in their order.
@@ -217,14 +308,3 @@ def draw(records: tuple[R, ...], count: int | None, key: str, name_of: Callable[
     hashes = [hashlib.sha256(f"{key}/{name_of(record)}".encode()).digest() for record in records]
     chosen = sorted(range(len(records)), key=hashes.__getitem__)[:count]
     return tuple(records[index] for index in sorted(chosen))
-
-
-def check_limits(**limits: int | None) -> None:
-    """Refuse a limit that would leave a task without anything.
-
-    Raises:
-        ConfigError: a limit below 1.
-    """
-    for name, limit in limits.items():
-        if limit is not None and limit < 1:
-            raise ConfigError(f"limited: {name} must be at least 1; got {limit}.")

@@ -1,16 +1,18 @@
 """A stream of tasks: what is learned, in which order, and on what it is tested."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from lpi.data.coco import COCO_TASKS, OTHER, load_coco
+from lpi.data.collections import COLLECTIONS, load_collection
 from lpi.data.folder import load_folder, load_jsonl
 from lpi.data.karpathy import load_karpathy
 from lpi.data.records import CaptionedImage
+from lpi.data.scenes import load_scenes
 from lpi.errors import ConfigError, DataError, did_you_mean
-from lpi.tasks.grouping import StreamOf, TaskOf, by_task, check_limits, draw, option_names
+from lpi.tasks.grouping import StreamOf, TaskOf, option_names
 
 _PART_KEYS = ("name", "file", "where", "train_where", "task_field", "tasks", "split", "split_shares")
 
@@ -36,6 +38,7 @@ class TaskStream(StreamOf[Task, CaptionedImage]):
     """
 
     items: ClassVar[str] = "pictures"
+    task_type = Task
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,36 +53,15 @@ class TaskStream(StreamOf[Task, CaptionedImage]):
         """See :class:`StreamOf`."""
         return [record.picture.name, list(record.captions)]
 
-    @classmethod
-    def from_records(
-        cls,
-        records: Iterable[CaptionedImage],
-        *,
-        name: str,
-        order: Sequence[str] | None = None,
-        held_out: Sequence[str] = (),
-        notes: Sequence[str] = (),
-    ) -> "TaskStream":
-        """Group records by their task.
+    @staticmethod
+    def identity(record: CaptionedImage) -> str:
+        """See :class:`StreamOf`."""
+        return record.picture.name
 
-        Args:
-            records: with split train, val, test or held_out (which belongs to no task).
-            name: names the stream.
-            order: task names in learning order, all of them; by default as they are met.
-            held_out: tasks that are not learned: all their pictures are held out.
-            notes: see the class.
-
-        Raises:
-            UnknownNameError: ``order`` or ``held_out`` names a task that isn't there.
-            ConfigError: ``order`` leaves one out.
-            DataError: see the class.
-        """
-        groups, outside = by_task(records, order=order, held_out=held_out)
-        tasks = [
-            Task(task, tuple(splits["train"]), tuple(splits["val"]), tuple(splits["test"]))
-            for task, splits in groups.items()
-        ]
-        return cls(name, tuple(tasks), tuple(outside), tuple(notes))
+    @staticmethod
+    def further(task: Task) -> dict[str, int]:
+        """See :class:`StreamOf`."""
+        return {"captions": sum(len(record.captions) for _, records in task.splits() for record in records)}
 
     @classmethod
     def from_folder(
@@ -172,9 +154,6 @@ class TaskStream(StreamOf[Task, CaptionedImage]):
     @classmethod
     def from_scenes(cls, *, name: str = "scenes", order: Sequence[str] | None = None, **options: Any) -> "TaskStream":
         """The embedded world; ``options`` as for :func:`lpi.data.scenes.load_scenes`."""
-        # Inside the function: a stream of photographs shouldn't wait for the drawing code to load.
-        from lpi.data.scenes import load_scenes
-
         return cls.from_records(load_scenes(**options), name=name, order=order)
 
     @classmethod
@@ -192,9 +171,6 @@ class TaskStream(StreamOf[Task, CaptionedImage]):
 
         Tasks come in the collection's order unless another is given.
         """
-        # Inside the function: one's own pictures don't need it.
-        from lpi.data.collections import COLLECTIONS, load_collection
-
         records = load_collection(collection, root, skip=skip)
         if order is None:
             present = {record.task for record in records} - set(held_out)
@@ -244,38 +220,6 @@ class TaskStream(StreamOf[Task, CaptionedImage]):
                 raise DataError(f"Task {task!r} of stream {name!r} has no pictures. Check its filters.")
         return cls.from_records([*records, *outside], name=name, order=list(order))
 
-    def limited(self, *, train: int | None = None, test: int | None = None, seed: int = 0) -> "TaskStream":
-        """At most so many training and test pictures a task, drawn by the seed and the task's name.
-
-        What is drawn for a task depends on no other task, nor on the order. Pictures stay in their order.
-
-        Raises:
-            ConfigError: a limit below 1.
-        """
-        check_limits(train=train, test=test)
-        tasks = [
-            replace(
-                task,
-                train=draw(task.train, train, f"{seed}/{task.name}/train", _picture_name),
-                test=draw(task.test, test, f"{seed}/{task.name}/test", _picture_name),
-            )
-            for task in self.tasks
-        ]
-        return replace(self, tasks=tuple(tasks))
-
-    def summary(self) -> list[dict[str, Any]]:
-        """One row a task: name, and how many pictures to train, validation and test, and captions in all."""
-        return [
-            {
-                "name": task.name,
-                "train": len(task.train),
-                "validation": len(task.validation),
-                "test": len(task.test),
-                "captions": sum(len(record.captions) for record in (*task.train, *task.validation, *task.test)),
-            }
-            for task in self.tasks
-        ]
-
 
 def _claim(places: dict[str, str], records: Iterable[CaptionedImage], place: str) -> None:
     """Notes where each picture is, and refuses one that is there already: training data must not be tested on."""
@@ -286,10 +230,6 @@ def _claim(places: dict[str, str], records: Iterable[CaptionedImage], place: str
         places[picture] = place
 
 
-def _picture_name(record: CaptionedImage) -> str:
-    return record.picture.name
-
-
 def source_options(kind: str) -> list[str]:
     """The options of ``TaskStream.from_<kind>``, its reader's among them."""
     readers: dict[str, Callable[..., object]] = {
@@ -297,11 +237,8 @@ def source_options(kind: str) -> list[str]:
         "jsonl": load_jsonl,
         "coco": load_coco,
         "karpathy": load_karpathy,
+        "scenes": load_scenes,
     }
-    if kind == "scenes":
-        from lpi.data.scenes import load_scenes
-
-        readers[kind] = load_scenes
     calls = [getattr(TaskStream, f"from_{kind}"), *([readers[kind]] if kind in readers else [])]
     return option_names(*calls)
 

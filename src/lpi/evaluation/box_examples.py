@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lpi.data.expressions.drawing import DrawnBox, draw_boxes
-from lpi.evaluation.boxes import iou
-from lpi.evaluation.grounding import Best, GroundingEvaluator, TestExpressions
+from lpi.evaluation.examples import Json, half_and_half
+from lpi.evaluation.precision import Best, GroundingEvaluator, TestExpressions
 from lpi.grounding.base import GroundingMethod
 from lpi.methods.base import FALLBACK
+from lpi.metrics.boxes import iou
 from lpi.storage import write_atomically, write_json
 
 SHOWN = 3
 """How many boxes are drawn: the best one, and two more."""
 
 
-def write_grounding_examples(evaluator: GroundingEvaluator, method: GroundingMethod, folder: Path, count: int) -> None:
+def write_box_examples(evaluator: GroundingEvaluator, method: GroundingMethod, folder: Path, count: int) -> None:
     """Write ``examples.json`` and the pictures it names, two an expression: before and after.
 
     Half of the expressions, where there are so many, are ones that the frozen detector got wrong and the method gets
@@ -38,7 +38,7 @@ def write_grounding_examples(evaluator: GroundingEvaluator, method: GroundingMet
         route = int(routes[row])
         used = method.tasks[route] if method.routed and route != FALLBACK else None
         record = test.records[row]
-        example: dict[str, Any] = {
+        example: Json = {
             "expression": record.expression,
             "task": evaluator.stream.tasks[int(test.task[row])].name,
             "used": used,
@@ -55,14 +55,10 @@ def write_grounding_examples(evaluator: GroundingEvaluator, method: GroundingMet
 
 
 def _pick(before: Tensor, after: Tensor, count: int) -> list[int]:
-    won = (~before & after).nonzero()[:, 0].tolist()
-    chosen = won[:: max(1, len(won) // max(1, count // 2))][: count // 2]
-    others = [row for row in range(len(before)) if row not in chosen]
-    rest = count - len(chosen)
-    return chosen + others[:: max(1, len(others) // max(1, rest))][:rest]
+    return half_and_half((~before & after).nonzero()[:, 0].tolist(), range(len(before)), count)
 
 
-def _draw(test: TestExpressions, row: int, best: Best, path: Path) -> dict[str, Any]:
+def _draw(test: TestExpressions, row: int, best: Best, path: Path) -> Json:
     """Draws one answer and says how good it is: boxes are left, top, right, bottom in pixels of the picture's size."""
     record = test.records[row]
     image = record.picture.open(None)

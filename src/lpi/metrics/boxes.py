@@ -2,17 +2,17 @@
 
 Boxes are left, top, right, bottom, in pixels or in shares of the picture, as long as both sides are the same. All
 functions are pure: tensors go in, tensors or numbers come out. What is measured after each task is a row of a task
-matrix, so :mod:`lpi.evaluation.continual` averages it as it does recalls.
+matrix, so :mod:`lpi.metrics.continual` averages it as it does recalls.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from lpi.errors import ConfigError, ShapeError, did_you_mean
-from lpi.evaluation.ranking import Ranks
+from lpi.metrics.ranking import Ranks
 
 Overlap = Literal["iou", "giou"]
 KS = (1, 5, 10)
@@ -214,21 +214,6 @@ def precision_per_task(
     if lacking:
         raise ShapeError(f"task {lacking[0]} has no expression to be measured on. Leave it out.")
     return {str(k): [precision_at(k, ranks[owner == index]) for index in range(tasks)] for k in ks}
-
-
-def precision_matrix(stages: Sequence[Mapping[str, Sequence[float]]], k: int = 1) -> list[list[float]]:
-    """The task matrix of one k, from what :func:`precision_per_task` gave after each stage.
-
-    >>> precision_matrix([{"1": [0.5]}, {"1": [0.4, 0.6]}])
-    [[0.5], [0.4, 0.6]]
-
-    Raises:
-        ConfigError: that k wasn't measured.
-    """
-    for stage in stages:
-        if str(k) not in stage:
-            raise ConfigError(f"P@{k} wasn't measured. {did_you_mean(str(k), stage)}")
-    return [list(stage[str(k)]) for stage in stages]
 
 
 def check_boxes(boxes: Tensor, what: str) -> None:

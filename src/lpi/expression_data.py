@@ -13,6 +13,7 @@ from torch import Tensor
 from lpi.backbones.base import TextInputs
 from lpi.config import TrainingSettings
 from lpi.data.expressions.record import ReferringExpression
+from lpi.devices import in_full
 from lpi.errors import ConfigError, DataError
 from lpi.grounding.backbones.base import GroundingBackbone
 from lpi.grounding.backbones.inputs import PictureInputs, to_units
@@ -151,7 +152,7 @@ class ExpressionSet:
     def _plain(self, pictures: PictureInputs | None, expressions: Sequence[str] | None) -> dict[str, Tensor]:
         device = self.backbone.device
         texts = None if expressions is None else self.backbone.inputs.tokenize(expressions).to(device)
-        with torch.autocast(device.type, enabled=False):  # kept features mustn't depend on who asks for them first
+        with in_full(device):
             return self.backbone.plain_features(None if pictures is None else pictures.to(device), texts)
 
     def _all(self, items: Sequence[Item], features: Callable[[Sequence[Item]], Tensor]) -> Tensor:

@@ -5,12 +5,11 @@ hard order costs both of them cancels. With a handful of pairs there is no assum
 often differences of these sizes would have a mean this far from nothing if each could as well have had the other sign.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from random import Random
-from statistics import mean, pstdev, stdev
-from typing import Any
+from statistics import mean, stdev
 
 from lpi.errors import DataError
 
@@ -23,26 +22,13 @@ def percent(fraction: float) -> float:
     return round(100 * fraction, 3)
 
 
-def over_seeds(
-    results: Sequence[Mapping[str, Any]], figures: Mapping[str, Callable[[Any], float | None]]
-) -> dict[str, Any]:
-    """Mean and population deviation (``*_std``) of the figures that every result has, in per cent."""
-    row: dict[str, Any] = {}
-    for name, figure in figures.items():
-        values = [value for value in map(figure, results) if value is not None]
-        if len(values) == len(results):
-            row[name] = percent(mean(values))
-            row[f"{name}_std"] = percent(pstdev(values))
-    return row
+def deviation(values: Sequence[float]) -> float:
+    """The sample standard deviation (n - 1 below the line); 0 of a single value.
 
-
-def costs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a method learns and stores, and how long it trains."""
-    return {
-        "trainable_per_task": results[0]["trainable_per_task"],
-        "stored_parameters": results[0]["stored_parameters"],
-        "train_seconds": round(mean(result["seconds"]["train"] for result in results), 1),
-    }
+    >>> deviation([1.0, 2.0, 3.0])
+    1.0
+    """
+    return stdev(values) if len(values) > 1 else 0.0
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""Methods x seeds x task orders, each run once, in as many processes as there are cores for.
+"""Variants x seeds x task orders, each run once, in as many processes as there are cores for.
 
-A *cell* is one row of an experiment with one seed and one task order. Cells know nothing of each other, so they may run
-anywhere in any order; a cell that was finished is left alone and one that was stopped goes on, as single runs do.
-Runs in the stream's own order lie where ``lpi run`` puts them, ``<out>/<experiment>/<row>/seed-<n>``, those in another
-one under ``<out>/<experiment>/order-<k>/``.
+A *cell* is one variant of an experiment with one seed and one task order. Cells know nothing of each other, so they may
+run anywhere in any order; a cell that was finished is left alone and one that was stopped goes on. Runs in the stream's
+own order lie in ``<out>/<experiment>/<variant>/seed-<n>``, those in another one under
+``<out>/<experiment>/order-<k>/``.
 """
 
 from __future__ import annotations
@@ -24,28 +24,29 @@ import torch
 
 from lpi.config import Experiment, check_name, merge, parse
 from lpi.errors import CheckpointError, ConfigError, LpiError, UnknownNameError, did_you_mean
-from lpi.evaluation.harness import Run, Say, Workbench, open_stream, workbench_for
+from lpi.evaluation.bench import Bench, Say, open_stream, problem_of, suited
 from lpi.evaluation.resume import finished, start_over
-from lpi.methods import method_class, method_names
+from lpi.evaluation.run import Run
 from lpi.storage import read_json, write_atomically
 from lpi.trainer import Step
 
+Json = Any
 MOST_JOBS = 8  # by default: each process holds a backbone and the decoded pictures
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a comparison.
+    """One run.
 
     Attributes:
-        row: the row's name.
+        variant: its name.
         seed: of the run.
         order: 0 for the stream's own order of tasks, 1 for the reverse, 2 and up for drawn ones.
-        settings: the row's experiment, with its order of tasks.
+        settings: the variant's experiment, with its order of tasks.
         folder: of the run.
     """
 
-    row: str
+    variant: str
     seed: int
     order: int
     settings: Experiment
@@ -57,77 +58,92 @@ class Outcome:
     """What came of the cells: all of them, and why those failed that did.
 
     Attributes:
-        cells: in the order of rows, orders and seeds.
+        cells: in the order of variants, orders and seeds.
         failed: a line each, by position in ``cells``.
     """
 
     cells: Sequence[Cell]
     failed: dict[int, str] = field(default_factory=dict)
 
+    @property
+    def folders(self) -> dict[str, dict[int, Path]]:
+        """The folder of each variant and seed in the stream's own order of tasks."""
+        found: dict[str, dict[int, Path]] = {}
+        for cell in self.cells:
+            if cell.order == 0:
+                found.setdefault(cell.variant, {})[cell.seed] = cell.folder
+        return found
 
-def rows_of(
+
+def variants_of(
     experiment: Experiment,
     names: Sequence[str] | None = None,
-    tuned: Mapping[str, Any] | None = None,
+    tuned: Mapping[str, Json] | None = None,
     *,
     given: Collection[str] = (),
 ) -> dict[str, Experiment]:
-    """The settings of each row, by its name, tuned ones put in.
+    """The settings of each variant, by its name, tuned ones put in.
 
-    A name is a row of the experiment, or a method: of the library, in a Python file, or in a module that can be
-    imported. For a method a row is made, with its defaults and the experiment's own stream and training. Where the
+    A name is a variant of the experiment, or a method: of the library, in a Python file, or in a module that can be
+    imported. For a method a variant is made, with its defaults and the experiment's own stream and training. Where the
     experiment trains another method, the settings that suit this one (:attr:`Method.default_training`) take the place
     of those that were chosen for that one.
 
     Args:
         experiment: as it was read.
-        names: which rows; by default all of the experiment's.
-        tuned: the ``rows`` of what ``lpi tune`` wrote, if anything; rows that it lacks stay as they are.
-        given: dotted keys that were set for every row alike, such as ``training.learning_rate``: no method's own
+        names: which variants; by default all of the experiment's.
+        tuned: the ``rows`` of what ``lpi tune`` wrote, if anything; variants that it lacks stay as they are.
+        given: dotted keys that were set for every variant alike, such as ``training.learning_rate``: no method's own
             settings take their place.
 
     Raises:
         UnknownNameError: a name that is none of them.
         MissingFileError: a file that isn't there.
-        ConfigError: two rows of one name, or tuned settings that the row doesn't have.
+        ConfigError: two variants of one name, or tuned settings that the variant doesn't have.
     """
-    rows: dict[str, Experiment] = {}
-    for name in names or experiment.row_names():
-        outside = name.endswith(".py") or ("." in name and name not in experiment.row_names())
-        row = Path(name).stem if name.endswith(".py") else name.rpartition(".")[2] if outside else name
-        if row in rows or (outside and row in experiment.row_names()):
-            raise ConfigError(f"{name}: the comparison has a row {row!r} already. Name it once, or rename the file.")
-        if row in experiment.row_names():
-            settings = experiment.row(row)
-        elif outside or name in method_names():
-            suited = method_class(name).default_training  # what is wrong with a file is said before anything runs
+    problem = problem_of(experiment.stream)
+    variants: dict[str, Experiment] = {}
+    for name in names or experiment.variant_names():
+        outside = name.endswith(".py") or ("." in name and name not in experiment.variant_names())
+        variant = Path(name).stem if name.endswith(".py") else name.rpartition(".")[2] if outside else name
+        if variant in variants or (outside and variant in experiment.variant_names()):
+            raise ConfigError(
+                f"{name}: the comparison has a row {variant!r} already. Name it once, or rename the file."
+            )
+        if variant in experiment.variant_names():
+            settings = experiment.variant(variant)
+        elif outside or name in problem.method_names():
+            own = problem.method_class(name).default_training  # what is wrong with a file is said before anything runs
             content = experiment.model_dump(exclude={"rows", "method"}, exclude_unset=True)
             if name != experiment.method.get("name", "lpi") and "training" not in given:
                 chosen = content.get("training", {})
-                for key in suited.keys() & chosen.keys():
+                for key in own.keys() & chosen.keys():
                     if f"training.{key}" not in given:
                         del chosen[key]
-            settings = parse({**content, "method": {"name": name}}, f"row {row!r} of {experiment.name}")
+            settings = parse({**content, "method": {"name": name}}, f"row {variant!r} of {experiment.name}")
         else:
-            known = dict.fromkeys([*experiment.row_names(), *method_names()])
-            raise UnknownNameError(f"No row or method is called {name!r}. {did_you_mean(name, known)}")
-        settings = workbench_for(settings).settled(settings)
-        rows[row] = changed(settings, (tuned or {}).get(row, {}).get("chosen", {}), row)
-    return rows
+            known = dict.fromkeys([*experiment.variant_names(), *problem.method_names()])
+            near = did_you_mean(name, known)
+            raise UnknownNameError(f"No method is called so, and {experiment.name} has no row {name!r}. {near}")
+        settings = suited(settings)
+        variants[variant] = changed(settings, (tuned or {}).get(variant, {}).get("chosen", {}), variant)
+    return variants
 
 
-def changed(settings: Experiment, changes: Mapping[str, Any], row: str) -> Experiment:
-    """The settings of a row with some dotted keys set, checked again.
+def changed(settings: Experiment, changes: Mapping[str, Any], variant: str) -> Experiment:
+    """The settings of a variant with some dotted keys set, checked again.
 
     Raises:
         ConfigError: a key or value that an experiment doesn't have, or another method.
     """
     content = settings.model_dump(exclude_unset=True)
     if any(key == "method" or key.startswith("method.name") for key in changes):  # a file of figures names no code
-        raise ConfigError(f"tuned settings of row {row!r} name a method; they hold its options. Name it in the row.")
+        raise ConfigError(
+            f"tuned settings of row {variant!r} name a method; they hold its options. Name it in the row."
+        )
     for key, value in changes.items():
         merge(content, key.split("."), value)
-    return parse(content, f"tuned settings of row {row!r}")
+    return parse(content, f"tuned settings of row {variant!r}")
 
 
 def task_orders(names: Sequence[str], count: int) -> list[list[str] | None]:
@@ -144,30 +160,33 @@ def task_orders(names: Sequence[str], count: int) -> list[list[str] | None]:
 
 
 def make_cells(
-    experiment: Experiment, rows: Mapping[str, Experiment], *, seeds: Sequence[int], orders: int, out: Path
+    experiment: Experiment, variants: Mapping[str, Experiment], *, seeds: Sequence[int], orders: int, out: Path
 ) -> list[Cell]:
-    """The cells of a comparison, row by row, then order by order, then seed by seed.
+    """The cells of a comparison, variant by variant, then order by order, then seed by seed.
 
     Raises:
-        ConfigError: fewer than one order or no seed, or a row with a stream of its own beside several orders.
+        ConfigError: fewer than one order or no seed, or a variant with a stream of its own beside several orders.
     """
     if orders < 1 or not seeds:
         raise ConfigError(f"a comparison needs at least 1 order and 1 seed; got {orders} and {len(seeds)}.")
-    for name, what in ((experiment.name, "the experiment's name"), *((row, "the row's name") for row in rows)):
-        check_name(name, what)  # however it was made, it names a folder
+    check_name(experiment.name, "the experiment's name")  # however it was made, it names a folder
+    for variant in variants:
+        check_name(variant, "the row's name")
     names: list[str] = []
     if orders > 1:  # otherwise the stream needn't be opened here
         names = [task.name for task in open_stream(experiment.stream, experiment.name).tasks]
     cells = []
-    for row, settings in rows.items():
+    for variant, settings in variants.items():
         if orders > 1 and settings.stream != experiment.stream:
-            raise ConfigError(f"row {row!r} has a stream of its own, so it can't share task orders. Use --orders 1.")
+            raise ConfigError(
+                f"row {variant!r} has a stream of its own, so it can't share task orders. Use --orders 1."
+            )
         for number, order in enumerate(task_orders(names, orders)):
             here, root = settings, out / experiment.name
             if order is not None:
                 here = settings.model_copy(update={"stream": settings.stream.model_copy(update={"order": order})})
                 root /= f"order-{number}"
-            cells += [Cell(row, seed, number, here, root / row / f"seed-{seed}") for seed in seeds]
+            cells += [Cell(variant, seed, number, here, root / variant / f"seed-{seed}") for seed in seeds]
     return cells
 
 
@@ -178,31 +197,60 @@ def default_jobs(cells: int, device: str) -> int:
     return max(1, min(cells, os.cpu_count() or 1, MOST_JOBS))
 
 
+def run_experiment(
+    experiment: Experiment,
+    *,
+    names: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    out: Path = Path("runs"),
+    **options: Any,
+) -> dict[str, dict[int, Path]]:
+    """Run variants x seeds in this process; returns the run folder of each.
+
+    Args:
+        experiment: what to run.
+        names: of variants; by default the main one only.
+        seeds: by default the experiment's.
+        out: the folder of all runs.
+        options: see :func:`run_cells`.
+
+    Raises:
+        LpiError: anything a person can put right.
+    """
+    variants = variants_of(experiment, names or [experiment.main_variant])
+    cells = make_cells(experiment, variants, seeds=experiment.seeds if seeds is None else seeds, orders=1, out=out)
+    return run_cells(cells, keep_going=False, **options).folders
+
+
 def run_cells(
     cells: Sequence[Cell],
     *,
     jobs: int = 1,
     fresh: bool = False,
+    keep_going: bool = True,
     command: str = "",
     say: Say = print,
     on_step: Callable[[Step], None] | None = None,
+    on_run: Callable[[str, int], None] | None = None,
 ) -> Outcome:
-    """Run what isn't finished. A cell that fails is noted, and the others go on.
+    """Run what isn't finished.
 
     Args:
         cells: what to run.
         jobs: processes; with 1 everything runs in this one.
         fresh: start over where a run is there.
+        keep_going: a cell that fails is noted, and the others go on; else its error is everybody's.
         command: recorded with the results.
         say: told a line when a cell begins or ends.
         on_step: told about every step, with one process.
+        on_run: told variant and seed when a run begins, with one process.
 
     Raises:
         ConfigError: a folder holds a run with other settings or over other data: found before anything runs.
     """
     outcome = Outcome(cells)
     _checksum.cache_clear()  # pictures may have changed since this process last looked
-    _bench.cache_clear()
+    _BENCHES.clear()
     waiting = []
     for index, cell in enumerate(cells):
         if fresh:
@@ -216,9 +264,13 @@ def run_cells(
         _in_processes(outcome, waiting, min(jobs, len(waiting)), command, say)
         return outcome
     for done, index in enumerate(waiting, start=1):
-        say(f"{_name(cells[index])} ({done} of {len(waiting)})")
-        problem = _run(cells[index], command, say, on_step)
-        if problem is not None:
+        cell = cells[index]
+        say(f"{_name(cell)} ({done} of {len(waiting)}): {cell.folder}")
+        if on_run is not None:
+            on_run(cell.variant, cell.seed)
+        if not keep_going:
+            _run(cell, command, say, on_step)
+        elif (problem := _attempt(cell, command, say, on_step)) is not None:
             outcome.failed[index] = problem
             say(f"  failed: {problem}")
     return outcome
@@ -228,7 +280,7 @@ def _in_processes(outcome: Outcome, waiting: Sequence[int], jobs: int, command: 
     threads = max(1, (os.cpu_count() or 1) // jobs)
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(threads,))
     try:
-        futures = {pool.submit(_run, outcome.cells[index], command): index for index in waiting}
+        futures = {pool.submit(_attempt, outcome.cells[index], command): index for index in waiting}
         for done, future in enumerate(as_completed(futures), start=1):
             index = futures[future]
             problem = future.result()
@@ -252,21 +304,26 @@ def _begin(threads: int) -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _run(cell: Cell, command: str, say: Say | None = None, on_step: Callable[[Step], None] | None = None) -> str | None:
+def _run(cell: Cell, command: str, say: Say, on_step: Callable[[Step], None] | None) -> None:
+    """Run a cell in this process."""
+    Run(
+        _bench(cell.settings, say),
+        cell.settings,
+        variant=cell.variant,
+        seed=cell.seed,
+        folder=cell.folder,
+        command=command,
+        say=say,
+        on_step=on_step,
+    ).go()
+
+
+def _attempt(
+    cell: Cell, command: str, say: Say = lambda line: None, on_step: Callable[[Step], None] | None = None
+) -> str | None:
     """Run a cell in this process; returns what went wrong, in a line."""
-    tell = say or (lambda line: None)
     try:
-        bench = _bench(_bench_key(cell))
-        Run(
-            bench,
-            cell.settings,
-            row=cell.row,
-            seed=cell.seed,
-            folder=cell.folder,
-            command=command,
-            say=tell,
-            on_step=on_step,
-        ).go()
+        _run(cell, command, say, on_step)
     except LpiError as error:
         return " ".join(str(error).split())
     except Exception as error:  # a method from anywhere may fail in any way; the others are to go on all the same
@@ -277,18 +334,12 @@ def _run(cell: Cell, command: str, say: Say | None = None, on_step: Callable[[St
 
 
 def _name(cell: Cell) -> str:
-    return f"{cell.row}, order {cell.order}, seed {cell.seed}"
+    order = f", order {cell.order}" if cell.order else ""
+    return f"{cell.variant}{order}, seed {cell.seed}"
 
 
 def _stream_key(cell: Cell) -> str:
     return cell.settings.model_dump_json(include={"name", "stream"})
-
-
-def _bench_key(cell: Cell) -> str:
-    settings = cell.settings
-    key = settings.model_dump(mode="json", include={"name", "stream", "backbone", "image_size"}, exclude_unset=True)
-    device = {"training": {"device": settings.training.device}}
-    return Experiment.model_validate({**key, **device}).model_dump_json(exclude_unset=True)
 
 
 @lru_cache(maxsize=64)
@@ -297,13 +348,21 @@ def _checksum(key: str) -> str:
     return open_stream(settings.stream, settings.name).checksum()
 
 
-@lru_cache(maxsize=1)
-def _bench(key: str) -> Workbench:
-    """The backbone, stream and decoded pictures that cells share; a process keeps the latest."""
-    return Workbench(Experiment.model_validate_json(key), lambda line: None)
+_BENCHES: dict[str, Bench] = {}  # a process keeps the latest
 
 
-def read_tuned(file: Path) -> dict[str, Any]:
+def _bench(settings: Experiment, say: Say) -> Bench:
+    """The backbone, stream and decoded pictures that cells share."""
+    key = settings.model_dump(mode="json", include={"name", "stream", "backbone", "image_size"}, exclude_unset=True)
+    shared = Experiment.model_validate({**key, "training": {"device": settings.training.device}})
+    name = shared.model_dump_json(exclude_unset=True)
+    if name not in _BENCHES:
+        _BENCHES.clear()  # before the next one takes its room
+        _BENCHES[name] = Bench(shared, say)
+    return _BENCHES[name]
+
+
+def read_tuned(file: Path) -> Json:
     """The record that ``lpi tune`` wrote.
 
     Raises:

@@ -1,154 +1,93 @@
-"""Method x stream x seeds -> results on disk. A run that was stopped goes on; one that is finished is left alone.
+"""One variant with one seed -> results on disk. A run that was stopped goes on where it was.
 
-A run folder ``<out>/<experiment>/<row>/seed-<n>`` holds the resolved settings (``run.json``), the frozen backbone's
-figures (``zero_shot.json``), one record a stage (``stages/``), the method (``model/``), what the report shows
-(``tasks.json``, ``examples.json``, ``log.jsonl``) and the summary (``result.json``), which is written last.
+A run folder ``<out>/<experiment>/<variant>/seed-<n>`` holds the resolved settings (``run.json``), the frozen model's
+figures (``frozen.json``), one record a stage (``stages/``), the method (``model/``), what the report shows
+(``tasks.json``, ``examples.json``, ``log.jsonl``) and the run's figures (``result.json``), which are written last.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from functools import cache
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from lpi.config import Experiment, check_name, check_row
+from lpi.config import Experiment
 from lpi.errors import ConfigError, OutputError
+from lpi.evaluation.bench import Bench, Say
 from lpi.evaluation.machine import environment
 from lpi.evaluation.memory import PeakMemory
-from lpi.evaluation.protocols import protocols
-from lpi.evaluation.resume import comparable, finished, start_over
-from lpi.evaluation.stability import Stability
-from lpi.evaluation.workbench import Say, Workbench, open_stream
+from lpi.evaluation.records import (
+    FORMAT,
+    Parameters,
+    RunRecord,
+    Seconds,
+    StageRecord,
+    read_record,
+    read_stages,
+    summarise,
+    write_record,
+)
+from lpi.evaluation.resume import comparable
+from lpi.features import TrainingData
 from lpi.methods import Named, is_registered
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import save_method, task_file, unless_registered
 from lpi.prompts.task_keys import semantic_similarity
 from lpi.storage import read_json, reason, write_atomically, write_json
-from lpi.trainer import Material, Step, derived_seed, learn_task
+from lpi.trainer import Step, derived_seed, learn_task
 
-
-def workbench_for(experiment: Experiment) -> type[Workbench]:
-    """The kind of workbench that an experiment's stream asks for."""
-    if not experiment.stream.grounding:
-        return Workbench
-    from lpi.evaluation.grounding_workbench import GroundingWorkbench  # retrieval shouldn't wait for detectors to load
-
-    return GroundingWorkbench
-
-
-def run_experiment(
-    experiment: Experiment,
-    *,
-    rows: Sequence[str] | None = None,
-    seeds: Sequence[int] | None = None,
-    out: Path = Path("runs"),
-    fresh: bool = False,
-    command: str = "",
-    say: Say = print,
-    on_step: Callable[[Step], None] | None = None,
-    on_run: Callable[[str, int], None] | None = None,
-) -> dict[str, dict[int, Path]]:
-    """Run rows x seeds; returns the run folder of each.
-
-    Args:
-        experiment: what to run.
-        rows: names of rows; by default the main row only.
-        seeds: by default the experiment's.
-        out: the folder of all runs.
-        fresh: start over where a run folder exists.
-        command: recorded with the results.
-        say: told a line when something begins or ends.
-        on_step: told about every training step.
-        on_run: told row and seed when a run begins.
-
-    Raises:
-        LpiError: anything a person can put right.
-    """
-    names = list(rows) if rows else [experiment.main_row]
-    check_name(experiment.name, "the experiment's name")  # however it was made, it names a folder
-    for name in names:
-        check_row(name, experiment.name)
-    kind = workbench_for(experiment)
-    checksum = cache(lambda: kind.open(experiment.stream, experiment.name).checksum())
-    each = {
-        name: kind.settled(experiment.row(name)) for name in names
-    }  # all names and options are checked before the first run
-    folders: dict[str, dict[int, Path]] = {}
-    bench: Workbench | None = None
-    for name, settings in each.items():
-        folders[name] = {}
-        for seed in seeds if seeds is not None else settings.seeds:
-            folder = out / experiment.name / name / f"seed-{seed}"
-            folders[name][seed] = folder
-            if fresh:
-                start_over(folder)
-            if finished(folder, settings, seed, checksum):
-                say(f"{name}, seed {seed}: already finished in {folder}")
-                continue
-            bench = bench or kind(experiment, say)
-            say(f"{name}, seed {seed}: {folder}")
-            if on_run is not None:
-                on_run(name, seed)
-            Run(bench, settings, row=name, seed=seed, folder=folder, command=command, say=say, on_step=on_step).go()
-    return folders
+HEADS = {
+    "t2i_r1": "R@1 text to image",
+    "i2t_r1": "R@1 image to text",
+    "p1": "P@1",
+    "p5": "P@5",
+    "p10": "P@10",
+}
+"""What a person is told of a stage."""
 
 
 class Run:
-    """One row with one seed, from wherever it stands to the end."""
+    """One variant with one seed, from wherever it stands to the end."""
 
     def __init__(
         self,
-        bench: Workbench,
+        bench: Bench,
         experiment: Experiment,
         *,
-        row: str,
+        variant: str,
         seed: int,
         folder: Path,
         command: str,
         say: Say,
         on_step: Callable[[Step], None] | None,
     ) -> None:
-        self.bench, self.experiment, self.row, self.seed = bench, experiment, row, seed
+        self.bench, self.experiment, self.variant, self.seed = bench, experiment, variant, seed
         self.folder, self.command, self.say, self.on_step = folder, command, say, on_step
         self.evaluator = bench.evaluator(experiment)
         self.stream = bench.stream
         self.memory = PeakMemory()
-        diagnostics = experiment.evaluation.diagnostics
-        self.stability = Stability(self.evaluator, folder / "stability") if diagnostics else None
+        diagnosis = bench.problem.diagnosis if experiment.evaluation.diagnostics else None
+        self.diagnosis = diagnosis(self.evaluator, folder / "stability") if diagnosis else None
 
-    def go(self) -> dict[str, Any]:
-        """Learn, measure and write; returns the summary."""
+    def go(self) -> RunRecord:
+        """Learn, measure and write; returns the run's figures."""
         method = self.bench.method(self.experiment)
         self._begin(method)
-        zero_shot = self.evaluator.zero_shot()
-        write_json(self.folder / "zero_shot.json", zero_shot)
+        frozen = self.evaluator.frozen()
+        write_record(self.folder / "frozen.json", frozen)
         method = self._learn_jointly(method) if method.joint else self._learn_in_turn(method)
-        stages = [read_json(path) for path in sorted((self.folder / "stages").glob("*.json"))]
-        if method.joint:  # one stage that saw everything: there is a final figure and nothing to forget
-            zero_shot = {"stages": zero_shot["stages"][-1:], "held_out": zero_shot["held_out"]}
-        result = self.bench.summary(stages, zero_shot)
-        result |= {
-            "trainable_per_task": stages[-1]["parameters"]["trainable"],
-            "stored_parameters": stages[-1]["parameters"]["stored"],
-            "stored_bytes": stages[-1]["parameters"]["bytes"],
-            "peak_mb": max(stage["peak_mb"] for stage in stages),
-            "seconds": {
-                "train": sum(stage["seconds"]["train"] for stage in stages),
-                "evaluate": sum(stage["seconds"]["evaluate"] for stage in stages),
-            },
-        }
-        if self.stability is not None:
-            result["stability"] = self.stability.summary(method)
+        fell = self.diagnosis.of_run(method) if self.diagnosis else None
+        metrics = self.bench.problem.metrics
+        result = summarise(read_stages(self.folder), frozen.stages, metrics, fell_out_of_10=fell)
         self._write_tasks(method)
         self._settle_log()
-        self.bench.write_examples(self.evaluator, method, self.folder, self.experiment.evaluation.examples)
-        write_json(self.folder / "result.json", result)
+        examples = self.experiment.evaluation.examples
+        self.bench.problem.write_examples(self.evaluator, method, self.folder, examples)
+        write_record(self.folder / "result.json", result)
         return result
 
     # ---- the folder ------------------------------------------------------------------------------------------------
@@ -162,9 +101,11 @@ class Run:
         write_json(
             self.folder / "run.json",
             {
+                "format": FORMAT,
+                "problem": self.bench.problem.name,
                 "experiment": self.experiment.name,
                 "about": self.experiment.about,
-                "row": self.row,
+                "row": self.variant,
                 "method": {"name": self.experiment.method.get("name", "lpi"), "options": method.options},
                 "seed": self.seed,
                 "settings": comparable(self.experiment, self.seed),
@@ -233,7 +174,7 @@ class Run:
             self.say(f"  all tasks at once: {self._line(last)}")
         return method
 
-    def _learn(self, method: Method, training: Material) -> dict[str, float]:
+    def _learn(self, method: Method, training: TrainingData) -> dict[str, float]:
         settings = self.experiment.training
         if method.joint and settings.steps is not None:  # as many steps as a sequential learner takes altogether
             settings = settings.model_copy(update={"steps": settings.steps * len(self.stream.tasks)})
@@ -260,22 +201,24 @@ class Run:
     def _measure(self, method: Method, stage: int, timing: dict[str, float]) -> None:
         started = time.monotonic()
         record = self.evaluator.stage(method, stage)
-        record["seconds"] = {"train": timing["train"], "evaluate": time.monotonic() - started}
-        record["pairs_per_second"] = timing["pairs_per_second"]
-        record["peak_mb"] = self.memory.megabytes()  # before the diagnostics, which aren't the method's to answer for
         states = [method.task_state(index) for index in range(len(method.tasks))] + [method.shared_state()]
-        record["parameters"] = {
-            "trainable": sum(parameter.numel() for parameter in method.trainable()),
-            "stored": method.stored_parameters(),
-            "bytes": sum(tensor.nbytes for state in states for tensor in state.values()),
-        }
-        if self.stability is not None:
-            record["protocols"] = protocols(self.evaluator, method, stage)
-            record["stability"] = self.stability.note(method, stage)
-        write_json(self._stage_file(stage), record)
+        record = replace(
+            record,
+            seconds=Seconds(timing["train"], time.monotonic() - started),
+            pairs_per_second=timing["pairs_per_second"],
+            peak_mb=self.memory.megabytes(),  # before the diagnosis, which isn't the method's to answer for
+            parameters=Parameters(
+                trainable=sum(parameter.numel() for parameter in method.trainable()),
+                stored=method.stored_parameters(),
+                bytes=sum(tensor.nbytes for state in states for tensor in state.values()),
+            ),
+        )
+        if self.diagnosis is not None:
+            record = self.diagnosis.of_stage(record, method)
+        write_record(self._stage_file(stage), record)
 
     def _line(self, stage: int) -> str:
-        return self.bench.line(read_json(self._stage_file(stage)))
+        return in_words(read_record(StageRecord, self._stage_file(stage)))
 
     def _settle_log(self) -> None:
         """Steps that ran twice, before and after a kill, are noted once."""
@@ -294,7 +237,10 @@ class Run:
     def _write_tasks(self, method: Method) -> None:
         """How the tasks lie to each other: by what they show, and by what was learned for them."""
         means = torch.stack(
-            [self.bench.training(index).text_features.mean(0).cpu() for index in range(len(self.stream.tasks))]
+            [
+                self.bench.training(index).data().plain.text_features.mean(0).cpu()
+                for index in range(len(self.stream.tasks))
+            ]
         )
         similarity = semantic_similarity(means)
         centred = means - means.mean(0, keepdim=True)
@@ -315,8 +261,20 @@ class Run:
         )
 
 
-def evaluate_saved(model: Path, experiment: Experiment, method_file: Named | None = None) -> dict[str, Any]:
-    """The last stage's record of a saved method on an experiment's stream, with the names of the tasks.
+def in_words(record: StageRecord) -> str:
+    """What a person is told of a stage."""
+    shown = [
+        f"{HEADS[name]} {100 * sum(values) / len(values):.1f}" for name, values in record.seen.items() if name in HEADS
+    ]
+    if record.routing:
+        shown.append("routed right " + " / ".join(f"{100 * found.accuracy:.0f}" for found in record.routing.values()))
+    return ", ".join(shown)
+
+
+def evaluate_saved(
+    model: Path, experiment: Experiment, method_file: Named | None = None
+) -> tuple[list[str], StageRecord]:
+    """The names of the tasks, and the last stage of a saved method on an experiment's stream.
 
     Args:
         model: where it was saved.
@@ -330,7 +288,7 @@ def evaluate_saved(model: Path, experiment: Experiment, method_file: Named | Non
     saved = read_json(model / "config.json")
     if experiment.backbone != saved["backbone"]["name"] and "backbone" not in experiment.model_fields_set:
         experiment = experiment.model_copy(update={"backbone": saved["backbone"]["name"]})
-    bench = workbench_for(experiment)(experiment, lambda line: None)
+    bench = Bench(experiment, lambda line: None)
     if method_file is None:  # an experiment that a person hands in may name a file, too
         own = experiment.method.get("name", "lpi")
         method_file = None if is_registered(own) else own
@@ -341,7 +299,4 @@ def evaluate_saved(model: Path, experiment: Experiment, method_file: Named | Non
             f"{model} learned the tasks {', '.join(method.tasks)}; the stream has {', '.join(names)}. "
             "Choose its tasks with --set stream.order=[...]."
         )
-    return {**bench.evaluator(experiment).stage(method, len(names) - 1), "tasks": names}
-
-
-__all__ = ["Run", "Say", "Workbench", "environment", "evaluate_saved", "open_stream", "run_experiment", "workbench_for"]
+    return names, bench.evaluator(experiment).stage(method, len(names) - 1)

@@ -1,0 +1,260 @@
+"""The figures of each benchmark's results file as a table that a person reads, for docs/results.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from lpi.evaluation.figures import markdown
+
+Record = dict[str, Any]
+ABOUT = {"command", "versions", "machine", "commit", "settings", "stream", "backbone", "seed", "seeds"}
+MOST_ROWS = 40
+
+
+def tables(name: str, record: Record) -> str:
+    """The tables of a results file that holds no runs, each with a line on what it shows."""
+    make = MAKERS.get(name.removesuffix(".json"))
+    if make is None and isinstance(record.get("rows"), dict) and "trials" in record:
+        make = tuned
+    return "\n".join(f"{words}\n\n{body}" for words, body in (make or anything)(record))
+
+
+Tables = Iterator[tuple[str, str]]
+
+
+def number(value: object, digits: int = 3) -> str:
+    """A number as a person reads it; a dash where there is none."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        text = f"{value:,.{digits}f}"
+        return text.rstrip("0").rstrip(".") if digits > 2 else text
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def words(key: str) -> str:
+    """A key in words.
+
+    >>> words("seconds_full_rebuild")
+    'seconds full rebuild'
+    """
+    return key.replace("_", " ")
+
+
+def grid(corner: str, heads: Iterable[str], rows: Iterable[tuple[str, Iterable[object]]], digits: int = 3) -> str:
+    """A table of numbers."""
+    return markdown([corner, *heads], [[name, *(number(value, digits) for value in values)] for name, values in rows])
+
+
+def anything(record: Record) -> Tables:
+    """Every single figure of a file, by name; records in records as tables of their own."""
+    single = {key: value for key, value in record.items() if isinstance(value, int | float) and key not in ABOUT}
+    if single:
+        yield "All figures:", grid("figure", ["value"], ((words(key), [value]) for key, value in single.items()))
+    for key, value in record.items():
+        if isinstance(value, dict) and key not in ABOUT:
+            flat = dict(list(flattened(value))[:MOST_ROWS])
+            if flat:
+                yield f"{words(key)}:", grid("figure", ["value"], ((name, [one]) for name, one in flat.items()))
+
+
+def flattened(record: Record, before: str = "") -> Iterator[tuple[str, float]]:
+    """The figures in a record, named by the keys that lead to them."""
+    for key, value in record.items():
+        if isinstance(value, dict):
+            yield from flattened(value, f"{before}{words(key)}, ")
+        elif isinstance(value, int | float):
+            yield f"{before}{words(key)}", value
+
+
+def tuned(record: Record) -> Tables:
+    """What ``lpi tune`` tried and chose, row by row."""
+    figure = next(key for row in record["rows"].values() for key in row if key.startswith("validation_"))
+    metric = figure.removeprefix("validation_").upper().replace("R1", "R@1").replace("P1", "P@1")
+    rows = [
+        [
+            name,
+            str(len(row["trials"])),
+            number(row[f"{figure}_untuned"], 1),
+            number(row[figure], 1),
+            ", ".join(f"`{key} = {value}`" for key, value in row["chosen"].items()) or "its own",
+            number(row["seconds"], 0),
+        ]
+        for name, row in record["rows"].items()
+    ]
+    head = ["row", "trials", f"{metric} as it stands", f"{metric} chosen", "chosen settings", "seconds"]
+    yield f"Trials on validation data, {metric} in per cent:", markdown(head, rows)
+
+
+def step(record: Record) -> Tables:
+    """Steps of training and embedding beside the floor that floating-point work sets."""
+    parts = ("train", "image", "text")
+    variants = {name: record[name] for name in ("ours", "stock", "into") if name in record}
+    variants |= {f"unprompted, {name}": own for name, own in record.get("unprompted", {}).items()}
+    if "bfloat16" in record:
+        variants["bfloat16, of the float32 floor"] = record["bfloat16"]
+        variants["bfloat16, of its own floor"] = record["bfloat16"].get("of_own_floor", {})
+    heads = ["training step", "pictures", "captions"]
+    times = grid("variant", heads, ((name, map(own.get, parts)) for name, own in variants.items()), 2)
+    yield "Time as a multiple of the least that the floating-point work takes (1 is the floor):", times
+    floors = {"with prompt tokens": record["floor_gflop"], "without": record["floor_gflop_without_prompt_tokens"]}
+    peak = f"Work of the floor, billions of operations; the peak is {record['peak_gflops']:,} of them a second:"
+    yield peak, grid("tokens", heads, ((name, map(own.get, parts)) for name, own in floors.items()), 1)
+
+
+def search_load(record: Record) -> Tables:
+    """Queries over HTTP by the number of clients, together and one by one, and while the index is changed."""
+    keys = {
+        "queries_per_second": "queries a second",
+        "p50_ms": "median, ms",
+        "p99_ms": "99 %, ms",
+        "queries_a_forward": "queries a forward pass",
+        "server_cpu_ms_a_query": "CPU a query, ms",
+        "errors": "errors",
+    }
+    rows = [
+        (f"{clients} client{'s' if clients != '1' else ''}, {words(how)}", map(own[how].get, keys))
+        for clients, own in record["clients"].items()
+        for how in ("batched", "one_by_one")
+    ]
+    rows += [
+        (f"{record[during]['clients']} clients, {words(during)}", map(record[during].get, keys))
+        for during in ("while_indexing", "while_teaching")
+        if during in record
+    ]
+    yield f"Queries over HTTP on {record['pictures']} pictures:", grid("load", keys.values(), rows, 2)
+
+
+def search_scale(record: Record) -> Tables:
+    """The store beside FAISS, by size and kind of vectors."""
+    heads = (
+        "rows a second in",
+        "median, ms",
+        "95 %, ms",
+        "recall@10 of texts",
+        "of pictures",
+        "peak MB",
+        "disk MB",
+    )
+    for size, kinds in record["sizes"].items():
+        rows = []
+        for kind, engines in kinds.items():
+            for engine, own in engines.items():
+                for search, found in own.items():
+                    if not (isinstance(found, dict) and "milliseconds" in found):
+                        continue
+                    values = (
+                        own["insert_rows_per_second"],
+                        found["milliseconds"]["median"],
+                        found["milliseconds"]["p95"],
+                        *(found["recall_at_10"][query] for query in ("text", "image")),
+                        found["peak_mb"],
+                        own["disk_mb"],
+                    )
+                    rows.append((f"{kind}: {words(engine)}, {words(search)}", values))
+        yield f"{int(size):,} vectors, one query at a time, ten hits:", grid("engine, search", heads, rows)
+
+
+def search_bridge(record: Record) -> Tables:
+    """How much of the new backbone's recall is kept without embedding anything again."""
+    rows = []
+    for pair, found in record["pairs"].items():
+        rows.append((f"{pair}: old model left alone", [None, found["stale"]["recall_at_10_kept"], None, None]))
+        for kind, by_size in found.get("bridges", {}).items():
+            sample, best = max(by_size.items(), key=lambda item: int(item[0]))
+            overlap = best["overlap_at_10"]
+            values = [int(sample), best["recall_at_10_kept"], overlap["text"], overlap["image"]]
+            rows.append((f"{pair}: {words(kind)}", values))
+    heads = ("sample", "recall@10 kept", "overlap of captions' ten", "of pictures' ten")
+    yield "New queries on old vectors, over the largest sample:", grid("pair, bridge", heads, rows)
+
+
+def search_teach(record: Record) -> Tables:
+    """What a lesson costs and changes."""
+    rows = [
+        ("new domain", [100 * record["r1_new_before"], 100 * record["r1_new_after"]]),
+        ("old domains", [100 * record["r1_old_before"], 100 * record["r1_old_after"]]),
+    ]
+    yield "R@1 before and after the lesson, per cent:", grid("queries", ["before", "after"], rows, 1)
+    costs = {
+        "pictures": record["pictures"],
+        "share embedded again": record["reembedded_share"],
+        "seconds to index": record["seconds_index"],
+        "seconds to teach": record["seconds_teach"],
+        **{f"of them to {part}": seconds for part, seconds in record["seconds_teach_parts"].items()},
+        "seconds of a full rebuild": record["seconds_full_rebuild"],
+        "vectors equal to the bit": record["vectors_bit_equal"],
+        "rankings equal to a full rebuild's": record["rankings_equal_full_rebuild"],
+    }
+    yield "What it costs:", grid("", ["figure"], ((name, [value]) for name, value in costs.items()), 1)
+
+
+def search_faults(record: Record) -> Tables:
+    """Writers that were killed: what each kind of operation left."""
+    by_kind: dict[str, list[Record]] = {}
+    for kill in record["kills"]:
+        by_kind.setdefault(kill["operation"], []).append(kill)
+    rows = [
+        (
+            operation,
+            [
+                len(kills),
+                sum(kill["opens"] for kill in kills),
+                sum(kill["twice"] for kill in kills),
+                sum(kill["same_final_state"] for kill in kills),
+            ],
+        )
+        for operation, kills in by_kind.items()
+    ]
+    heads = ("killed", "opens afterwards", "pictures twice", "same final state")
+    yield "Operations that were killed at a random moment and started again:", grid("operation", heads, rows)
+
+
+def resume(record: Record) -> Tables:
+    """Runs that were killed: whether they ended with the same bytes."""
+    rows = [
+        (f"after {kill['after_seconds']:.1f} s", [kill["stages_done"], kill["same_bytes"]]) for kill in record["kills"]
+    ]
+    files = record["files_compared"]
+    yield (
+        f"A run that was killed and started again; {files} files compared with an undisturbed run's:",
+        grid("killed", ["tasks finished", "same bytes"], rows),
+    )
+
+
+def grounding_sizes(record: Record) -> Tables:
+    """One step and one picture on detectors of real size."""
+    keys = {
+        "image_size": "pixels",
+        "parameters": "parameters",
+        "trainable_per_task": "learned a task",
+        "step_seconds": "s a step",
+        "locate_seconds": "s a picture",
+        "peak_mb": "peak MB",
+    }
+    models = {name: own for name, own in record.items() if isinstance(own, dict) and "step_seconds" in own}
+    rows = ((name, map(own.get, keys)) for name, own in models.items())
+    yield "Random weights at real sizes:", grid("detector", keys.values(), rows)
+
+
+def house(record: Record) -> Tables:
+    """Counts of the package's structure."""
+    rows = ((words(key), [value]) for key, value in record.items() if isinstance(value, int))
+    yield "Counts of the package's structure:", grid("count", ["found"], rows)
+
+
+MAKERS: dict[str, Callable[[Record], Tables]] = {
+    "step": step,
+    "search_load": search_load,
+    "search_scale": search_scale,
+    "search_bridge": search_bridge,
+    "search_teach": search_teach,
+    "search_faults": search_faults,
+    "resume": resume,
+    "grounding_sizes": grounding_sizes,
+    "house": house,
+}
+"""What makes the tables of each benchmark's file; of others all figures are shown as they are."""

@@ -1,0 +1,222 @@
+"""Measures retrieval: after each stage, every task seen so far against the union gallery of all tasks seen so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lpi.backbones.base import DualEncoder
+from lpi.config import EvaluationSettings
+from lpi.evaluation.problem import routing_of
+from lpi.evaluation.records import Averages, FrozenRecord, PerTask, StageRecord, first_tasks
+from lpi.evaluation.test_set import DIRECTIONS, TOWERS, Encoded, FeatureCache, TestSet, Towers
+from lpi.methods.base import FALLBACK, Method
+from lpi.metrics.ranking import Gallery, recall_both_directions
+from lpi.tasks.stream import TaskStream
+
+
+class Evaluator:
+    """Measures methods on one stream.
+
+    Args:
+        backbone: the frozen model.
+        stream: whose test splits and held-out pictures are used.
+        settings: how.
+    """
+
+    def __init__(self, backbone: DualEncoder, stream: TaskStream, settings: EvaluationSettings) -> None:
+        self.backbone, self.stream, self.settings = backbone, stream, settings
+        self.test = TestSet([task.test for task in stream.tasks], backbone, settings=settings)
+        self.held_out = TestSet([stream.held_out], backbone, settings=settings) if stream.held_out else None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget features of earlier methods."""
+        self._cache = FeatureCache(self.test)
+        self._held_out_cache = FeatureCache(self.held_out) if self.held_out else None
+
+    def frozen(self) -> FrozenRecord:
+        """The frozen model in every stage."""
+        stages: list[StageRecord] = []
+        held_out = self._held_out(self.held_out.plain) if self.held_out else None
+        for stage, task in enumerate(self.stream.tasks):
+            rows = {tower: self.test.upto(tower, stage + 1) for tower in TOWERS}
+            features = {tower: self.test.plain[tower][rows[tower]] for tower in TOWERS}
+            stages.append(StageRecord(stage, task.name, self.recall(rows, features), held_out=held_out))
+        if self.settings.fixed_gallery:
+            every = stages[-1].seen
+            stages = [replace(record, fixed=first_tasks(every, record.stage + 1)) for record in stages]
+        if self.settings.transfer:  # what forward transfer is counted from
+            ahead = [*(last_task(following.seen) for following in stages[1:]), None]
+            stages = [replace(record, next=found) for record, found in zip(stages, ahead, strict=True)]
+        return FrozenRecord(stages)
+
+    def stage(self, method: Method, stage: int) -> StageRecord:
+        """One stage: recall of every task seen, oracle, next task, held-out data, routing."""
+        tasks = len(self.stream.tasks)
+        if not method.stable:
+            self.reset()
+        known = self._encode(method, stage)
+        seen = self.recall(*known.upto(self.test, stage + 1))
+        fixed = oracle = cosine = frozen = following = held_out = routing = None
+        if self.settings.fixed_gallery:
+            fixed = first_tasks(self.recall(known.rows, known.features), stage + 1)
+        if method.routed:
+            rows = {tower: self.test.upto(tower, stage + 1) for tower in TOWERS}
+            if self.settings.oracle:
+                own = {t: self._cache.features(method, t, rows[t], self.test.task[t][rows[t]]) for t in TOWERS}
+                oracle = self.recall(rows, own)
+            if self.settings.scoring == "routed":
+                cosine, frozen = self._beside(method, known, rows)
+            routing = {t: routing_of(self.test.task[t][rows[t]], known.routes[t][rows[t]], stage + 1) for t in TOWERS}
+        if self.settings.transfer and stage + 1 < tasks:
+            following = last_task(self.recall(*known.upto(self.test, stage + 2)))
+        if self.held_out and self._held_out_cache:
+            found = self._encoded(method, self.held_out, self._held_out_cache, self.held_out.tasks)
+            held_out = self._held_out(found.features)
+        return StageRecord(
+            stage=stage,
+            task=self.stream.tasks[stage].name,
+            seen=seen,
+            fixed=fixed,
+            oracle=oracle,
+            cosine=cosine,
+            frozen=frozen,
+            next=following,
+            held_out=held_out,
+            routing=routing,
+        )
+
+    def replay(self, method: Method, stages: int) -> None:
+        """Encode what an uninterrupted run would have encoded in its first stages, in the same groups.
+
+        The last bits of a feature can depend on what else is in its batch; a resumed run must end with the same ones.
+        """
+        if method.stable:
+            for stage in range(stages):
+                self.stage(method.stage(stage), stage)
+
+    # ---- for those who measure the same model in other ways ----------------------------------------------------------
+
+    def seen(self, method: Method, stage: int) -> Encoded:
+        """The test items of the tasks seen as the method encodes them after a stage; kept from :meth:`stage`."""
+        known = self._encode(method, stage)
+        rows, features = known.upto(self.test, stage + 1)
+        return Encoded(rows, {tower: known.routes[tower][: len(rows[tower])] for tower in TOWERS}, features)
+
+    def under(self, method: Method, tower: str, rows: Tensor, routes: Tensor) -> Tensor:
+        """Features of some test items, each under the task it is given, [rows, features]."""
+        return self._cache.features(method, tower, rows, routes)
+
+    def mixed(self, method: Method, tower: str, rows: Tensor, routes: Tensor, weights: Tensor) -> Tensor:
+        """Features of some test items under a mixture that is given; see :meth:`FeatureCache.mixed`."""
+        return self._cache.mixed(method, tower, rows, routes, weights)
+
+    def recall(self, rows: Towers, features: Towers, gallery: Gallery | None = None) -> PerTask:
+        """Recall of each task among the items given, against that gallery; by default the settings'."""
+        place = torch.full((self.test.count("vision"),), -1)
+        place[rows["vision"]] = torch.arange(len(rows["vision"]))
+        text_place = torch.full((self.test.count("text"),), -1)
+        text_place[rows["text"]] = torch.arange(len(rows["text"]))
+        pairs = torch.stack([text_place[self.test.pairs[:, 0]], place[self.test.pairs[:, 1]]], dim=1)
+        return named(
+            recall_both_directions(
+                features["text"],
+                features["vision"],
+                pairs[(pairs >= 0).all(dim=1)],
+                text_task=self.test.task["text"][rows["text"]],
+                image_task=self.test.task["vision"][rows["vision"]],
+                gallery=gallery or self.settings.gallery,
+                similarity="dot",
+            )
+        )
+
+    def _encode(self, method: Method, stage: int) -> Encoded:
+        """The test data that a stage looks at: of the tasks seen, of the next one, or of all."""
+        tasks = len(self.stream.tasks)
+        ahead = tasks if self.settings.fixed_gallery else stage + 2 if self.settings.transfer else stage + 1
+        return self._encoded(method, self.test, self._cache, min(ahead, tasks))
+
+    def _encoded(self, method: Method, test: TestSet, cache: FeatureCache, tasks: int) -> Encoded:
+        rows, routes, mixed, features = {}, {}, {}, {}
+        for tower in TOWERS:
+            rows[tower] = test.upto(tower, tasks)
+            plain = test.routing_features(method, tower)[rows[tower]]
+            mixture = [part.cpu() for part in method.mixture(tower, plain.to(method.device))]
+            routes[tower] = method.tasks_of(mixture[0][:, 0])
+            mixed[tower] = features[tower] = cache.mixed(method, tower, rows[tower], *mixture)
+            if self.settings.scoring == "routed" and method.routed:
+                frozen = test.plain[tower][rows[tower]]
+                features[tower] = self._scored(method, tower, mixed[tower], frozen, plain, routes[tower])
+        return Encoded(rows, routes, features, mixed)
+
+    def _scored(
+        self, method: Method, tower: str, mixed: Tensor, frozen: Tensor, plain: Tensor, routes: Tensor
+    ) -> Tensor:
+        """Features whose inner product is the ``routed`` score: both sides' task posteriors stand behind.
+
+        What belongs to no task agrees with every task alike (:meth:`lpi.methods.base.Method.belonging`): as a query it
+        then ranks by its cosines alone. With
+        ``foreign_pairs = "frozen"`` those are the frozen model's, f, instead of the mixed vectors', v: where k is 1
+        for what belongs to a task and 0 for what doesn't, k k' v v' + (1 - k k') f f'.
+        """
+        belonging = method.belonging(tower, method.distances(tower, plain.to(method.device)), routes).cpu()
+        agreement = self.settings.routed_weight**0.5 * belonging
+        if self.settings.foreign_pairs == "mixed":
+            return torch.cat([mixed, agreement], dim=1)
+        known = (routes != FALLBACK)[:, None]
+        sign = 1 if tower == "vision" else -1
+        return torch.cat([known * mixed, frozen, sign * known * frozen, agreement], dim=1)
+
+    def _beside(self, method: Method, known: Encoded, rows: Towers) -> tuple[PerTask, PerTask]:
+        """What a ``routed`` score is to be held against: plain cosines of the same features, and the frozen features
+        with the same routing. Only what is above both comes from the two together.
+        """
+        tasks = len(method.tasks)
+        cosine, frozen = {}, {}
+        for tower in TOWERS:  # tasks come first to last
+            cosine[tower] = known.mixed[tower][: len(rows[tower])]
+            agreement = known.features[tower][: len(rows[tower]), -tasks:]
+            frozen[tower] = torch.cat([self.test.plain[tower][rows[tower]], agreement], dim=1)
+        return self.recall(rows, cosine), self.recall(rows, frozen)
+
+    def _held_out(self, features: Towers) -> Averages:
+        assert self.held_out is not None
+        recall = recall_both_directions(
+            features["text"],
+            features["vision"],
+            self.held_out.pairs,
+            text_task=self.held_out.task["text"],
+            image_task=self.held_out.task["vision"],
+            similarity="dot",
+        )
+        return last_task(named(recall))
+
+    def top(self, features: Towers, direction: str, query: int, count: int = 5) -> list[tuple[int, float]]:
+        """The best candidates of one query and their scores."""
+        query_side, gallery_side = ("text", "vision") if direction == "text_to_image" else ("vision", "text")
+        scores = features[gallery_side] @ features[query_side][query]
+        best = scores.topk(min(count, len(scores)))
+        return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+    def final_features(self, method: Method) -> Towers:
+        """Features of all test data after the last stage, scored as the settings say."""
+        return self._encode(method, len(self.stream.tasks) - 1).features
+
+
+def named(recall: Mapping[str, Mapping[str, list[float]]]) -> PerTask:
+    """Recalls by direction and k under the names of their metrics.
+
+    >>> named({"text_to_image": {"1": [0.5]}, "image_to_text": {"1": [0.25]}})
+    {'t2i_r1': [0.5], 'i2t_r1': [0.25]}
+    """
+    short = dict(zip(DIRECTIONS, ("t2i", "i2t"), strict=True))
+    return {f"{short[d]}_r{k}": list(values) for d, by_k in recall.items() for k, values in by_k.items()}
+
+
+def last_task(measured: PerTask) -> Averages:
+    """The last task's figures."""
+    return {name: values[-1] for name, values in measured.items()}

@@ -1,0 +1,199 @@
+"""Test pictures and captions, decoded once, and what methods make of them.
+
+The frozen backbone's features of all test data are computed once and route every query. Where a method is *stable*
+(what was encoded under a task's route never changes), features are kept from stage to stage and only what the router
+now sends elsewhere is encoded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lpi.backbones.base import DualEncoder, TowerState, View
+from lpi.config import EvaluationSettings
+from lpi.data.records import CaptionedImage
+from lpi.features import FEATURES, plain_image_features, plain_text_features, trunk_states
+from lpi.methods.base import Method
+from lpi.prompts.task_keys import FALLBACK
+from lpi.tasks.batches import PictureStore
+from lpi.tasks.relevance import relevance
+
+TOWERS = ("vision", "text")
+DIRECTIONS = ("text_to_image", "image_to_text")
+Towers = dict[str, Tensor]
+"""Something of both towers, by their names."""
+
+
+class TestSet:
+    """Test pictures and captions of some tasks, decoded once, with the frozen backbone's features.
+
+    Attributes:
+        tasks: how many there are.
+        records: the pictures in gallery order.
+        texts: all their captions.
+        pairs: which caption is right for which picture, [pairs, 2].
+        task: for each tower, the true task of each picture or caption, int64 [items].
+        plain: for each tower, unprompted L2-normalised features, [items, features].
+    """
+
+    __test__ = False  # not a test case
+
+    def __init__(
+        self, groups: Sequence[Sequence[CaptionedImage]], backbone: DualEncoder, *, settings: EvaluationSettings
+    ) -> None:
+        self.records = [record for group in groups for record in group]
+        self.texts, owner, pairs = relevance(self.records, equal_captions=settings.equal_captions)
+        self.owner, self.pairs = torch.from_numpy(owner), torch.from_numpy(pairs)
+        picture_task = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor([len(g) for g in groups]))
+        self.task = {"vision": picture_task, "text": picture_task[self.owner]}
+        self.tasks = len(groups)
+        self.backbone, self.batch = backbone, settings.batch
+        inputs = backbone.inputs
+        self.store = PictureStore([r.picture for r in self.records], inputs.prepare, side=min(inputs.image_size))
+        self.plain = {
+            "vision": plain_image_features(backbone, self.store, self.batch).cpu(),
+            "text": plain_text_features(backbone, self.texts, self.batch).cpu(),
+        }
+        self._routing: dict[tuple[str, str, View], Tensor] = {}
+        self._trunks: dict[int, TowerState] = {}
+
+    @torch.no_grad()
+    def trunk(self, blocks: int) -> TowerState | None:
+        """States of all pictures after the lowest ``blocks`` blocks; ``None`` for 0, or if they are too many to keep.
+
+        Below the first prompted block a picture's states are the same under every route: they are computed once.
+        """
+        if blocks == 0:
+            return None
+        if blocks not in self._trunks:
+            states = trunk_states(self.backbone, self.store, blocks, batch=self.batch)
+            if states is None:
+                return None
+            self._trunks = {blocks: states}  # one depth at a time: the states are large
+        return self._trunks[blocks]
+
+    def count(self, tower: str) -> int:
+        """Number of pictures or captions."""
+        return len(self.task[tower])
+
+    def upto(self, tower: str, tasks: int) -> Tensor:
+        """Rows of the first ``tasks`` tasks."""
+        return (self.task[tower] < tasks).nonzero()[:, 0]
+
+    def routing_features(self, method: Method, tower: str) -> Tensor:
+        """What routes each item under a method, [items, routing features].
+
+        Plain features, early states or both, of captions in the method's own wording; computed once for all methods.
+        """
+        wording, view = "" if tower == "vision" else method.text_for_routing(""), method.routing_view(tower)
+        if view == FEATURES and not wording:
+            return self.plain[tower]
+        key = (tower, wording, view)
+        if key not in self._routing:
+            if tower == "vision":
+                found = plain_image_features(self.backbone, self.store, self.batch, view)
+            else:
+                texts = [method.text_for_routing(text) for text in self.texts]
+                found = plain_text_features(self.backbone, texts, self.batch, view)
+            self._routing[key] = found.cpu()
+        return self._routing[key]
+
+    @torch.no_grad()
+    def encode(self, method: Method, tower: str, rows: Tensor, route: int) -> Tensor:
+        """Features of some rows under one route, [rows, features]."""
+        parts = []
+        trunk = self.trunk(method.trunk()) if tower == "vision" else None
+        for part in torch.split(rows, self.batch):
+            if trunk is not None:
+                states = replace(trunk, states=trunk.states[part].to(method.device))
+                parts.append(method.image_features(states, route))
+            elif tower == "vision":
+                pixels = self.store.pixels(part.tolist()).to(method.device)
+                parts.append(method.image_features(self.backbone.inputs.normalise(pixels), route))
+            else:
+                parts.append(method.text_features(method.tokens([self.texts[row] for row in part.tolist()]), route))
+        return torch.cat(parts).cpu()
+
+
+class FeatureCache:
+    """Features of a test set's items under each route, encoded when first asked for."""
+
+    def __init__(self, test: TestSet) -> None:
+        self.test = test
+        self._features: dict[tuple[str, int], Tensor] = {}
+        self._known: dict[tuple[str, int], Tensor] = {}
+
+    def features(self, method: Method, tower: str, rows: Tensor, routes: Tensor) -> Tensor:
+        """Features of ``rows``, each under its own route, [rows, features]."""
+        result = torch.empty(len(rows), self.test.plain[tower].shape[1])
+        for route in torch.unique(routes).tolist():
+            chosen = (routes == route).nonzero()[:, 0]
+            result[chosen] = self._under(method, tower, rows[chosen], route)
+        return result
+
+    def mixed(self, method: Method, tower: str, rows: Tensor, routes: Tensor, weights: Tensor) -> Tensor:
+        """Features of ``rows`` under several routes each, weighted, added and normalised, [rows, features].
+
+        Args:
+            method: whose.
+            tower: ``vision`` or ``text``.
+            rows: which items, int64 [rows].
+            routes: int64 [rows, k].
+            weights: [rows, k].
+        """
+        if routes.shape[1] == 1:
+            return self.features(method, tower, rows, routes[:, 0])
+        result = torch.zeros(len(rows), self.test.plain[tower].shape[1])
+        for route in torch.unique(routes).tolist():
+            chosen, place = ((routes == route) & (weights > 0)).nonzero(as_tuple=True)
+            share = weights[chosen, place][:, None]
+            result.index_add_(0, chosen, share * self._under(method, tower, rows[chosen], route))
+        return F.normalize(result, dim=-1)
+
+    def _under(self, method: Method, tower: str, rows: Tensor, route: int) -> Tensor:
+        if route == FALLBACK:
+            return self.test.plain[tower][rows]
+        key = (tower, route)
+        if key not in self._features:
+            count = self.test.count(tower)
+            self._features[key] = torch.empty(count, self.test.plain[tower].shape[1])  # untouched rows take no memory
+            self._known[key] = torch.zeros(count, dtype=torch.bool)
+        missing = rows[~self._known[key][rows]]
+        if len(missing):
+            if tower == "text":  # captions of like length together, so that little of a batch is padding
+                missing = missing[
+                    torch.tensor([len(self.test.texts[row]) for row in missing.tolist()]).argsort(stable=True)
+                ]
+            self._features[key][missing] = self.test.encode(method, tower, missing, route)
+            self._known[key][missing] = True
+        return self._features[key][rows]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Test items of the first tasks as a method encodes them.
+
+    Attributes:
+        rows: which items, int64 [items] a tower.
+        routes: the likeliest task of each, int64 [items].
+        features: what is scored, [items, features].
+        mixed: what ``features`` were made from: the method's own vectors, [items, width].
+    """
+
+    rows: Towers
+    routes: Towers
+    features: Towers
+    mixed: Towers = field(default_factory=dict)
+
+    def upto(self, test: TestSet, tasks: int) -> tuple[Towers, Towers]:
+        """Rows and features of the first ``tasks`` tasks only."""
+        chosen = {tower: test.task[tower][rows] < tasks for tower, rows in self.rows.items()}
+        return (
+            {tower: rows[chosen[tower]] for tower, rows in self.rows.items()},
+            {tower: features[chosen[tower]] for tower, features in self.features.items()},
+        )

@@ -1,0 +1,1 @@
+"""Figures as pure functions: ranks from scores, boxes, averages over tasks, statistics over runs."""
