@@ -10,11 +10,11 @@ Pairs of an old and a new backbone: the embedded one before and after a short al
 of other pictures are the queries. For each pair:
 
 - ``full``: recall when everything is embedded again; ``stale``: recall when nothing changes, old queries on old
-  vectors; ``rotation``: by sample size, over several samples, the share of the full recall@10 that new queries on old
-  vectors reach (``recall_at_10_kept``), and the share of the new model's own first ten that are among the ten found
-  (``overlap_at_10``, for captions and for pictures as queries);
-- ``mixing``: overlap while a random part of the pictures has new vectors, by whether the two kinds of scores are
-  brought to one scale.
+  vectors; ``bridges``, ``procrustes`` (the rotation): by sample size, over several samples, the share of the full
+  recall@10 that new queries on old vectors reach (``recall_at_10_kept``), and the share of the new model's own first ten
+  that are among the ten found (``overlap_at_10``, for captions and for pictures as queries);
+- ``on_the_way``, ``mixing``: overlap while a random part of the pictures has new vectors, by whether the two kinds of
+  scores are brought to one scale.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ from lpi.storage import write_json
 from lpi.tasks.relevance import relevance
 
 FIRST = 10
+KIND = "procrustes"  # the only one left; results of before have others beside it
 BATCH = 64
 
 
@@ -201,7 +202,8 @@ def mixing(judge: Judge, count: int) -> dict[str, Any]:
     bridge = judge.bridge(rows)
     carried = [bridge.carry(query) for query in judge.new.captions]
     raw = torch.stack([query for query, _ in carried]) @ judge.old.pictures.T
-    scaled = torch.stack([scale(scores) for (_, scale), scores in zip(carried, raw, strict=True)])  # type: ignore[arg-type]
+    lines = torch.tensor([[scale.slope, scale.offset] for _, scale in carried])
+    scaled = lines[:, :1] * raw + lines[:, 1:]
     rest = torch.ones(len(judge.world.records), dtype=torch.bool)
     rest[rows] = False
     order = rest.nonzero()[:, 0]
@@ -228,10 +230,10 @@ def compare(name: str, world: World, old: Made, new: Made, options: argparse.Nam
         "features": {"old": old.pictures.shape[1], "new": new.pictures.shape[1]},
         "full": {"recall": judge.full},
         "stale": judge.stale(),
-        "rotation": {
-            str(count): mean_of([judge.rotated(count, seed) for seed in range(options.seeds)]) for count in samples
+        "bridges": {
+            KIND: {str(count): mean_of([judge.rotated(count, n) for n in range(options.seeds)]) for count in samples}
         },
-        "mixing": mixing(judge, samples[-1]),
+        "on_the_way": {KIND: {"sample": samples[-1], "mixing": mixing(judge, samples[-1])}},
     }
 
 

@@ -219,7 +219,7 @@ def run_lpi(world: World, queries: dict[str, Vectors], truth: Any, folder: Path)
     rows = store.rows(version)
 
     def ask(query: Vectors, **options: Any) -> list[int]:
-        found = rows.nearest(query, count=FIRST, where=None, columns=["id"], **options)
+        found = rows.nearest_each(query[None], count=FIRST, where=None, columns=["id"], **options)[0]
         return [int(row["id"], 16) for row in found]
 
     sheet.search("approximate", queries, truth, lambda query: ask(query, exact=False))

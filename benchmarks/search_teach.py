@@ -96,8 +96,8 @@ def approximate(index: Path, queries: list[str]) -> dict[str, Any]:
             kept = []
             for probe in probes:
                 ask = {"count": 10, "where": None, "columns": ["id"]}
-                exact = {row["id"] for row in rows.nearest(probe, exact=True, **ask)}
-                found = {row["id"] for row in rows.nearest(probe, exact=False, refine=refine, **ask)}
+                exact = {row["id"] for row in rows.nearest_each(probe[None], exact=True, **ask)[0]}
+                found = {row["id"] for row in rows.nearest_each(probe[None], exact=False, refine=refine, **ask)[0]}
                 kept.append(len(exact & found) / max(1, len(exact)))
             record[name][direction] = round(float(np.mean(kept)), 4) if kept else None
     return record

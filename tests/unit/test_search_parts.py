@@ -210,7 +210,9 @@ def test_a_version_that_is_not_there_is_refused(tmp_path: Path) -> None:
     version = store.start()
     assert len(store.rows(version)) == 0
     assert store.rows(version).vectors([]).shape == (0, 2)
-    assert store.rows(version).nearest(np.ones(2, np.float32), count=3, where=None, exact=True, columns=["id"]) == []
+    assert store.rows(version).nearest_each(
+        np.ones((1, 2), np.float32), count=3, where=None, exact=True, columns=["id"]
+    ) == [[]]
     with pytest.raises(CheckpointError, match="rows can't be read"):
         store.rows(99)
     with pytest.raises(MissingFileError, match="Make one with: lpi index"):

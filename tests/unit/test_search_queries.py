@@ -110,7 +110,7 @@ def test_an_approximate_index_gives_several_vectors_what_it_gives_each(tmp_path:
     for where in (None, "task = 'odd'"):
         ask = {"count": 7, "where": where, "exact": False, "columns": SHOWN}
         each = rows.nearest_each(points[:5], **ask)
-        assert each == [rows.nearest(point, **ask) for point in points[:5]]
+        assert each == [rows.nearest_each(point[None], **ask)[0] for point in points[:5]]
         assert [len(found) for found in each] == [7] * 5
 
 

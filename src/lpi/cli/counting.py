@@ -39,7 +39,7 @@ class Counter:
             self._bar.stop()
 
     def count(self, what: str, done: int, total: int, note: str = "") -> None:
-        """So many are done."""
+        """Show how many pictures or steps of ``total`` are done."""
         if self._bar is not None:
             if what != self._what:
                 if self._task is not None:
@@ -51,6 +51,6 @@ class Counter:
             print(f"  {what}: {done}/{total}  {note}".rstrip(), file=sys.stderr, flush=True)
 
     def step(self, step: Step) -> None:
-        """A step of training."""
+        """Show a step of training, with its loss and speed."""
         note = f"loss {step.loss:.3f}  {step.pairs_per_second:.0f} pairs/s"
         self.count(f"learning {step.task}", step.step, step.steps, note)

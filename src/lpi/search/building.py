@@ -193,7 +193,7 @@ def create(
 
 
 def move_root(folder: str | Path, root: str | Path) -> None:
-    """The folder of pictures lies elsewhere now, if it does."""
+    """Write down where the folder of pictures lies now, if it has moved."""
     folder = Path(folder)
     with only_writer(folder):
         manifest = read_manifest(folder)

@@ -111,7 +111,7 @@ class BulkEmbedder(Embedder):
                     self._about[name].append(row[name])
 
     def _rows(self, jobs: Sequence[Job]) -> Iterator[Made]:
-        """What the workers make of each job, in any order."""
+        """Features and problems of each job's picture, as the workers hand them back, in any order."""
         daft = load_daft()
         kind = daft.DataType
         whole, text = kind.int32(), kind.string()
@@ -168,7 +168,7 @@ class Worker:
         self.embedder = Embedder(Routes(encoder, self.basket), workers=workers, keep_seconds=float("inf"))
 
     def made(self, jobs: Sequence[Job]) -> list[Made]:
-        """The rows of these pictures, in their order."""
+        """Features and problems of pictures, in the order of their jobs."""
         problems = self.embedder.run(jobs).problems
         rows = []
         for job in jobs:

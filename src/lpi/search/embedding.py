@@ -40,7 +40,7 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What came of embedding.
+    """How many pictures were embedded, and why others were not.
 
     Attributes:
         embedded: how many pictures were.
@@ -99,7 +99,7 @@ class Embedder:
     def run(
         self, jobs: Sequence[Job], *, on_progress: OnProgress | None = None, on_kept: Callable[[], None] | None = None
     ) -> Outcome:
-        """Embed pictures.
+        """Open pictures, embed them under their routes, and keep the features.
 
         Args:
             jobs: which.

@@ -33,7 +33,7 @@ NEGLIGIBLE = 1e-3  # a share below this moves a vector by less than half precisi
 
 @dataclass(frozen=True)
 class Routing:
-    """Where pictures belong.
+    """The routes, tasks and distances that the router gives pictures.
 
     Attributes:
         routes: the routes of each, the likeliest first, int64 [pictures, k].
@@ -50,7 +50,7 @@ class Routing:
     confidence: Single
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Routing:
-        """Where some of the pictures belong."""
+        """The routing of some of the pictures, by their rows."""
         return Routing(*(part[rows] for part in vars(self).values()))
 
     @property
@@ -63,7 +63,7 @@ class Routing:
 
 
 class Encoder:
-    """Pictures to features, in batches of one size.
+    """Turns pixels into features, in batches of one size.
 
     Args:
         method: what encodes.

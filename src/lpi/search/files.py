@@ -47,7 +47,7 @@ class Content:
 
 @dataclass
 class Scan:
-    """What a folder holds.
+    """The pictures of a folder, and the files that were left out.
 
     Attributes:
         contents: the pictures by id; those in ``unread`` as they were known before.
@@ -61,7 +61,7 @@ class Scan:
     unread: dict[str, str] = field(default_factory=dict)
 
     def pass_over(self, path: str, reason: str) -> None:
-        """Note what couldn't be looked at."""
+        """Note that a file or folder couldn't be looked at, and why."""
         self.skipped[path] = self.unread[path] = reason
 
     def covers(self, path: str) -> bool:
@@ -98,27 +98,18 @@ def scan(
         raise MissingFileError(f"{root}: there is no such folder. Check the path, or connect the disk it is on.")
     found, place = Scan(), _identity(root)
     names = _names(root, leave_out.resolve(), found)
+    trusted: Mapping[str, tuple[str, str]] = {} if rehash else known
     now = datetime.now(tz=timezone.utc).timestamp()
 
-    def look(name: str) -> tuple[str, str]:
-        path = root / name
-        status = check_regular(path)
-        unsettled = "?" if now - status.st_mtime < SETTLED_SECONDS else ""
-        stamp = f"{unsettled}{status.st_size}:{status.st_mtime_ns}"
-        before = known.get(name)
-        if before is not None and not unsettled and not rehash and before[0] == stamp:
-            return stamp, before[1]
-        return stamp, content_id(path)
-
-    def careful(name: str) -> tuple[str, str] | OSError:
+    def look(name: str) -> tuple[str, str] | OSError:
         try:
-            return look(name)
+            return _stamp_and_id(root / name, trusted.get(name), now)
         except OSError as error:
             return error
 
     files: dict[str, list[tuple[str, str]]] = {}
     with ThreadPoolExecutor(workers, thread_name_prefix="hash") as pool:
-        for done, (name, seen) in enumerate(zip(names, pool.map(careful, names), strict=True), start=1):
+        for done, (name, seen) in enumerate(zip(names, pool.map(look, names), strict=True), start=1):
             if isinstance(seen, OSError):
                 _note(found, root, name, seen)
             else:
@@ -134,6 +125,16 @@ def scan(
         places.sort()
         found.contents[key] = Content(key, tuple(p for p, _ in places), tuple(s for _, s in places))
     return found
+
+
+def _stamp_and_id(path: Path, before: tuple[str, str] | None, now: float) -> tuple[str, str]:
+    """Stamp and id of a file; the id as it was ``before`` where the stamp is the same and settled."""
+    status = check_regular(path)
+    unsettled = "?" if now - status.st_mtime < SETTLED_SECONDS else ""
+    stamp = f"{unsettled}{status.st_size}:{status.st_mtime_ns}"
+    if before is not None and not unsettled and before[0] == stamp:
+        return before
+    return stamp, content_id(path)
 
 
 def _identity(root: Path) -> tuple[int, int] | None:
@@ -194,7 +195,7 @@ def folders_of(paths: Iterable[str]) -> list[str]:
 
 @dataclass
 class About:
-    """What is known of a picture beside what it shows.
+    """Size and date of a picture.
 
     Attributes:
         width, height: in pixels, as it is looked at.

@@ -103,11 +103,11 @@ class SearchIndex:
 
     @property
     def manifest(self) -> Manifest:
-        """What counts."""
+        """The manifest as it was when the index was opened or refreshed last."""
         return self._stages.manifest
 
     def at(self, stage: int | None = None) -> Snapshot:
-        """A stage, opened; by default the current one.
+        """The snapshot of a stage; by default of the current one.
 
         Raises:
             ConfigError: there is no such stage.

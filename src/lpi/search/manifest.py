@@ -97,7 +97,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What counts.
+    """What counts in an index: its folder of pictures, frozen model, tables and stages.
 
     Attributes:
         root: the folder of pictures.
@@ -128,7 +128,7 @@ class Manifest:
 
     @property
     def current(self) -> Stage:
-        """The stage that is searched."""
+        """The last stage, which is searched unless an earlier one is asked for."""
         return self.stages[-1]
 
     def recorded(self, stage: Stage) -> Description:
@@ -136,11 +136,11 @@ class Manifest:
         return Description(stage.model, self.backbone, self.preprocessing, stage.tasks)
 
     def with_stage(self, stage: Stage) -> Manifest:
-        """The same with a stage in its place: a further one, or the current one anew."""
+        """The manifest with a further stage, or with the current one anew."""
         return replace(self, stages=(*self.stages[: stage.number], stage))
 
     def write(self, folder: Path) -> None:
-        """Make it count."""
+        """Write the manifest into a folder, and so make it count."""
         # The store doesn't wait for the disk, and the manifest must not name what a power cut would take away.
         os.sync()
         write_json(folder / FILE, {"format": FORMAT, **asdict(self)})
@@ -207,7 +207,7 @@ def _stage(*, tasks: list[dict[str, str]], **others: Any) -> Stage:
 
 
 def is_model(name: object) -> bool:
-    """Whether something is what stands for a model, and so the name of its folder.
+    """Whether a name is the hash that stands for a model, and so the name of its folder.
 
     >>> is_model("0123456789abcdef"), is_model("../../holiday")
     (True, False)
@@ -216,7 +216,7 @@ def is_model(name: object) -> bool:
 
 
 def _checked(manifest: Manifest) -> Manifest:
-    """The same, if all its places are its own: models are read from there, and what is outdated is deleted.
+    """The manifest itself, if all its places are its own: models are read from there, and what is outdated is deleted.
 
     Raises:
         ValueError: one isn't.
@@ -255,13 +255,13 @@ def check_place(folder: Path) -> None:
 
 
 def timestamp() -> str:
-    """Now, in UTC."""
+    """The time of now, in UTC, to the second."""
     return datetime.now(tz=timezone.utc).isoformat(timespec="seconds")
 
 
 @contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Nobody else changes the index meanwhile. A process that dies lets go.
+    """Hold the lock of an index, so that nobody else changes it meanwhile. A process that dies lets go.
 
     Raises:
         OutputError: somebody does already.

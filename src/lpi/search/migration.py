@@ -57,7 +57,7 @@ class Budget:
 
     @classmethod
     def read(cls, text: str | None) -> Budget:
-        """A budget as a person writes it.
+        """Read a budget as a person writes it.
 
         >>> Budget.read("500"), Budget.read("1.5h")
         (Budget(pictures=500, seconds=None), Budget(pictures=None, seconds=5400.0))
@@ -141,7 +141,7 @@ def _store_for(store: str, model: str) -> str:
 
 
 def abandon(folder: str | Path) -> None:
-    """Give up: the index stays with the model that it has.
+    """Give a move up: the index stays with the model that it has.
 
     Raises:
         ConfigError: it isn't on its way to another one.

@@ -45,6 +45,26 @@ def enough(ready: int, pictures: int) -> bool:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """A line, rising: takes the scores of one kind to the scale of another."""
+
+    slope: float
+    offset: float
+
+    def __call__(self, score: float) -> float:
+        """A score on the other scale."""
+        return self.slope * score + self.offset
+
+
+def scale_like(found: Tensor, wanted: Tensor) -> Scale:
+    """The line that gives some scores [pictures] mean and standard deviation of others [pictures]."""
+    spread = float(found.std(correction=0))
+    slope = float(wanted.std(correction=0)) / spread if spread > 1e-6 else 1.0
+    slope = max(slope, 1e-3)  # rising, so that the order stays as it is
+    return Scale(slope, float(wanted.mean()) - slope * float(found.mean()))
+
+
+@dataclass(frozen=True)
 class Bridge:
     """A map from the new model's queries to the old model's vectors.
 
@@ -63,15 +83,10 @@ class Bridge:
         left, _, right = torch.linalg.svd(new.double().T @ old.double(), full_matrices=False)
         return cls(new, old, (left @ right).float())
 
-    def carry(self, query: Tensor) -> tuple[Tensor, Callable[[float], float]]:
+    def carry(self, query: Tensor) -> tuple[Tensor, Scale]:
         """A query [new features] as one for old vectors [old features], and what takes its scores to the new scale."""
         over = functional.normalize(query @ self.rotation, dim=0)
-        found, wanted = self.old @ over, self.new @ query
-        spread = float(found.std(correction=0))
-        slope = float(wanted.std(correction=0)) / spread if spread > 1e-6 else 1.0
-        slope = max(slope, 1e-3)  # rising, so that the order stays as it is
-        offset = float(wanted.mean()) - slope * float(found.mean())
-        return over, lambda score: slope * score + offset
+        return over, scale_like(self.old @ over, self.new @ query)
 
 
 class Pair:
@@ -135,11 +150,7 @@ class Pair:
         return self.new.rank_captions(image, captions, scoring)
 
     def _find(self, query: Tensor, k: int, filters: Filters, exact: bool, without: str | None = None) -> list[Hit]:
-        """The best k pictures of both halves, of which the new one counts for pictures that are in both.
-
-        How many of the old one's best rows have a new vector isn't known beforehand, so more of them are asked for
-        until no further one can be among the best k.
-        """
+        """The best k pictures of both halves, of which the new one counts for pictures that are in both."""
 
         def best(half: Snapshot, vector: Tensor, count: int) -> list[Row]:
             if filters.task and filters.task not in half.tasks:
@@ -147,16 +158,40 @@ class Pair:
             return best_rows_each(half.rows, [Probe(vector)], count, filters, exact, without)[0]
 
         over, scale = self.bridge.carry(query)
-        fresh, count = best(self.new, query, k + TIES)[:k], k + TIES
-        while True:
-            rows = best(self.old, over, count)
-            done = self.new.rows.known([row["id"] for row in rows])
-            waiting: list[Row] = [{**row, "score": scale(row["score"])} for row in rows if row["id"] not in done]
-            both = in_order([*fresh, *waiting])[:k]
-            certain = len(both) == k and bool(rows) and scale(rows[-1]["score"]) < both[-1]["score"]
-            if certain or len(rows) < count:
-                return [hit_of(row) for row in both]
-            count *= 4
+        fresh = best(self.new, query, k + TIES)
+        rows = merged(fresh, k, lambda count: best(self.old, over, count), scale, self.new.rows.known)
+        return [hit_of(row) for row in rows]
+
+
+def merged(
+    fresh: Sequence[Row],
+    k: int,
+    old: Callable[[int], list[Row]],
+    scale: Callable[[float], float],
+    known: Callable[[list[str]], set[str]],
+) -> list[Row]:
+    """The best k rows of two tables, of which the first one counts for pictures that are in both.
+
+    How many of the second's best rows are in the first isn't known beforehand, so more of them are asked for until no
+    further one can be among the best k.
+
+    Args:
+        fresh: the best k rows of the first table, or all where there are fewer.
+        k: how many are wanted.
+        old: gives so many of the best rows of the second table, best first.
+        scale: takes the second's scores to the first's scale, rising.
+        known: which of some ids the first table has.
+    """
+    count = k + TIES
+    while True:
+        rows = old(count)
+        done = known([row["id"] for row in rows])
+        waiting: list[Row] = [{**row, "score": scale(row["score"])} for row in rows if row["id"] not in done]
+        both = in_order([*fresh, *waiting])[:k]
+        certain = len(both) == k and bool(rows) and scale(rows[-1]["score"]) < both[-1]["score"]
+        if certain or len(rows) < count:
+            return both
+        count *= 4
 
 
 def pair_of(old: Snapshot, new: Snapshot) -> Pair | None:

@@ -71,7 +71,7 @@ class Store:
     # ---- features ----------------------------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        """The tables that there are.
+        """The names of all tables.
 
         Raises:
             OutputError: an object store that isn't there, or can't be reached.
@@ -206,7 +206,7 @@ class Store:
         return not names or (names == [PICTURES] and not len(Rows(self._connection.open_table(PICTURES), self.width)))
 
     def clear(self) -> None:
-        """Take everything away."""
+        """Drop all tables, features and rows alike."""
         self._tables.clear()
         with writing(self.place):
             for name in self.names():

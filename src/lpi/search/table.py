@@ -47,20 +47,20 @@ class Rows:
         return int(self._table.count_rows())
 
     def columns(self, *names: str, where: str | None = None) -> dict[str, list[Any]]:
-        """Whole columns by name, as lists in one order."""
+        """Values of all rows by the name of their column, in one order of rows."""
         query = self._table.search().select(list(names))
         found = (query if where is None else query.where(where)).to_arrow()
         return {name: found[name].to_pylist() for name in names}
 
     def known(self, ids: Sequence[str]) -> set[str]:
-        """Those of some ids that are here."""
+        """Those of some ids that have a row."""
         query = self._table.search().select(["id"])
         if len(ids) <= IN_FILTER:
             query = query.where(f"id IN ({', '.join(map(quoted, ids))})" if ids else "false")
         return set(ids) & set(query.to_arrow()["id"].to_pylist())
 
     def of(self, key: str, *names: str) -> Row | None:
-        """These columns of one picture; ``None`` where there is no such picture."""
+        """Some columns of one picture's row; ``None`` where there is no such picture."""
         found: list[Row] = self._table.search().select(list(names)).where(f"id = {quoted(key)}").to_list()
         return found[0] if found else None
 
@@ -74,25 +74,6 @@ class Rows:
         values = found["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return np.asarray(values, dtype=np.float32).reshape(-1, self._width)[[place[own] for own in ids]]
 
-    def nearest(
-        self,
-        vector: Single,
-        *,
-        count: int,
-        where: str | None,
-        exact: bool,
-        columns: Sequence[str],
-        refine: int | None = 3,
-    ) -> list[Row]:
-        """The rows nearest to a vector [features] by cosine, best first, with their ``score``.
-
-        Args:
-            vector: what to look for.
-            count, where, exact, columns, refine: see :meth:`nearest_each`.
-        """
-        each = self.nearest_each(vector[None], count=count, where=where, exact=exact, columns=columns, refine=refine)
-        return each[0]
-
     def nearest_each(
         self,
         vectors: Single,
@@ -103,10 +84,10 @@ class Rows:
         columns: Sequence[str],
         refine: int | None = 3,
     ) -> list[list[Row]]:
-        """The rows nearest to each vector [vectors, features], found in one look; see :meth:`nearest`.
+        """The rows nearest to each vector by cosine, best first, with their ``score``; found in one look.
 
         Args:
-            vectors: what to look for; at least one.
+            vectors: what to look for, [vectors, features]; at least one.
             count: how many for each.
             where: a condition in SQL, applied before.
             exact: look at every vector, also where there is an approximate index.

@@ -286,11 +286,11 @@ class Writer:
         return self.adopt(method, "rollback", on_progress=on_progress)
 
     def copy(self) -> Method:
-        """The current model once more, to be changed."""
+        """Load the current model once more, to be changed."""
         return self.load(self.manifest.current)
 
     def load(self, stage: Stage) -> Method:
-        """The model of a stage, on the backbone of the current one."""
+        """Load the model of a stage, on the backbone of the current one."""
         named = outside(type(self.method))  # whoever opened the index named it
         return load_stage(self.folder, self.manifest, stage, self.method.backbone, method_file=named)
 

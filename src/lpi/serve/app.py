@@ -28,7 +28,7 @@ STATUS: dict[type[LpiError], int] = {UnknownNameError: 404, MissingFileError: 40
 
 
 def create_app(service: Service, *, token: str | None = None, local: bool = True, page: Path = PAGE) -> FastAPI:
-    """The whole application.
+    """The application that serves the API and the page, with its guards.
 
     Args:
         service: what answers.
@@ -84,7 +84,7 @@ def add_page(app: FastAPI, folder: Path) -> None:
 
 
 def add_problems(app: FastAPI, service: Service) -> None:
-    """Whatever goes wrong is one line of JSON."""
+    """Answer whatever goes wrong with one line of JSON."""
 
     def told(status: int, message: str, headers: Any = None) -> JSONResponse:
         line = " ".join(

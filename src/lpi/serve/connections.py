@@ -73,7 +73,7 @@ class PatientProtocol(H11Protocol):
         self._await()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
+        """Stop the clock of a connection that is gone."""
         self._set_deadline("", None)
         super().connection_lost(exc)
 
@@ -127,7 +127,7 @@ class Seldom(logging.Filter):
         self._said: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to log something."""
+        """Whether a complaint may be logged now."""
         line = record.getMessage().partition("\n")[0]
         if record.name != "asyncio" and record.levelno != logging.WARNING:  # a fault of ours is always told
             return True

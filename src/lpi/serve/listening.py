@@ -43,7 +43,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def page_address(host: str, port: int) -> str:
-    """What a person opens.
+    """The address that a person opens.
 
     >>> page_address("127.0.0.1", 8000), page_address("::1", 8000)
     ('http://127.0.0.1:8000/', 'http://[::1]:8000/')

@@ -43,14 +43,14 @@ class Metrics:
         self._stage = Gauge("lpi_stage", "The current stage.", registry=registry)
 
     def batch(self, work: str, size: int, seconds: float) -> None:
-        """A batch was answered."""
+        """Count a batch of questions that was answered, and its seconds."""
         self.batch_sizes.labels(work).observe(size)
         self.batch_seconds.labels(work).observe(seconds)
 
     def watch(
         self, queues: dict[str, Callable[[], float]], pictures: Callable[[], float], stage: Callable[[], float]
     ) -> None:
-        """Where to look up, whenever somebody asks, what isn't counted here."""
+        """Register where queue lengths, pictures and stage are looked up when Prometheus asks."""
         for work, length in queues.items():
             self._queue.labels(work).set_function(length)
         self._pictures.set_function(pictures)

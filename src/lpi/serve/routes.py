@@ -80,7 +80,7 @@ def api(service: Service) -> APIRouter:
 
 
 def add_searches(router: APIRouter, service: Service) -> None:
-    """By words, by a picture, by a picture of the index."""
+    """Add searches by words, by a picture that is sent, and by one of the index."""
 
     @router.get("/api/search", summary="Search by words")
     async def by_words(request: Request, asked: Annotated[WordSearch, Query()]) -> SearchAnswer:
@@ -110,12 +110,12 @@ def add_searches(router: APIRouter, service: Service) -> None:
 
 
 def lookup(asked: Similar) -> Lookup:
-    """What is wanted of the store."""
+    """What a request wants of the store."""
     return Lookup(asked.k, asked.filters(), asked.exact if isinstance(asked, Search) else False)
 
 
 def answer(query: Encoded, hits: list[Found], words: str | None, started: float) -> SearchAnswer:
-    """What was found, and how."""
+    """The answer to a search: the hits, the tasks that answered, and the time it took."""
     return SearchAnswer(
         stage=query.stage,
         query=words,
@@ -140,7 +140,7 @@ async def sent_picture(request: Request) -> bytes:
 
 
 async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
-    """What work gives; it is given up as soon as the client has gone away.
+    """The result of some work, which is given up as soon as the client has gone away.
 
     Raises:
         RefusedError: it has; nobody will hear this.
@@ -166,7 +166,7 @@ async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
 
 
 def add_pictures(router: APIRouter, service: Service) -> None:
-    """Of the index, by their ids: no name of a file is ever taken from a request."""
+    """Add what is told of pictures of the index, by their ids: no name of a file is ever taken from a request."""
 
     @router.get("/api/pictures/{id}", summary="What is known of a picture")
     async def picture(key: Id, asked: Annotated[Asked, Query()]) -> Hit:
@@ -218,7 +218,7 @@ def add_pictures(router: APIRouter, service: Service) -> None:
 
 
 def add_figures(router: APIRouter, service: Service) -> None:
-    """For the page, for who watches over the server, and for Prometheus."""
+    """Add figures for the page, for who watches over the server, and for Prometheus."""
 
     @router.get("/api/info", summary="What there is to search in")
     async def info(asked: Annotated[Asked, Query()]) -> Info:

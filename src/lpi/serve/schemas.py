@@ -27,7 +27,7 @@ class Asked(BaseModel):
 
 
 class Similar(Asked):
-    """Which pictures may be found, and how many."""
+    """Which pictures may be found by a search, and how many."""
 
     k: Annotated[int, Field(ge=1, le=MOST_HITS, description="How many pictures.")] = 24
     stage: Annotated[int | None, Field(description="As of this stage; by default the current one.")] = None
@@ -37,12 +37,12 @@ class Similar(Asked):
     until: Annotated[str | None, Field(description="Only taken on this day or earlier.")] = None
 
     def filters(self) -> Filters:
-        """See :class:`lpi.search.filters.Filters`."""
+        """The conditions on pictures, as the index takes them."""
         return Filters(folder=self.folder, task=self.task, since=self.since, until=self.until)
 
 
 class Search(Similar):
-    """How to compare, besides."""
+    """How a search compares, besides."""
 
     scoring: Annotated[str, Field(description="How vectors of different prompts are compared.")] = "plain"
     exact: Annotated[bool, Field(description="Look at every vector, also in a large index.")] = False
@@ -55,7 +55,7 @@ class WordSearch(Search):
 
 
 class Size(Asked):
-    """Of a thumbnail."""
+    """The size of a thumbnail."""
 
     side: Annotated[int, Field(ge=16, le=2048, description="The longer side at most, in pixels.")] = 256
 
@@ -70,7 +70,7 @@ class Expression(Asked):
 
 
 class Problem(BaseModel):
-    """What went wrong: what, where, what to do."""
+    """A request that failed: what went wrong, where, and what to do."""
 
     error: str
 
@@ -93,7 +93,7 @@ class Hit(BaseModel):
 
     @classmethod
     def of(cls, found: Found) -> Hit:
-        """What is told of a picture that was found."""
+        """The answer's form of a picture that was found."""
         place = f"/api/pictures/{found.id}"
         told = {**vars(found), "copies": list(found.copies), "thumbnail": f"{place}/thumbnail", "file": f"{place}/file"}
         return cls.model_construct(**told)  # our own values: hundreds a second, and right already

@@ -105,7 +105,7 @@ class Guard:
         await (self.app if answer is None else answer)(scope, receive, guarded)
 
     def _answer(self, scope: Scope) -> Response | None:
-        """What is said instead of an answer; ``None`` for a request that is all right."""
+        """The refusal of a request; ``None`` for a request that is all right."""
         headers = Headers(scope=scope)
         host = host_name(headers.get("host", ""))
         if self.local and not is_loopback(host):

@@ -74,14 +74,14 @@ class Thumbnails:
         self._lock = threading.Lock()
 
     def get(self, key: tuple[str, int]) -> bytes | None:
-        """One of them."""
+        """A thumbnail that was kept; ``None`` for one that wasn't."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
             return self._kept.get(key)
 
     def put(self, key: tuple[str, int], content: bytes, generation: int) -> None:
-        """Keep one that was made while ``generation`` counted."""
+        """Keep a thumbnail that was made while ``generation`` counted."""
         with self._lock:
             if generation != self.generation or key in self._kept:
                 return
@@ -91,7 +91,7 @@ class Thumbnails:
                 self.size -= len(self._kept.popitem(last=False)[1])
 
     def clear(self) -> None:
-        """Forget all: a picture may no longer be one of the index."""
+        """Forget all thumbnails: a picture may no longer be one of the index."""
         with self._lock:
             self._kept.clear()
             self.size, self.generation = 0, self.generation + 1
@@ -99,7 +99,7 @@ class Thumbnails:
 
 @dataclass
 class Overview:
-    """What is counted over all rows, once for each state of the index.
+    """Pictures by task, and folders, counted over all rows once for each state of the index.
 
     Attributes:
         manifest: the state.
@@ -168,7 +168,7 @@ class Service:
         self._following = asyncio.create_task(self._follow())
 
     async def stop(self) -> None:
-        """End all threads."""
+        """Stop following the index, and end all threads."""
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
@@ -198,7 +198,7 @@ class Service:
             self.metrics.refreshes.inc()
 
     def _mark(self) -> tuple[tuple[int, int, int] | None, ...]:
-        """What differs whenever the index was changed: each change writes one of these files anew."""
+        """Inode, time and size of the manifests, of which every change of the index writes one anew."""
         marks: list[tuple[int, int, int] | None] = []
         for name in (FILE, f"{NEXT}/{FILE}"):
             try:
@@ -253,7 +253,7 @@ class Service:
     # ---- pictures ----------------------------------------------------------------------------------------------------
 
     async def apart(self, call: Callable[[], Result]) -> Result:
-        """What a call gives, in one of the threads for pictures."""
+        """The result of a call that runs in one of the threads for pictures."""
         result: Result = await self._pictures.ask(None, call)
         return result
 
