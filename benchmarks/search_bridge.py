@@ -11,8 +11,8 @@ of other pictures are the queries. For each pair:
 
 - ``full``: recall when everything is embedded again; ``stale``: recall when nothing changes, old queries on old
   vectors; ``bridges``, ``procrustes`` (the rotation): by sample size, over several samples, the share of the full
-  recall@10 that new queries on old vectors reach (``recall_at_10_kept``), and the share of the new model's own first ten
-  that are among the ten found (``overlap_at_10``, for captions and for pictures as queries);
+  recall@10 that new queries on old vectors reach (``recall_at_10_kept``), and the share of the new model's own first
+  ten that are among the ten found (``overlap_at_10``, for captions and for pictures as queries);
 - ``on_the_way``, ``mixing``: overlap while a random part of the pictures has new vectors, by whether the two kinds of
   scores are brought to one scale.
 """

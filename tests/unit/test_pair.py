@@ -17,13 +17,17 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return functional.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
+def centred(vectors: Tensor) -> Tensor:
+    return vectors - vectors.mean(dim=0)
+
+
 def rotation(width: int, seed: int = 9) -> Tensor:
     return torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(seed)))[0]
 
 
 def test_the_rotation_is_scipys() -> None:
     linalg = pytest.importorskip("scipy.linalg", reason="SciPy is an extra: grounding")
-    new, old = drawn(50, 12), drawn(50, 12, seed=1)
+    new, old = centred(drawn(50, 12)), centred(drawn(50, 12, seed=1))
     theirs, _ = linalg.orthogonal_procrustes(new.double().numpy(), old.double().numpy())
     assert torch.allclose(Bridge.learn(new, old).rotation, torch.from_numpy(theirs).float(), atol=1e-5)
 
@@ -31,7 +35,7 @@ def test_the_rotation_is_scipys() -> None:
 @pytest.mark.parametrize(("new", "old"), [(12, 8), (8, 12)])
 def test_between_widths_it_loses_as_little_as_scipys_on_padded_spaces(new: int, old: int) -> None:
     linalg = pytest.importorskip("scipy.linalg", reason="SciPy is an extra: grounding")
-    bridge = Bridge.learn(drawn(50, new), drawn(50, old, seed=1))
+    bridge = Bridge.learn(centred(drawn(50, new)), centred(drawn(50, old, seed=1)))
     padded = [functional.pad(own, (0, max(new, old) - own.shape[1])).double() for own in (bridge.new, bridge.old)]
     best, _ = linalg.orthogonal_procrustes(padded[0].numpy(), padded[1].numpy())
     assert float(((bridge.new @ bridge.rotation).double() * bridge.old).sum()) == pytest.approx(
@@ -45,6 +49,8 @@ def test_between_widths_it_loses_as_little_as_scipys_on_padded_spaces(new: int, 
 def test_between_rotated_spaces_every_score_is_kept() -> None:
     pictures = drawn(300, 16)
     bridge = Bridge.learn(pictures, pictures @ rotation(16))
+    shifted = Bridge.learn(pictures, pictures @ rotation(16) + drawn(16, seed=2))
+    assert torch.allclose(shifted.rotation, bridge.rotation, atol=1e-5), "a shift moves all scores of a query alike"
     gallery = drawn(75, 16, seed=3)
     for unseen in drawn(20, 16, seed=5):
         over, scale = bridge.carry(unseen)

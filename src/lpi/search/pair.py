@@ -6,9 +6,10 @@ alone. They are compared with the new vectors as they are, and, rotated, with th
 have no new one yet.
 
 The rotation is learned from pictures that have vectors of both kinds. For a linear map that asks for no query: if a
-rotation predicts new vectors of pictures from old ones, ``new = W old``, then ``query . (W old) = (W^T query) . old``,
-so words go over its transpose. Differs from Drift-Adapter (arXiv 2509.23471), where a query is taken to where the old
-model would have put *the query*: words then rank pictures as the old model did.
+rotation predicts new vectors of pictures from old ones, ``new = W old + shift``, then, but for what is the same for all
+pictures, ``query . new = (W^T query) . old``, so words go over its transpose. Differs from Drift-Adapter (arXiv
+2509.23471), where a query is taken to where the old model would have put *the query*: words then rank pictures as the
+old model did.
 
 Cosines of the two kinds don't lie on one scale: the two models spread their scores differently, and a rotation never
 hits quite. But the pictures that it was learned from have vectors of both kinds, so every query tells by itself how
@@ -35,7 +36,8 @@ from lpi.search.scoring import Probe
 from lpi.search.snapshot import Snapshot
 from lpi.search.table import IN_FILTER, Row
 
-SAMPLE = 1000  # pictures that a rotation is learned from
+SAMPLE = 1000  # pictures from which a rotation is learned well enough to be searched over
+MOST = 4000  # pictures that it is learned from where there are more
 LEAST = 20  # pictures below which there is nothing to learn from
 
 
@@ -79,8 +81,12 @@ class Bridge:
 
     @classmethod
     def learn(cls, new: Tensor, old: Tensor) -> Bridge:
-        """The rotation that brings new vectors nearest to old ones, by least squares: U V^T of the SVD of new^T old."""
-        left, _, right = torch.linalg.svd(new.double().T @ old.double(), full_matrices=False)
+        """The rotation that brings new vectors nearest to old ones, but for a shift, by least squares.
+
+        It is U V^T of the SVD of new^T old, both centred: a shift moves all scores of a query alike.
+        """
+        centred = [own.double() - own.double().mean(dim=0) for own in (new, old)]  # [pictures, features]
+        left, _, right = torch.linalg.svd(centred[0].T @ centred[1], full_matrices=False)
         return cls(new, old, (left @ right).float())
 
     def carry(self, query: Tensor) -> tuple[Tensor, Scale]:
@@ -201,6 +207,6 @@ def pair_of(old: Snapshot, new: Snapshot) -> Pair | None:
     shared = [key for key in ids if key in known]
     if not enough(len(shared), len(old.rows)):
         return None
-    parts = [shared[start : start + IN_FILTER] for start in range(0, min(len(shared), SAMPLE), IN_FILTER)]
+    parts = [shared[start : start + IN_FILTER] for start in range(0, min(len(shared), MOST), IN_FILTER)]
     vectors = [np.concatenate([half.rows.vectors(part) for part in parts]) for half in (new, old)]
     return Pair(old, new, Bridge.learn(*map(torch.from_numpy, vectors)))
