@@ -1,5 +1,6 @@
 """The parts of search: filters, steady features, routing, scoring, identity, and the store."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,6 +176,50 @@ def test_a_run_a_model_and_a_backbone_can_be_named(method: lpi.Method, tmp_path:
     assert (loaded.tasks, run) == ([], None)
     with pytest.raises(MissingFileError, match="no such model folder"):
         load_model(tmp_path / "nowhere")
+
+
+def test_an_index_of_an_earlier_version_is_read_and_written_as_it_was(tmp_path: Path) -> None:
+    recall = {"text_to_image": 0.5, "image_to_text": 0.25, "r1": 0.375}
+    report = {
+        "pictures": 24,
+        "reembed": 8,
+        "share": 1 / 3,
+        "seconds": {"learn": 1.5, "measure": 0.5, "embed": None},
+        "recall": {"new": {"before": None, "after": recall}, "old": {}, "held_out": None},
+        "unmeasured": ["warm"],
+        "unreadable": {},
+        "scoring": "matched",
+    }
+    stage = {
+        "number": 0,
+        "kind": "teach",
+        "task": "dull",
+        "model": "0123456789abcdef",
+        "tasks": [{"name": "dull", "prompts": "f" * 16}],
+        "version": 3,
+        "pictures": 24,
+        "embedded": 8,
+        "seconds": 2.5,
+        "when": "2026-01-02T03:04:05+00:00",
+        "report": report,
+    }
+    written = {
+        "format": 1,
+        "root": "/photos",
+        "backbone": {"name": "lpi-tiny", "identity": "e" * 16},
+        "preprocessing": "d" * 16,
+        "width": 128,
+        "batch": 32,
+        "stages": [stage],
+        "training": {"steps": 20},
+        "store": "store",
+        "outdated": [["store-0123456789abcdef", "2026-01-02T03:04:05+00:00"]],
+    }
+    (tmp_path / "index.json").write_text(json.dumps(written))
+    manifest = read_manifest(tmp_path)
+    assert (manifest.current.tasks[0].name, manifest.backbone.name) == ("dull", "lpi-tiny")
+    manifest.write(tmp_path)
+    assert json.loads((tmp_path / "index.json").read_text()) == written
 
 
 # ---- the store -------------------------------------------------------------------------------------------------------
