@@ -9,7 +9,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -21,7 +21,7 @@ from lpi.errors import ConfigError, UnknownNameError
 from lpi.search.filters import Filters
 from lpi.search.hits import Hit, Query
 from lpi.search.index import SearchIndex
-from lpi.search.manifest import FILE, NEXT
+from lpi.search.manifest import FILE, NEXT, Manifest
 from lpi.serve.batching import Batcher
 from lpi.serve.limits import Limits, RefusedError, read_picture
 from lpi.serve.metrics import Metrics
@@ -107,9 +107,9 @@ class Overview:
         folders: all that hold pictures.
     """
 
-    manifest: Any = None
-    tasks: Counter[str] = field(default_factory=Counter)
-    folders: list[str] = field(default_factory=list)
+    manifest: Manifest
+    tasks: Counter[str]
+    folders: list[str]
 
 
 class Service:
@@ -137,7 +137,8 @@ class Service:
         self.index, self.grounder = index, grounder
         self.limits = limits or Limits()
         self.metrics, self.thumbnails = Metrics(), Thumbnails()
-        self._overview, self._refresh_seconds = Overview(), refresh_seconds
+        self._overview: Overview | None = None
+        self._refresh_seconds = refresh_seconds
         cores = threads or torch.get_num_threads()
         # the same number of cores either way: one batch on all of them, or a query on each
         most, workers = (BATCH, 1) if batching else (1, cores)
@@ -306,9 +307,10 @@ class Service:
 
     async def overview(self) -> Overview:
         """Tasks and folders of the current stage."""
-        if self._overview.manifest is not self.index.manifest:
-            self._overview = await self.apart(self._counted)
-        return self._overview
+        overview = self._overview
+        if overview is None or overview.manifest is not self.index.manifest:
+            overview = self._overview = await self.apart(self._counted)
+        return overview
 
     def _counted(self) -> Overview:
         manifest = self.index.manifest
