@@ -317,6 +317,8 @@ def test_wrong_domains_are_refused_by_name(taught: World, tmp_path: Path) -> Non
             taught.lesson(writer)
         with pytest.raises(ConfigError, match="needs another name; got 'held-out'"):
             learn(writer, read_domain(taught.captioned / "dull", HELD_OUT), settings=QUICK)
+        with pytest.raises(ConfigError, match=r"needs another name; got 'two\\nlines'"):
+            learn(writer, read_domain(taught.captioned / "dull", "two\nlines"), settings=QUICK)
         with pytest.raises(ConfigError, match=r"training has no option 'epoch'\. Did you mean 'epochs'"):
             training_settings(writer, {"epoch": 3})
         with pytest.raises(ConfigError, match=r"training: batch: .* got 1"):

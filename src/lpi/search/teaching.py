@@ -116,8 +116,8 @@ def learn(
     Raises:
         ConfigError: the domain was learned already.
     """
-    if not task.name.strip() or task.name == HELD_OUT:
-        raise ConfigError(f"the domain needs another name; got {task.name!r}.")
+    if not task.name.strip() or not task.name.isprintable() or task.name == HELD_OUT:
+        raise ConfigError(f"the domain needs another name; got {ascii(task.name)[:80]}.")
     if task.name in writer.method.tasks:
         raise ConfigError(f"task {task.name!r} was learned already. Forget it first, or give the new one a name.")
     checksum = TaskStream(task.name, (task,)).checksum()  # of names, captions and the bytes of the pictures
