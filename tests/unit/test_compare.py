@@ -341,6 +341,8 @@ def test_the_command_compares_in_two_processes_and_goes_on(
     assert set(record["rows"]) == {"zero_shot", "louder"}
     assert record["rows"]["louder"]["final_r1"] == record["rows"]["zero_shot"]["final_r1"]
     assert record == read_json(tmp_path / "runs" / "small" / "compare.json")
+    assert (tmp_path / "runs" / "small" / "compare.csv").read_text().startswith("variant,final_t2i_r1,")
+    assert r"\begin{tabular}" in (tmp_path / "runs" / "small" / "compare.tex").read_text()
     assert (tmp_path / "runs" / "small" / "compare.md").read_text().startswith("|  | t2i R@1/5/10 |")
     code, out, _ = lpi(*words, "--json")
     assert code == 0

@@ -60,10 +60,9 @@ def compare(
     """
     from lpi.cli.progress import Console, print_table
     from lpi.config import read_experiment
-    from lpi.evaluation.figures import csv_table, latex, markdown
-    from lpi.evaluation.results import collect, table
+    from lpi.evaluation.results import collect, table, write_tables
     from lpi.evaluation.scheduler import default_jobs, make_cells, read_tuned, run_cells, variants_of
-    from lpi.storage import write_json, write_text
+    from lpi.storage import write_json
 
     settings = read_experiment(experiment, changes or [])
     places = [file for file in (results, out / settings.name / "compare.json") if file is not None]
@@ -88,18 +87,11 @@ def compare(
     found = collect(outcome, against=against, tuned=chosen, command=command_line())
     for file in places:
         write_json(file, found.to_json())
-    head, body = table(found)
-    figures = {name: row.figures for name, row in found.rows.items()}
-    for kind, text in (
-        ("md", markdown(head, body)),
-        ("tex", latex(head, body)),
-        ("csv", csv_table(figures, found.problem)),
-    ):
-        write_text(out / settings.name / f"compare.{kind}", text)
+    write_tables(found, out / settings.name)
     if as_json:
         print(json.dumps(found.to_json(), indent=1))
     else:
-        print_table(head, body, width=240)
+        print_table(*table(found), width=240)
         print(LEGEND)
     if found.failed:
         raise LpiError("; ".join(f"row {row!r} failed: {problem}" for row, problem in found.failed.items()))

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from lpi.errors import CheckpointError
-from lpi.evaluation.figures import COMPARE, RUN, columns, frozen_row, row_of
+from lpi.evaluation.figures import COMPARE, RUN, columns, csv_table, frozen_row, latex, markdown, row_of
 from lpi.evaluation.machine import environment
 from lpi.evaluation.records import (
     METRICS,
@@ -33,7 +34,7 @@ from lpi.evaluation.scheduler import Cell, Outcome
 from lpi.metrics.continual import Matrix, authors_average, authors_forgetting, final_average
 from lpi.metrics.continual import mean as mean_of
 from lpi.metrics.statistics import holm, paired_difference
-from lpi.storage import read_json
+from lpi.storage import read_json, write_text
 
 Json = Any
 """What JSON holds and nobody here looks into: settings, streams, versions."""
@@ -320,4 +321,13 @@ def _versus(found: Comparison | None) -> str:
     return f"{found.difference:+.1f}" + ("" if found.spread is None else " *" if found.larger_than_spread else " ~")
 
 
-__all__ = ["COMPARE", "RUN", "Comparison", "Results", "Row", "collect", "table"]
+def write_tables(results: Results, folder: Path) -> None:
+    """Write the table as ``compare.md`` and ``compare.tex``, and every figure of every row as ``compare.csv``."""
+    head, body = table(results)
+    figures = {name: row.figures for name, row in results.rows.items()}
+    texts = {"md": markdown(head, body), "tex": latex(head, body), "csv": csv_table(figures, results.problem)}
+    for kind, text in texts.items():
+        write_text(folder / f"compare.{kind}", text)
+
+
+__all__ = ["COMPARE", "RUN", "Comparison", "Results", "Row", "collect", "table", "write_tables"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -22,7 +22,6 @@ from lpi.evaluation.bench import Say
 from lpi.evaluation.machine import environment
 from lpi.evaluation.records import METRICS, RunRecord, read_record
 from lpi.evaluation.scheduler import Cell, changed, run_cells
-from lpi.trainer import Step
 
 Json = Any
 """What goes into the file as it is."""
@@ -88,11 +87,9 @@ def tune(
     trials: int,
     seeds: Sequence[int],
     out: Path,
-    jobs: int = 1,
-    fresh: bool = False,
     command: str = "",
     say: Say = print,
-    on_step: Callable[[Step], None] | None = None,
+    **options: Any,
 ) -> Json:
     """Try each variant's settings on validation data; resumable like any run.
 
@@ -104,7 +101,7 @@ def tune(
         trials: how many settings each variant gets.
         seeds: a trial's figure is the mean over these.
         out: the folder of all runs; trials lie in ``<out>/<experiment>_tune/<variant>/trial-<n>/seed-<s>``.
-        jobs, fresh, command, say, on_step: see :func:`lpi.evaluation.scheduler.run_cells`.
+        command, say, options: see :func:`lpi.evaluation.scheduler.run_cells`.
 
     Returns:
         The record that ``lpi compare --tuned`` reads: by variant its space, every trial and its cost, and
@@ -117,21 +114,18 @@ def tune(
         raise ConfigError(f"tuning needs at least 1 trial and 1 seed; got {trials} and {len(seeds)}.")
     plan = {variant: trials_of(settings, trials, variant) for variant, settings in variants.items()}
     cells = {variant: _cells(variant, own, seeds, out / f"{experiment.name}_tune") for variant, own in plan.items()}
-    options: Json = {"jobs": jobs, "fresh": fresh, "command": command, "say": say, "on_step": on_step}
+    options |= {"command": command, "say": say}
     begin = [cell for own in cells.values() for cell in own[0]]
     _require_none_failed(begin, run_cells(begin, **options).failed)
     learning = [variant for variant in cells if (_result(cells[variant][0][0]).trainable_per_task or 0) > 0]
     rest = [cell for variant in learning for trial in cells[variant][1:] for cell in trial]
     failed = {rest[index].folder: problem for index, problem in run_cells(rest, **options).failed.items()}
     record: Json = {}
-    for variant in variants:
-        tried = len(plan[variant]) if variant in learning else 1
-        record[variant] = _tuned(
-            variants[variant], list(zip(plan[variant], cells[variant], strict=True))[:tried], failed
-        )
-        found = record[variant]
-        main = METRICS[experiment.stream.problem].main
-        say(f"{variant}: {found[f'validation_{main}']:.2f} on validation with {found['chosen'] or 'its own settings'}")
+    figure = f"validation_{METRICS[experiment.stream.problem].main}"
+    for variant, settings in variants.items():
+        tried = list(zip(plan[variant], cells[variant], strict=True))[: None if variant in learning else 1]
+        found = record[variant] = _tuned(settings, tried, failed)
+        say(f"{variant}: {found[figure]:.2f} on validation with {found['chosen'] or 'its own settings'}")
     return {
         "experiment": experiment.name,
         "problem": experiment.stream.problem,
