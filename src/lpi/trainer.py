@@ -24,7 +24,9 @@ from lpi.backbones.base import DualEncoder, TowerState, View
 from lpi.config import TrainingSettings
 from lpi.data.records import CaptionedImage
 from lpi.errors import CheckpointError, ConfigError, LpiError, did_you_mean
-from lpi.methods.base import Batches, Method, TaskData, TrainingBatch, chunks, no_batches
+from lpi.methods import training_of
+from lpi.methods.base import Batches, Learner, Method, TaskData, TrainingBatch, begin, chunks, end, no_batches
+from lpi.methods.encoder import tokens
 from lpi.storage import write_atomically
 from lpi.tasks.batches import Augment, Batch, PictureStore, batch_count, batches
 from lpi.tasks.stream import Task
@@ -163,7 +165,7 @@ class TrainingSet:
     def epochs(self, method: Method, settings: TrainingSettings) -> Epochs:
         """See :class:`Material`. Blocks that no prompt enters are run here, once for all epochs."""
         augment = None if settings.augment == "none" else Augment(kind=settings.augment)
-        blocks = method.trunk()
+        blocks = method.frozen_blocks()
         trunk = None if blocks == 0 or augment is not None else trunk_states(self.backbone, self.store, blocks)
 
         def give(*, seed: int, epoch: int, start: int = 0) -> Iterator[TrainingBatch]:
@@ -192,15 +194,15 @@ class TrainingSet:
         """
         images: Tensor | TowerState
         if trunk is None:
-            images = self.backbone.inputs.normalise(batch.pixels.to(method.device))
+            images = self.backbone.inputs.normalise(batch.pixels.to(method.backbone.device))
         else:
             images = replace(trunk, states=trunk.states[batch.indices])
         rows = [self.caption_row[text] for text in batch.texts]
         return TrainingBatch(
             images=images,
-            texts=method.tokens(batch.texts),
-            positives=batch.positives.to(method.device),
-            owner=batch.owner.to(method.device),
+            texts=tokens(method, batch.texts),
+            positives=batch.positives.to(method.backbone.device),
+            owner=batch.owner.to(method.backbone.device),
             plain=lambda: (self.image_features[batch.indices], self.text_features[rows]),
             picture_rows=batch.indices,
             caption_rows=torch.tensor(rows, dtype=torch.int64),
@@ -269,8 +271,8 @@ class Step:
 OnStep = Callable[[Step], None]
 
 
-def training_for(method: type[Method], given: Mapping[str, Any]) -> TrainingSettings:
-    """Training settings for a method: those that are given, then the method's own, then everybody's.
+def training_for(method: type[Learner], given: Mapping[str, Any], *, preset: str | None = None) -> TrainingSettings:
+    """Training settings for a method: those that are given, then its preset's, then its own, then everybody's.
 
     Raises:
         ConfigError: a setting that training doesn't have, or a wrong value.
@@ -280,14 +282,14 @@ def training_for(method: type[Method], given: Mapping[str, Any]) -> TrainingSett
         if name not in known:
             raise ConfigError(f"training has no option {name!r}. {did_you_mean(name, known)}")
     try:
-        return TrainingSettings.model_validate({**method.default_training, **given})
+        return TrainingSettings.model_validate({**training_of(method, preset), **given})
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"training: {first['loc'][0]}: {first['msg']}; got {first['input']!r}.") from error
 
 
 def learn_task(
-    method: Method,
+    method: Learner,
     task: Task | Material,
     *,
     settings: TrainingSettings | None = None,
@@ -312,23 +314,29 @@ def learn_task(
         CheckpointError: the checkpoint is damaged or belongs to another task.
         LpiError: the loss is no longer a number.
     """
-    settings = settings or training_for(type(method), {})
+    settings = settings or training_for(type(method), {}, preset=method.options.preset)
     method.to(pick_device(settings.device))
-    training = TrainingSet(task, method.backbone) if isinstance(task, Task) else task
+    training: Material = TrainingSet(task, method.backbone) if isinstance(task, Task) else task
     index = len(method.tasks)
     per_epoch = math.ceil(batch_count(len(training), size=settings.batch) / settings.accumulate)  # steps
     epochs = settings.epochs if settings.steps is None else math.ceil(settings.steps / per_epoch)
     total = epochs * per_epoch if settings.steps is None else settings.steps
     generator = torch.Generator().manual_seed(derived_seed(seed, index, "start"))
     data = training.data(total, training.once_more(method, settings))
-    method.begin_task(data, generator)
+    begin(method, data, generator)
     parameters = method.trainable()
     speed = 0.0
     if parameters and total > 0:
         loop = _Loop(method, training, settings, parameters, epochs=epochs, total=total)
         speed = loop.run(seed=derived_seed(seed, index, "batches"), checkpoint=checkpoint, on_step=on_step)
-    method.end_task(data, torch.Generator().manual_seed(derived_seed(seed, index, "end")))
+    end(method, data, torch.Generator().manual_seed(derived_seed(seed, index, "end")))
     return speed
+
+
+def own_buffers(method: Learner) -> Iterator[tuple[str, Tensor]]:
+    """A method's buffers that aren't the frozen backbone's, by name: beside its parameters, they change in a task."""
+    frozen = {id(buffer) for buffer in method.backbone.buffers()}
+    return ((name, buffer) for name, buffer in method.named_buffers() if id(buffer) not in frozen)
 
 
 class _Loop:
@@ -336,7 +344,7 @@ class _Loop:
 
     def __init__(
         self,
-        method: Method,
+        method: Learner,
         training: Material,
         settings: TrainingSettings,
         parameters: list[torch.nn.Parameter],
@@ -346,7 +354,7 @@ class _Loop:
     ) -> None:
         self.method, self.training, self.settings, self.parameters = method, training, settings, parameters
         self.epochs, self.total = epochs, total
-        self.device = method.device
+        self.device = method.backbone.device
         if settings.optimiser == "adamw":
             self.optimiser: torch.optim.Optimizer = torch.optim.AdamW(
                 parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -434,7 +442,7 @@ class _Loop:
             "step": step,
             "parameters": [parameter.detach() for parameter in self.parameters],
             "optimiser": self.optimiser.state_dict(),
-            "method": self.method.progress(),
+            "buffers": dict(own_buffers(self.method)),
         }
         write_atomically(checkpoint, lambda file: torch.save(content, file))
 
@@ -457,5 +465,11 @@ class _Loop:
             for parameter, value in zip(self.parameters, content["parameters"], strict=True):
                 parameter.copy_(value)
         self.optimiser.load_state_dict(content["optimiser"])
-        self.method.resume(content["method"])
+        buffers = dict(own_buffers(self.method))
+        if {name: value.shape for name, value in content["buffers"].items()} != {
+            n: b.shape for n, b in buffers.items()
+        }:
+            raise CheckpointError(f"{checkpoint} was made with other options: its buffers have other shapes. {again}")
+        for name, value in content["buffers"].items():
+            buffers[name].copy_(value)
         return content["epoch"], content["batch"], content["step"]

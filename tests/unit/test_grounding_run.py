@@ -10,6 +10,7 @@ from commands import outcome
 from tiny_grounding import tiny_dino, tiny_owl
 from torch import Tensor
 
+from lpi.backbones.detectors import Detections, GroundingBackbone, PictureInputs, load_grounding_backbone
 from lpi.config import EvaluationSettings, Experiment, parse, read_experiment
 from lpi.data.expressions.record import ReferringExpression
 from lpi.errors import ConfigError, DataError
@@ -18,10 +19,9 @@ from lpi.evaluation.grounding import GroundingEvaluator, grounding_summary
 from lpi.evaluation.grounding_workbench import open_expressions
 from lpi.evaluation.harness import evaluate_saved, run_experiment
 from lpi.evaluation.results import collect, table
-from lpi.grounding.backbones import Detections, GroundingBackbone, PictureInputs, load_grounding_backbone
-from lpi.grounding.base import GroundingMethod
-from lpi.grounding.methods import grounding_method
+from lpi.methods import method as make_method
 from lpi.methods.base import FALLBACK
+from lpi.methods.grounding.base import GroundingMethod
 from lpi.report import write_report
 from lpi.tasks.grounding import GroundingStream
 from lpi.trainer import Step
@@ -307,7 +307,7 @@ def test_every_row_of_the_shipped_experiment_can_be_built(owl: Path) -> None:
     for name in shipped.row_names():
         options = dict(shipped.row(name).method)
         small = {} if "name" in shipped.rows.get(name, {}).get("method", {}) else {"length": 4}
-        built[name] = grounding_method(options.pop("name"), backbone, **options, **small)
+        built[name] = make_method(options.pop("name"), backbone, **options, **small)
     assert built["lpi"].options["route_by"] == "both"
     assert built["s_prompts"].options["decomposition"] == "free"
     assert built["joint"].joint

@@ -6,7 +6,7 @@ compute are always the library's own; a tower only decides what stands between t
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -259,6 +259,10 @@ def pooled_states(states: Tensor, real: Tensor | None = None) -> Tensor:
     return torch.cat([F.normalize(mean, dim=-1), F.normalize(deviation, dim=-1)], dim=1)
 
 
+Problem = Literal["retrieval", "grounding"]
+"""What is asked: which picture goes with a caption, or which box in a picture an expression means."""
+
+
 class DualEncoder(nn.Module):
     """A frozen vision tower and a frozen text tower with a common space.
 
@@ -270,6 +274,8 @@ class DualEncoder(nn.Module):
         name: where it was loaded from.
         identity: 16 hexadecimal digits that stand for configuration, weights and preprocessing together, as loaded.
     """
+
+    problem: ClassVar[Problem] = "retrieval"
 
     def __init__(
         self, model: nn.Module, *, vision: Tower, text: Tower, inputs: "Inputs", name: str, identity: str

@@ -13,7 +13,7 @@ from lpi.cli.search import DeviceOption, WorkersOption, bring_up_to_date, show_s
 from lpi.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
-    from lpi.grounding.base import GroundingMethod
+    from lpi.methods.grounding.base import GroundingMethod
 
 STARTING_MODEL = "lpi-tiny"
 

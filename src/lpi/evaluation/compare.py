@@ -26,7 +26,7 @@ from lpi.config import Experiment, check_name, merge, parse
 from lpi.errors import CheckpointError, ConfigError, LpiError, UnknownNameError, did_you_mean
 from lpi.evaluation.harness import Run, Say, Workbench, open_stream, workbench_for
 from lpi.evaluation.resume import finished, start_over
-from lpi.methods import method_class, method_names
+from lpi.methods import method_class, method_names, training_of
 from lpi.storage import read_json, write_atomically
 from lpi.trainer import Step
 
@@ -76,7 +76,7 @@ def rows_of(
 
     A name is a row of the experiment, or a method: of the library, in a Python file, or in a module that can be
     imported. For a method a row is made, with its defaults and the experiment's own stream and training. Where the
-    experiment trains another method, the settings that suit this one (:attr:`Method.default_training`) take the place
+    experiment trains another method, the settings that suit this one (:func:`lpi.methods.training_of`) take the place
     of those that were chosen for that one.
 
     Args:
@@ -100,7 +100,7 @@ def rows_of(
         if row in experiment.row_names():
             settings = experiment.row(row)
         elif outside or name in method_names():
-            suited = method_class(name).default_training  # what is wrong with a file is said before anything runs
+            suited = training_of(method_class(name))  # what is wrong with a file is said before anything runs
             content = experiment.model_dump(exclude={"rows", "method"}, exclude_unset=True)
             if name != experiment.method.get("name", "lpi") and "training" not in given:
                 chosen = content.get("training", {})

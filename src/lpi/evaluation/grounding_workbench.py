@@ -6,17 +6,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lpi.backbones.detectors.base import GroundingBackbone
+from lpi.backbones.detectors.loading import load_grounding_backbone
 from lpi.config import Experiment, StreamSettings
 from lpi.errors import ConfigError
 from lpi.evaluation.grounding import GroundingEvaluator, grounding_summary
 from lpi.evaluation.grounding_examples import write_grounding_examples
 from lpi.evaluation.workbench import Workbench, check_source
-from lpi.grounding.backbones.base import GroundingBackbone
-from lpi.grounding.backbones.loading import load_grounding_backbone
-from lpi.grounding.base import GroundingMethod
-from lpi.grounding.examples import ExpressionSet
-from lpi.grounding.methods import grounding_class, grounding_method, load_grounding_method
-from lpi.methods import Named
+from lpi.methods import Named, method_class
+from lpi.methods import method as build_method
+from lpi.methods.base import Learner
+from lpi.methods.checkpoint import load_method
+from lpi.methods.grounding.base import GroundingMethod
+from lpi.methods.grounding.expressions import ExpressionSet
 from lpi.tasks.grounding import MAKERS, GroundingStream, GroundingTask, grounding_options
 
 
@@ -67,17 +69,17 @@ class GroundingWorkbench(Workbench):
         return GroundingEvaluator(self.backbone, self.stream, experiment.evaluation)
 
     @staticmethod
-    def method_class(name: str) -> type[GroundingMethod]:
+    def method_class(name: str) -> type[Learner]:
         """See :class:`Workbench`."""
-        return grounding_class(name)
+        return method_class(name, "grounding")
 
-    def build(self, name: str, *, preset: str | None, **options: Any) -> GroundingMethod:
+    def build(self, name: str, *, preset: str | None, **options: Any) -> Any:
         """See :class:`Workbench`."""
-        return grounding_method(name, self.backbone, preset=preset, **options)
+        return build_method(name, self.backbone, preset=preset, **options)
 
-    def load(self, folder: Path, method: Named | None = None) -> GroundingMethod:
+    def load(self, folder: Path, method: Named | None = None) -> Any:
         """See :class:`Workbench`."""
-        return load_grounding_method(folder, backbone=self.backbone, method=method)
+        return load_method(folder, backbone=self.backbone, method=method)
 
     def summary(self, stages: Sequence[dict[str, Any]], zero_shot: dict[str, Any]) -> dict[str, Any]:
         """See :class:`Workbench`."""

@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lpi.backbones.base import DualEncoder, TowerState, View
@@ -21,7 +20,11 @@ from lpi.config import EvaluationSettings
 from lpi.data.records import CaptionedImage
 from lpi.evaluation.ranking import Gallery, recall_both_directions
 from lpi.methods.base import Method
+from lpi.methods.encoder import tokens
 from lpi.prompts.task_keys import FALLBACK
+from lpi.routing.base import Routing, all_under
+from lpi.routing.mix import mix
+from lpi.routing.score import Probe, scored_features, scored_features_with_frozen
 from lpi.tasks.batches import PictureStore
 from lpi.tasks.relevance import relevance
 from lpi.tasks.stream import TaskStream
@@ -91,7 +94,10 @@ class TestSet:
 
         Plain features, early states or both, of captions in the method's own wording; computed once for all methods.
         """
-        wording, view = "" if tower == "vision" else method.text_for_routing(""), method.routing_view(tower)
+        router = method.router
+        if router is None:
+            return self.plain[tower]
+        wording, view = "" if tower == "vision" else router.wording(""), router.look(tower)
         if view == FEATURES and not wording:
             return self.plain[tower]
         key = (tower, wording, view)
@@ -99,7 +105,7 @@ class TestSet:
             if tower == "vision":
                 found = plain_image_features(self.backbone, self.store, self.batch, view)
             else:
-                texts = [method.text_for_routing(text) for text in self.texts]
+                texts = [router.wording(text) for text in self.texts]
                 found = plain_text_features(self.backbone, texts, self.batch, view)
             self._routing[key] = found.cpu()
         return self._routing[key]
@@ -108,16 +114,16 @@ class TestSet:
     def encode(self, method: Method, tower: str, rows: Tensor, route: int) -> Tensor:
         """Features of some rows under one route, [rows, features]."""
         parts = []
-        trunk = self.trunk(method.trunk()) if tower == "vision" else None
+        trunk = self.trunk(method.frozen_blocks()) if tower == "vision" else None
         for part in torch.split(rows, self.batch):
             if trunk is not None:
-                states = replace(trunk, states=trunk.states[part].to(method.device))
+                states = replace(trunk, states=trunk.states[part].to(method.backbone.device))
                 parts.append(method.image_features(states, route))
             elif tower == "vision":
-                pixels = self.store.pixels(part.tolist()).to(method.device)
+                pixels = self.store.pixels(part.tolist()).to(method.backbone.device)
                 parts.append(method.image_features(self.backbone.inputs.normalise(pixels), route))
             else:
-                parts.append(method.text_features(method.tokens([self.texts[row] for row in part.tolist()]), route))
+                parts.append(method.text_features(tokens(method, [self.texts[row] for row in part.tolist()]), route))
         return torch.cat(parts).cpu()
 
 
@@ -147,14 +153,12 @@ class FeatureCache:
             routes: int64 [rows, k].
             weights: [rows, k].
         """
-        if routes.shape[1] == 1:
-            return self.features(method, tower, rows, routes[:, 0])
-        result = torch.zeros(len(rows), self.test.plain[tower].shape[1])
-        for route in torch.unique(routes).tolist():
-            chosen, place = ((routes == route) & (weights > 0)).nonzero(as_tuple=True)
-            share = weights[chosen, place][:, None]
-            result.index_add_(0, chosen, share * self._under(method, tower, rows[chosen], route))
-        return F.normalize(result, dim=-1)
+        return mix(
+            routes,
+            weights,
+            lambda own, route: self._under(method, tower, rows[own], route),
+            width=self.test.plain[tower].shape[1],
+        )
 
     def _under(self, method: Method, tower: str, rows: Tensor, route: int) -> Tensor:
         if route == FALLBACK:
@@ -261,7 +265,7 @@ class Evaluator:
         }
         if self.settings.fixed_gallery:
             record["fixed"] = first_tasks(self._recall(known.rows, known.features), stage + 1)
-        if method.routed:
+        if method.router is not None:
             rows = {tower: self.test.upto(tower, stage + 1) for tower in TOWERS}
             if self.settings.oracle:
                 own = {t: self._cache.features(method, t, rows[t], self.test.task[t][rows[t]]) for t in TOWERS}
@@ -317,31 +321,20 @@ class Evaluator:
         for tower in TOWERS:
             rows[tower] = test.upto(tower, tasks)
             plain = test.routing_features(method, tower)[rows[tower]]
-            mixture = [part.cpu() for part in method.mixture(tower, plain.to(method.device))]
-            routes[tower] = method.tasks_of(mixture[0][:, 0])
-            mixed[tower] = features[tower] = cache.mixed(method, tower, rows[tower], *mixture)
-            if self.settings.scoring == "routed" and method.routed:
+            routing = routed(method, tower, plain)
+            routes[tower] = routing.tasks
+            mixed[tower] = features[tower] = cache.mixed(method, tower, rows[tower], routing.routes, routing.weights)
+            if self.settings.scoring == "routed" and method.router is not None:
                 frozen = test.plain[tower][rows[tower]]
-                features[tower] = self._scored(method, tower, mixed[tower], frozen, plain, routes[tower])
+                features[tower] = self._scored(tower, mixed[tower], frozen, routing)
         return Encoded(rows, routes, features, mixed)
 
-    def _scored(
-        self, method: Method, tower: str, mixed: Tensor, frozen: Tensor, plain: Tensor, routes: Tensor
-    ) -> Tensor:
-        """Features whose inner product is the ``routed`` score: both sides' task posteriors stand behind.
-
-        What belongs to no task agrees with every task alike (:meth:`lpi.methods.base.Method.belonging`): as a query it
-        then ranks by its cosines alone. With
-        ``foreign_pairs = "frozen"`` those are the frozen model's, f, instead of the mixed vectors', v: where k is 1
-        for what belongs to a task and 0 for what doesn't, k k' v v' + (1 - k k') f f'.
-        """
-        belonging = method.belonging(tower, method.distances(tower, plain.to(method.device)), routes).cpu()
-        agreement = self.settings.routed_weight**0.5 * belonging
+    def _scored(self, tower: str, mixed: Tensor, frozen: Tensor, routing: Routing) -> Tensor:
+        """Features whose inner product is the ``routed`` score; see :mod:`lpi.routing.score`."""
+        probe, weight = Probe(mixed, routing.membership), self.settings.routed_weight
         if self.settings.foreign_pairs == "mixed":
-            return torch.cat([mixed, agreement], dim=1)
-        known = (routes != FALLBACK)[:, None]
-        sign = 1 if tower == "vision" else -1
-        return torch.cat([known * mixed, frozen, sign * known * frozen, agreement], dim=1)
+            return scored_features(probe, weight)
+        return scored_features_with_frozen(probe, weight, frozen=frozen, tasks=routing.tasks, tower=tower)
 
     def _beside(self, method: Method, known: Encoded, rows: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Any]]:
         """What a ``routed`` score is to be held against: plain cosines of the same features, and the frozen features
@@ -403,6 +396,14 @@ class Evaluator:
     def final_features(self, method: Method) -> dict[str, Tensor]:
         """Features of all test data after the last stage, scored as the settings say."""
         return self._encode(method, len(self.stream.tasks) - 1).features
+
+
+def routed(method: Method, tower: str, features: Tensor) -> Routing:
+    """Where a method sends items with these routing features, [items, routing features]."""
+    if method.router is None:
+        return all_under(0, features)
+    found: Routing = method.router(tower, features.to(method.backbone.device))
+    return found
 
 
 def first_tasks(recall: Mapping[str, Any], tasks: int) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from lpi.errors import ConfigError, did_you_mean
 from lpi.evaluation.continual import summary
 from lpi.evaluation.examples import write_examples
 from lpi.evaluation.protocol import Evaluator
-from lpi.methods import Named, method_class
+from lpi.methods import Named, method_class, training_of
 from lpi.methods import method as build_method
-from lpi.methods.base import Method
+from lpi.methods.base import Learner, Method
 from lpi.methods.checkpoint import load_method
 from lpi.tasks.stream import TaskStream, source_options
 from lpi.trainer import TrainingSet, pick_device
@@ -123,28 +123,29 @@ class Workbench:
     # ---- methods -----------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def method_class(name: str) -> type[Method]:
+    def method_class(name: str) -> type[Learner]:
         """The class of a method by its name."""
         return method_class(name)
 
     @classmethod
     def settled(cls, experiment: Experiment) -> Experiment:
         """The experiment with the training settings that suit its method, where it gives none itself."""
-        suited = cls.method_class(str(experiment.method.get("name", "lpi"))).default_training
+        found = cls.method_class(str(experiment.method.get("name", "lpi")))
+        suited = training_of(found, experiment.method.get("preset"))
         lacking = {key: value for key, value in suited.items() if key not in experiment.training.model_fields_set}
         return experiment.model_copy(update={"training": experiment.training.model_copy(update=lacking)})
 
-    def method(self, experiment: Experiment) -> Method:
+    def method(self, experiment: Experiment) -> Any:
         """The method that the experiment names, untaught."""
         options = {key: value for key, value in experiment.method.items() if key not in ("name", "preset")}
         name, preset = experiment.method.get("name", "lpi"), experiment.method.get("preset")
         return self.build(name, preset=preset, **options)
 
-    def build(self, name: str, *, preset: str | None, **options: Any) -> Method:
+    def build(self, name: str, *, preset: str | None, **options: Any) -> Any:
         """A method by its name, over the backbone."""
         return build_method(name, self.backbone, preset=preset, **options)
 
-    def load(self, folder: Path, method: Named | None = None) -> Method:
+    def load(self, folder: Path, method: Named | None = None) -> Any:
         """A method as it was saved; ``method`` names one that is none of the library's."""
         return load_method(folder, backbone=self.backbone, method=method)
 

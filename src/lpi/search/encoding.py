@@ -16,9 +16,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lpi.backbones.base import View
 from lpi.errors import LpiError
 from lpi.methods.base import Method
+from lpi.methods.encoder import routing_features
 from lpi.prompts.task_keys import FALLBACK
+from lpi.routing.base import all_under
 
 Half = NDArray[np.float16]
 Single = NDArray[np.float32]
@@ -82,7 +85,7 @@ class Encoder:
 
     def looks(self, pixels: Tensor) -> Half:
         """What the router looks at, of prepared pictures, [pictures, routing features]; see :meth:`plain`."""
-        return self._features(pixels, self.method.routing_images)
+        return self._features(pixels, lambda images: look_of(self.method, images))
 
     def under(self, pixels: Tensor, route: int) -> Half:
         """Features under a route, [pictures, features]; see :meth:`plain`."""
@@ -96,7 +99,9 @@ class Encoder:
         for part in torch.split(pixels, self.batch):
             filled = torch.zeros(self.batch, *part.shape[1:], dtype=torch.uint8)
             filled[: len(part)] = part
-            rows.append(encode(self.inputs.normalise(filled.to(self.method.device)))[: len(part)].float().cpu())
+            rows.append(
+                encode(self.inputs.normalise(filled.to(self.method.backbone.device)))[: len(part)].float().cpu()
+            )
         features = torch.cat(rows) if rows else torch.empty(0, self.method.backbone.feature_width)
         if not bool(features.isfinite().all()):
             raise LpiError("the model gives features that aren't numbers (NaN). Check its weights, or train again.")
@@ -106,21 +111,22 @@ class Encoder:
     def routing(self, looks: Half) -> Routing:
         """Where pictures belong, decided from their kept routing features [pictures, routing features] alone."""
         method = self.method
-        width = method.backbone.view_width("vision", method.routing_view("vision"))
+        router = method.router
+        width = method.backbone.view_width("vision", View() if router is None else router.look("vision"))
         parts: list[list[Tensor]] = []
         for start in range(0, max(len(looks), 1), ROUTING_ROWS):  # once for no pictures: the shapes are right then, too
             own = looks[start : start + ROUTING_ROWS]
             filled = np.zeros((ROUTING_ROWS, width), dtype=np.float32)
             if len(own):
                 filled[: len(own)] = unit(own.astype(np.float32))
-            rows = torch.from_numpy(filled).to(method.device)
-            routes, weights = method.mixture("vision", rows)
-            belongs = method.tasks_of(routes[:, 0]) if method.tells_tasks else torch.full((ROUTING_ROWS,), FALLBACK)
-            distances, confidence = torch.empty(ROUTING_ROWS, 0), torch.full((ROUTING_ROWS,), torch.nan)
-            if method.tells_tasks:
-                distances = method.distances("vision", rows)
-                confidence = method.posteriors(distances, "vision").amax(dim=1)
-            parts.append([part.cpu()[: len(own)] for part in (routes, belongs, weights, distances, confidence)])
+            rows = torch.from_numpy(filled).to(method.backbone.device)
+            found = all_under(0, rows) if router is None else router("vision", rows)
+            belongs = found.tasks if router is not None else torch.full((ROUTING_ROWS,), FALLBACK)
+            confidence = torch.full((ROUTING_ROWS,), torch.nan)
+            if found.distances.shape[1]:
+                confidence = found.posteriors.amax(dim=1)
+            columns = (found.routes, belongs, found.weights, found.distances, confidence)
+            parts.append([part[: len(own)] for part in columns])
         whole = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
         kept, shares = without_negligible(whole[0].astype(np.int64), whole[2].astype(np.float32))
         return Routing(
@@ -130,6 +136,13 @@ class Encoder:
             distances=whole[3].astype(np.float32),
             confidence=whole[4].astype(np.float32),
         )
+
+
+def look_of(method: Method, images: Tensor) -> Tensor:
+    """What the method's router looks at of normalised pixels, [images, routing features]."""
+    if method.router is None:
+        return method.backbone.view_images(images, View())
+    return routing_features(method.router, method.backbone, "vision", images)
 
 
 def without_negligible(routes: NDArray[np.int64], weights: Single) -> tuple[NDArray[np.int64], Single]:
@@ -164,8 +177,8 @@ def steady_size(method: Method) -> int:
     pixels = torch.randint(0, 256, (max(SIZES), 3, height, width), dtype=torch.uint8, generator=generator)
 
     def encode(images: Tensor) -> Tensor:
-        ready = inputs.normalise(images.to(method.device))
-        looks = torch.cat([method.backbone.encode_images(ready), method.routing_images(ready)], dim=1)
+        ready = inputs.normalise(images.to(method.backbone.device))
+        looks = torch.cat([method.backbone.encode_images(ready), look_of(method, ready)], dim=1)
         return torch.cat([looks, method.image_features(ready, 0)], dim=1) if method.tasks else looks
 
     for size in SIZES:

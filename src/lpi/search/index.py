@@ -17,6 +17,7 @@ from lpi.data.records import FilePicture
 from lpi.errors import ConfigError, DataError, MissingFileError, UnknownNameError, did_you_mean
 from lpi.methods import Named, outside
 from lpi.methods.base import Method
+from lpi.methods.encoder import route_images, route_texts
 from lpi.prompts.task_keys import FALLBACK
 from lpi.search.best import SHOWN, TIES, Found, best_rows_each
 from lpi.search.building import build
@@ -221,7 +222,7 @@ class SearchIndex:
         if stage is None and (following := self._next) is not None:
             return self._as_current(following.index.encode_texts(texts, scoring=scoring))
         view, words = self._view(stage), [text.strip() for text in texts]
-        mixture = view.method.text_mixture(words)  # once: it decides the vectors, and is told besides
+        mixture = route_texts(view.method, words)  # once: it decides the vectors, and is told besides
         probes = text_probes(view.method, words, view.routes, scoring, mixture)
         return _queries(view, probes, tasks_of(view.method, mixture))
 
@@ -246,7 +247,7 @@ class SearchIndex:
         pixels = view.method.backbone.inputs.pixels(images)
         if not len(pixels):
             return []
-        mixture = view.method.image_mixture(pixels)
+        mixture = route_images(view.method, pixels)
         probes = image_probes(view.method, pixels, view.routes, scoring, mixture)
         return _queries(view, probes, tasks_of(view.method, mixture))
 

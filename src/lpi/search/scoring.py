@@ -34,8 +34,10 @@ from torch.nn import functional
 
 from lpi.config import ROUTED_WEIGHT
 from lpi.errors import ConfigError, did_you_mean
-from lpi.methods.base import Method, Mixture, chunks
+from lpi.methods.base import Method, chunks
+from lpi.methods.encoder import route_images, route_texts, tokens
 from lpi.prompts.task_keys import FALLBACK
+from lpi.routing.base import Routing, membership
 from lpi.search.encoding import Single
 from lpi.search.identity import PLAIN, RouteKeys
 from lpi.trainer import plain_text_features
@@ -101,17 +103,17 @@ Routes = Mapping[str, int | None]
 Answering = tuple[tuple[str, float], ...]  # names of tasks and how much each counts, the most first
 
 
-def tasks_of(method: Method, mixture: Mixture) -> list[Answering]:
+def tasks_of(method: Method, mixture: Routing) -> list[Answering]:
     """The tasks that each query was routed to; an empty name is the frozen model. Nothing where there is no routing.
 
     Args:
         method: whose.
-        mixture: of the queries, as its ``text_mixture`` or ``image_mixture`` gives it.
+        mixture: of the queries, as its ``route_texts` or `route_images` gives it.
     """
-    if not method.routed:
+    if method.router is None:
         return [()] * len(mixture.routes)
     answering: list[Answering] = []
-    for tasks, shares in zip(method.tasks_of(mixture.routes).tolist(), mixture.weights.tolist(), strict=True):
+    for tasks, shares in zip(method.router.tasks_of(mixture.routes).tolist(), mixture.weights.tolist(), strict=True):
         counts: dict[str, float] = {}
         for task, share in zip(tasks, shares, strict=True):
             name = "" if task == FALLBACK else method.tasks[task]
@@ -132,12 +134,14 @@ def belonging_of(
         tasks: the task that each was sent to, FALLBACK for none.
     """
     measured = torch.as_tensor(distances, dtype=torch.float32).reshape(len(tasks), len(method.tasks))
-    return method.belonging("vision", measured, torch.as_tensor(tasks, dtype=torch.int64)).cpu()
+    assert method.router is not None  # or nothing was measured
+    posteriors = method.router.posteriors("vision", measured)
+    return membership(posteriors, torch.as_tensor(tasks, dtype=torch.int64)).cpu()
 
 
 @torch.no_grad()
 def text_probes(
-    method: Method, texts: Sequence[str], routes: Routes, scoring: str, mixture: Mixture | None = None
+    method: Method, texts: Sequence[str], routes: Routes, scoring: str, mixture: Routing | None = None
 ) -> Probes:
     """Texts as queries.
 
@@ -149,17 +153,17 @@ def text_probes(
         mixture: where they were routed already.
     """
     check_scoring(scoring)
-    mixture = method.text_mixture(texts) if mixture is None else mixture
-    mixed = method.encode_texts(texts, mixture=mixture).float().cpu()
-    if scoring == "routed" and method.tells_tasks:
-        return Probes({EVERY: mixed, TASKS: ROUTED_WEIGHT * method.mixture_belonging("text", mixture)})
+    mixture = route_texts(method, texts) if mixture is None else mixture
+    mixed = method.encode_texts(texts, routing=mixture).float().cpu()
+    if scoring == "routed" and mixture.distances.shape[1]:
+        return Probes({EVERY: mixed, TASKS: ROUTED_WEIGHT * mixture.membership})
     if scoring != "matched" or not routes:
         return Probes({EVERY: mixed})
 
     def under(route: int) -> Tensor:
         if route == FALLBACK:
             return plain_text_features(method.backbone, texts, BATCH)
-        parts = [method.text_features(method.tokens(part), route) for part in chunks(texts, BATCH)]
+        parts = [method.text_features(tokens(method, part), route) for part in chunks(texts, BATCH)]
         return torch.cat(parts)
 
     return _by_route(mixed, routes, under)
@@ -167,7 +171,7 @@ def text_probes(
 
 @torch.no_grad()
 def image_probes(
-    method: Method, pixels: Tensor, routes: Routes, scoring: str, mixture: Mixture | None = None
+    method: Method, pixels: Tensor, routes: Routes, scoring: str, mixture: Routing | None = None
 ) -> Probes:
     """Pictures as queries; see :func:`text_probes`.
 
@@ -179,14 +183,14 @@ def image_probes(
         mixture: where they were routed already.
     """
     check_scoring(scoring)
-    mixture = method.image_mixture(pixels) if mixture is None else mixture
-    mixed = method.encode_images(pixels, mixture=mixture).float().cpu()
-    if scoring == "routed" and method.tells_tasks:
-        return Probes({EVERY: mixed, TASKS: ROUTED_WEIGHT * method.mixture_belonging("vision", mixture)})
+    mixture = route_images(method, pixels) if mixture is None else mixture
+    mixed = method.encode_images(pixels, routing=mixture).float().cpu()
+    if scoring == "routed" and mixture.distances.shape[1]:
+        return Probes({EVERY: mixed, TASKS: ROUTED_WEIGHT * mixture.membership})
     if scoring != "matched" or not routes:
         return Probes({EVERY: mixed})
     backbone = method.backbone
-    ready = backbone.inputs.normalise(pixels.to(method.device))
+    ready = backbone.inputs.normalise(pixels.to(method.backbone.device))
 
     def under(route: int) -> Tensor:
         if route == FALLBACK:
@@ -203,5 +207,7 @@ def _by_route(mixed: Tensor, routes: Routes, under: Callable[[int], Tensor]) -> 
 def routes_by_key(method: Method, keys: Sequence[str]) -> dict[str, int | None]:
     """The routes of a method that have these keys, by key; ``None`` for a route that belongs to no single task."""
     known = RouteKeys(method)
-    routes = {known[route]: route for route in range(len(method.tasks) if method.routed else 1)} | {PLAIN: FALLBACK}
+    routes = {known[route]: route for route in range(len(method.tasks) if method.router is not None else 1)} | {
+        PLAIN: FALLBACK
+    }
     return {key: routes.get(key) for key in sorted(set(keys))}

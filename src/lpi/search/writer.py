@@ -84,7 +84,7 @@ def load_stage(
         CheckpointError: the copy, or the backbone that it names, is no longer what the index was made with.
     """
     place = folder / "models" / stage.model
-    method = load_method(place, backbone=backbone, method=unless_registered(place, method_file))
+    method: Method = load_method(place, backbone=backbone, method=unless_registered(place, method_file))
     check_same(folder, manifest.recorded(stage), method, str(place))
     return method
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from transformers.loss.loss_grounding_dino import GroundingDinoHungarianMatcher, GroundingDinoImageLoss
 
+from lpi.backbones.detectors.base import Detections
 from lpi.errors import ShapeError
 from lpi.evaluation.boxes import HIT, corners_of, iou
 from lpi.extras import missing, missing_extra
-from lpi.grounding.backbones.base import Detections
 
 COSTS = {"class_cost": 1.0, "bbox_cost": 5.0, "giou_cost": 2.0}  # of the matching; Grounding DINO's own
 WEIGHTS = {"alignment": 2.0, "box": 5.0, "overlap": 2.0}  # of the losses; Grounding DINO's own
