@@ -13,6 +13,12 @@ import lpi
 ROOT = Path(lpi.__file__).parent
 LEAVES = {"errors", "extras", "storage", "config"}
 BELOW_METHODS = {"tasks", "backbones", "prompts", "losses", "data.records", *LEAVES}
+#: What two methods share has moved down, or lies in ``SHARED``.
+SHARED = {
+    *("methods.adapters", "methods.experts", "methods.low_rank", "methods.prompt_sets", "methods.prompted"),
+    "methods.tuned",
+}
+METHOD_BASE = {"methods.base", "methods.encoder", "methods.options", "routing", "options", *BELOW_METHODS}
 
 #: A module may import what its own row, or else that of the folder it lies in, names; a name stands for all below it.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -26,40 +32,53 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backbones": {"backbones", "data.pictures", "data.records", "errors", "storage"},
     "prompts": {"prompts", "errors"},
     "tasks": {"tasks", "data", "errors"},
-    "methods": {"methods.base", *BELOW_METHODS},  # the folder itself, which lists and makes methods
-    "methods.base": BELOW_METHODS,
-    "methods.checkpoint": {"methods", *BELOW_METHODS},
-    "methods.adapters": {"methods.base", *BELOW_METHODS},
-    "methods.experts": {"methods.base", *BELOW_METHODS},
-    "methods.tuned": {"methods.base", "methods.adapters", *BELOW_METHODS},
-    "methods.prompted": {"methods.base", *BELOW_METHODS},
-    "trainer": {"methods.base", "methods.checkpoint", *BELOW_METHODS},
-    "evaluation": {"evaluation", "trainer", "methods", "grounding", "data.expressions", *BELOW_METHODS},
+    "options": {"errors"},
+    "plugins": {"errors"},
+    "routing": {"routing", "options", "plugins", "prompts", "backbones", "errors"},
+    # the folder itself, which lists and makes methods
+    "methods": {"methods.base", "methods.options", "routing", "plugins", *BELOW_METHODS},
+    "methods.options": {"routing", "options", *LEAVES},
+    "methods.encoder": {"routing", *BELOW_METHODS},
+    "methods.base": {"methods.options", "methods.encoder", "routing", *BELOW_METHODS},
+    "methods.older": {"methods.base", "errors"},
+    "methods.checkpoint": {"methods", "routing", "plugins", *BELOW_METHODS},
+    "methods.adapters": METHOD_BASE,
+    "methods.experts": METHOD_BASE,
+    "methods.tuned": {"methods.adapters", *METHOD_BASE},
+    "methods.prompted": METHOD_BASE,
+    "methods.prompt_sets": {"methods.prompted", *METHOD_BASE},
+    "methods.low_rank": {"methods.adapters", "methods.experts", *METHOD_BASE},
+    "methods.grounding": {"methods.grounding", "evaluation.boxes", "data.expressions.record", *SHARED, *METHOD_BASE},
+    "trainer": {"methods", *BELOW_METHODS},
+    "evaluation": {"evaluation", "trainer", "methods", "routing", "data.expressions", *BELOW_METHODS},
     "evaluation.ranking": {"errors"},
     "evaluation.boxes": {"errors"},
     "evaluation.continual": {"errors"},
-    "grounding": {"grounding", "methods", "data.expressions.record", "evaluation.boxes", *BELOW_METHODS},
-    "grounding.backbones": {"grounding.backbones", "backbones", "data.pictures", "errors"},
-    "grounding.losses": {"grounding.backbones", "evaluation.boxes", "errors", "extras"},
     "report": {"report", "data.pictures", "evaluation.continual", "errors", "extras", "storage"},
-    "search": {"search", "trainer", "methods", "data", *BELOW_METHODS},
-    "search.recorded": {"search", "evaluation", "trainer", "methods", "data", *BELOW_METHODS},  # recall twice
-    "serve": {"serve", "search", "grounding", "data.pictures", "data.records", *LEAVES},
+    "search": {"search", "trainer", "methods", "routing", "options", "data", *BELOW_METHODS},
+    "search.recorded": {
+        "search",
+        "evaluation",
+        "trainer",
+        "methods",
+        "routing",
+        "data",
+        *BELOW_METHODS,
+    },  # recall twice
+    "serve": {"serve", "search", "methods.grounding.base", "data.pictures", "data.records", *LEAVES},
     # beside the command line: commands with something to say; nothing but it imports them
-    "pretrain": {"pretrain", "trainer", "methods", "grounding", "evaluation", "data", *BELOW_METHODS},
+    "pretrain": {"pretrain", "trainer", "methods", "evaluation", "data", *BELOW_METHODS},
     "doctor": {"backbones", "methods", *LEAVES},
     "cli": {""},
     "__main__": {"cli"},
 }
-#: A method's own file: what two of them share has moved down, or lies in ``SHARED``.
-SHARED = {"methods.adapters", "methods.experts", "methods.prompted", "methods.tuned"}
-METHOD = {"methods.base", *SHARED, *BELOW_METHODS}
-NOT_METHODS = {"methods.base", "methods.checkpoint", *SHARED}
+#: A method's own file.
+METHOD = {*SHARED, *METHOD_BASE}
+NOT_METHODS = {*SHARED, *(f"methods.{name}" for name in ("base", "checkpoint", "encoder", "older", "options"))}
 
 #: Imports inside functions, where a module may not or need not be imported with the one that uses it.
 INSIDE_FUNCTIONS: dict[str, set[str]] = {
     "methods.base": {"trainer", "methods.checkpoint"},  # ``learn``, ``save_pretrained``: doorbells of what stands above
-    "grounding.base": {"grounding.methods"},  # ``from_pretrained``, as above
     "search.index": {"serve.server"},  # ``serve``, as above
     "evaluation.harness": {"evaluation.grounding_workbench"},  # retrieval shouldn't wait for detectors to load
     "tasks.stream": {"data.scenes", "data.collections"},  # drawing is not needed for one's own pictures
@@ -114,7 +133,7 @@ def row(table: dict[str, set[str]], name: str) -> set[str] | None:
 def allowed(name: str) -> set[str]:
     if name == "":
         return MAY_IMPORT[""]
-    if name.startswith("methods.") and name not in NOT_METHODS:
+    if name.startswith("methods.") and name not in NOT_METHODS and not name.startswith("methods.grounding"):
         return METHOD
     found = row(MAY_IMPORT, name)
     assert found is not None, f"{name} is a new room: give it a row in MAY_IMPORT"
