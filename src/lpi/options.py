@@ -54,11 +54,15 @@ class Table:
         """
 
 
-@cache
-def hints(kind: Any) -> dict[str, Any]:
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
+def hints(kind: type[Table]) -> dict[str, Any]:
     """The types of a table's fields, with what they are annotated with."""
-    found = get_type_hints(kind, include_extras=True)
-    return {field.name: found[field.name] for field in fields(kind)}
+    if kind not in _HINTS:
+        found = get_type_hints(kind, include_extras=True)
+        _HINTS[kind] = {field.name: found[field.name] for field in fields(kind)}
+    return _HINTS[kind]
 
 
 @cache

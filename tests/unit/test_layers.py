@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods.encoder": {"routing", *BELOW_METHODS},
     "methods.base": {"methods.options", "methods.encoder", "routing", *BELOW_METHODS},
     "methods.older": {"methods.base", "errors"},
+    "methods.listing": {"methods", "options"},
     "methods.checkpoint": {"methods", "routing", "plugins", *BELOW_METHODS},
     "methods.adapters": METHOD_BASE,
     "methods.experts": METHOD_BASE,
@@ -74,7 +75,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 #: A method's own file.
 METHOD = {*SHARED, *METHOD_BASE}
-NOT_METHODS = {*SHARED, *(f"methods.{name}" for name in ("base", "checkpoint", "encoder", "older", "options"))}
+NOT_METHODS = {
+    *SHARED,
+    *(f"methods.{name}" for name in ("base", "checkpoint", "encoder", "listing", "older", "options")),
+}
 
 #: Imports inside functions, where a module may not or need not be imported with the one that uses it.
 INSIDE_FUNCTIONS: dict[str, set[str]] = {

@@ -14,6 +14,7 @@ import typer
 from lpi import __version__
 from lpi.cli.compare import compare
 from lpi.cli.grounding import ground
+from lpi.cli.methods import methods
 from lpi.cli.migrate import migrate
 from lpi.cli.options import JsonOption, MethodFileOption, SetOption, command_line, make_folder, numbers
 from lpi.cli.search import register as register_search
@@ -38,6 +39,7 @@ app.add_typer(data_app, name="data")
 app.command()(compare)
 app.command()(tune)
 app.command()(ground)
+app.command()(methods)
 
 
 def main() -> None:

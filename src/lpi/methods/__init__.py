@@ -21,7 +21,7 @@ from lpi.methods.options import options_of
 from lpi.plugins import named, names_in, source_of
 
 NOT_METHODS = {
-    *("adapters", "base", "checkpoint", "encoder", "experts", "low_rank", "older", "options", "prompt_sets"),
+    *("adapters", "base", "checkpoint", "encoder", "experts", "listing", "low_rank", "older", "options", "prompt_sets"),
     *("prompted", "tuned"),
 }
 GROUNDING = f"{__name__}.grounding"

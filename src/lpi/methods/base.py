@@ -156,7 +156,8 @@ class Learner(
         self.options = type(self).Options() if options is None else options
         self.tasks: list[str] = []
         kind = router_of(self.options)
-        self.router: Router | None = None if kind is None else kind(backbone, getattr(self.options, "routing", None))
+        routing: Any = getattr(self.options, "routing", None)
+        self.router: Router | None = None if kind is None else kind(backbone, routing)
 
     # ---- what a method answers -----------------------------------------------------------------------------------
 

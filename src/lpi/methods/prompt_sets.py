@@ -28,7 +28,10 @@ MAPLE_DEPTH = 9
 
 
 class CoupledPrompts(PromptLearner):
-    """Prompts of the text tower, and those of the vision tower made from them; see `lpi.methods.maple`."""
+    """Prompts of the text tower, and those of the vision tower made from them; see `lpi.methods.maple`.
+
+    Paper: MaPLe (arXiv 2210.03117).
+    """
 
     @dataclass(frozen=True)
     class Options(PromptOptions):
@@ -95,7 +98,10 @@ class CoupledPrompts(PromptLearner):
 
 
 class PooledPrompts(PromptLearner):
-    """A pool of prompts with keys, from which every item takes the nearest; see `lpi.methods.l2p`."""
+    """A pool of prompts with keys, from which every item takes the nearest; see `lpi.methods.l2p`.
+
+    Paper: Learning to Prompt for Continual Learning (arXiv 2112.08654).
+    """
 
     @dataclass(frozen=True)
     class Options(PromptOptions):

@@ -32,7 +32,9 @@ class WhitenedKeys(NearestKeys):
             "queries are told apart by their frozen features, by the pooled states of their tokens inside the frozen "
             "towers (how they look and are worded, at a fraction of a pass), or by both",
         ] = "states"
-        metric: Annotated[Literal["whitened"], "distance between a query and the keys"] = "whitened"  # type: ignore[assignment]
+        metric: Annotated[
+            Literal["whitened"], "distance between a query and the keys; another takes the nearest router"
+        ] = "whitened"  # type: ignore[assignment]
         covariance_rank: Annotated[
             Count, "directions of a task's spread that are kept: more tell tasks apart better, and take more room"
         ] = 16
