@@ -33,6 +33,7 @@ from lpi.evaluation.continual import (
 from lpi.evaluation.ranking import Ranks
 from lpi.methods.base import FALLBACK
 from lpi.methods.encoder import tokens
+from lpi.methods.experts import stage_of
 from lpi.methods.grounding.base import GroundingMethod
 from lpi.methods.grounding.expressions import ExpressionSet
 from lpi.tasks.grounding import GroundingStream
@@ -214,9 +215,7 @@ class GroundingEvaluator:
         """
         if method.stable:
             for stage in range(stages if method.router is not None else 0):
-                before = method.stage(stage)
-                assert isinstance(before, GroundingMethod)
-                self.stage(before, stage)
+                self.stage(stage_of(method, stage), stage)
 
     def _precision(self, method: GroundingMethod | None, test: TestExpressions, rows: Tensor) -> dict[str, list[float]]:
         frozen = torch.full((len(rows),), FALLBACK)

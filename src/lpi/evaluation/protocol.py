@@ -21,6 +21,7 @@ from lpi.data.records import CaptionedImage
 from lpi.evaluation.ranking import Gallery, recall_both_directions
 from lpi.methods.base import Method
 from lpi.methods.encoder import tokens
+from lpi.methods.experts import stage_of
 from lpi.prompts.task_keys import FALLBACK
 from lpi.routing.base import Routing, all_under
 from lpi.routing.mix import mix
@@ -288,7 +289,7 @@ class Evaluator:
         """
         if method.stable:
             for stage in range(stages):
-                self.stage(method.stage(stage), stage)
+                self.stage(stage_of(method, stage), stage)
 
     # ---- for those who measure the same model in other ways ----------------------------------------------------------
 

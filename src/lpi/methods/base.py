@@ -231,10 +231,6 @@ class Learner(
         """Take a task away again, exactly: what is encoded under the other tasks' routes stays bit-identical."""
         raise LpiError(f"{type(self).__name__} mixes its tasks in one set of weights, so none can be taken away.")
 
-    def stage(self: Own, k: int) -> Own:
-        """The method as it was after stage ``k`` (0-based)."""
-        raise LpiError(f"{type(self).__name__} keeps no earlier stage.")
-
     def save_pretrained(  # the mixin's begins by deleting the folder's config.json
         self,
         save_directory: str | Path,

@@ -8,11 +8,24 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from lpi.errors import ConfigError
+from lpi.errors import ConfigError, LpiError
 from lpi.methods.base import Learner, Saved, load_by_shape
 from lpi.methods.encoder import task_index
 
-Own = TypeVar("Own", bound="Experts")
+Kept = TypeVar("Kept", bound="Experts")
+Own = TypeVar("Own", bound=Learner)
+
+
+def stage_of(method: Own, k: int) -> Own:
+    """A method as it was after stage ``k`` (0-based).
+
+    Raises:
+        LpiError: it keeps no earlier stage.
+        ConfigError: there was no such stage.
+    """
+    if not isinstance(method, Experts):
+        raise LpiError(f"{type(method).__name__} keeps no earlier stage.")
+    return method.stage(k)
 
 
 class Experts(Learner):
@@ -46,7 +59,7 @@ class Experts(Learner):
         if self.router is not None:
             self.router.forget(index)
 
-    def stage(self: Own, k: int) -> Own:
+    def stage(self: Kept, k: int) -> Kept:
         """The method as it was after stage ``k`` (0-based); shares backbone and experts with this one.
 
         Raises:

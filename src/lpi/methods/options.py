@@ -148,8 +148,8 @@ def flattened(options: Table, given: Mapping[str, Any], within: str = "") -> Ite
 def rerouted(options: MethodOptions, wanted: dict[str, Any]) -> dict[str, Any]:
     """The router and its table where a person chooses another; what chose it is taken out of ``wanted``.
 
-    ``router`` takes a router as it comes. ``metric``, the older word, goes from one kind of keys to the other and keeps
-    what both have.
+    ``router`` takes a router with its own defaults, whoever has it. ``metric``, the older word, goes from one kind of
+    keys to the other and keeps what both have.
     """
     if not isinstance(options, RoutedOptions):
         return {}
@@ -158,8 +158,7 @@ def rerouted(options: MethodOptions, wanted: dict[str, Any]) -> dict[str, Any]:
         name = wanted.pop("router")
         if name is not None and not isinstance(name, str):
             raise ConfigError(f"router must be text or nothing; got {name!r}, which isn't.")
-        if name != options.router:
-            instead = {"router": name, "routing": None if name is None else router_class(name).Options()}
+        instead = {"router": name, "routing": None if name is None else router_class(name).Options()}
     routing = instead.get("routing", options.routing)
     metric = next((wanted.pop(key) for key in ("metric", "routing.metric") if key in wanted), None)
     if metric is None:
