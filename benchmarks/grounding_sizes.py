@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lpi.grounding.methods import load_grounding_method
 from transformers import (
     BertTokenizer,
     GroundingDinoConfig,
@@ -44,7 +45,6 @@ from lpi.data.expressions.scenes import load_scene_expressions
 from lpi.evaluation.machine import environment
 from lpi.evaluation.memory import PeakMemory
 from lpi.evaluation.scheduler import run_experiment
-from lpi.grounding.methods import load_grounding_method
 from lpi.storage import read_json, write_json
 
 MODELS = ("grounding-dino", "mm-grounding-dino", "owlv2")

@@ -29,9 +29,9 @@ from lpi.storage import write_json
 
 ROOT = Path(__file__).parents[1] / "src" / "lpi"
 DOORBELLS = {
-    "lpi.methods.base.Method.learn",
-    "lpi.methods.base.Method._save_pretrained",
-    "lpi.methods.base.Method.from_pretrained",
+    "lpi.methods.base.Learner.learn",
+    "lpi.methods.base.Learner.save_pretrained",
+    "lpi.methods.base.Learner.from_pretrained",
     "lpi.search.index.SearchIndex.serve",
 }
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -42,9 +42,11 @@ def module_name(file: Path) -> str:
     return ".".join(part for part in parts if part != "__init__")
 
 
-def members(tree: ast.Module) -> int:
-    """Names that the class ``Method`` of a module defines: methods, properties and attributes, without dunders."""
-    found = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Method")
+def members(tree: ast.Module, name: str = "Method") -> int:
+    """Names that a class defines, and its bases in the same module: methods, properties, attributes; no dunders."""
+    found = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    here = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    inherited = sum(members(tree, base.id) for base in found.bases if isinstance(base, ast.Name) and base.id in here)
     names = {node.name for node in found.body if isinstance(node, FUNCTIONS)}
     names |= {n.target.id for n in found.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
     names |= {t.id for n in found.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
@@ -52,7 +54,7 @@ def members(tree: ast.Module) -> int:
     for node in ast.walk(start) if start else ():
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name):
             names.add(node.attr)
-    return len([name for name in names if not name.startswith("__")])
+    return inherited + len([name for name in names if not name.startswith("__")])
 
 
 def annotations(tree: ast.Module) -> Iterator[str]:

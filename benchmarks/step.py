@@ -54,7 +54,9 @@ from lpi.backbones.loading import make_inputs
 from lpi.backbones.towers import text_tower, vision_tower
 from lpi.evaluation.machine import environment
 from lpi.losses import item_loss
-from lpi.methods.base import TaskData, TrainingBatch
+from lpi.methods import method
+from lpi.methods.base import TaskData, TrainingBatch, begin
+from lpi.methods.encoder import tokens as tokens_of
 from lpi.methods.lpi import LPI
 from lpi.storage import write_json
 
@@ -272,9 +274,9 @@ class Bench:
 
     def _learner(self, **options: Any) -> LPI:
         sizes = self.sizes
-        learner = LPI(self.backbone, length=sizes.prompts, depth=sizes.depth, **options)
+        learner: LPI = method("lpi", self.backbone, length=sizes.prompts, depth=sizes.depth, **options)
         data = TaskData("random", Plain(sizes.batch, sizes.features), self.captions)
-        learner.begin_task(data, torch.Generator().manual_seed(0))
+        begin(learner, data, torch.Generator().manual_seed(0))
         return learner
 
     def _padded(self, captions: list[str]) -> Tensor:
@@ -287,7 +289,7 @@ class Bench:
     @torch.no_grad()
     def _agree(self) -> None:
         """Ours and the stock loop must compute the same features, or the comparison says nothing."""
-        tokens = self.replace.tokens(self.captions)
+        tokens = tokens_of(self.replace, self.captions)
         assert tokens.ids.shape[1] == self.sizes.longest + 2
         pairs = [
             (self.replace.image_features(self.pixels, 0), self.loop.image_features(self.pixels)),
@@ -298,7 +300,7 @@ class Bench:
 
     def learner_work(self, learner: LPI, dtype: torch.dtype | None = None) -> dict[str, Work]:
         """Training step and embedding with a method of ours, under autocast if ``dtype`` is given."""
-        tokens = learner.tokens(self.captions)
+        tokens = tokens_of(learner, self.captions)
         batch = self._training_batch(tokens)
 
         def cast() -> Any:

@@ -12,12 +12,13 @@ from commands import Ended, Type
 from PIL import Image, ImageDraw
 
 from lpi.backbones import DualEncoder, load_backbone
+from lpi.backbones.detectors import GroundingBackbone, load_grounding_backbone
 from lpi.cli import main as entry
 from lpi.config import TrainingSettings
 from lpi.data.records import CaptionedImage
 from lpi.features import TrainingSet
-from lpi.grounding.backbones import GroundingBackbone, load_grounding_backbone
 from lpi.methods.base import Method, TrainingBatch
+from lpi.methods.encoder import tokens
 from lpi.tasks.batches import batches
 from lpi.tasks.stream import Task, TaskStream
 from lpi.trainer import learn_task
@@ -135,7 +136,7 @@ def ready() -> Callable[..., TrainingBatch]:
         rows = [training.caption_row[text] for text in batch.texts]
         return TrainingBatch(
             images=method.backbone.inputs.normalise(batch.pixels),
-            texts=method.tokens(batch.texts),
+            texts=tokens(method, batch.texts),
             positives=batch.positives,
             owner=batch.owner,
             plain=lambda: (training.image_features[batch.indices], training.text_features[rows]),

@@ -11,14 +11,15 @@ from PIL import Image
 from torch import Tensor
 
 from lpi.backbones.base import TextInputs
+from lpi.backbones.detectors.base import GroundingBackbone
+from lpi.backbones.detectors.inputs import PictureInputs, to_units
 from lpi.config import TrainingSettings
 from lpi.data.expressions.record import ReferringExpression
 from lpi.devices import in_full
 from lpi.errors import ConfigError, DataError
-from lpi.grounding.backbones.base import GroundingBackbone
-from lpi.grounding.backbones.inputs import PictureInputs, to_units
-from lpi.grounding.base import GroundingBatch, GroundingMethod
 from lpi.methods.base import Batches, TaskData, no_batches
+from lpi.methods.encoder import tokens
+from lpi.methods.grounding.base import GroundingBatch, GroundingMethod
 
 Item = TypeVar("Item")
 KEPT_BYTES = 2**30  # opened pictures are kept up to here; those beyond are opened anew
@@ -96,7 +97,7 @@ class ExpressionSet:
         drawn = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.records), generator=drawn).tolist()
         for first in range(start * size, len(order), size):
-            yield self.ready(order[first : first + size], method.tokens)
+            yield self.ready(order[first : first + size], partial(tokens, method))
 
     def epochs(self, method: GroundingMethod, settings: TrainingSettings) -> Callable[..., Iterator[GroundingBatch]]:
         """What the trainer takes its batches from.

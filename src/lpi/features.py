@@ -15,6 +15,7 @@ from lpi.config import TrainingSettings
 from lpi.data.records import CaptionedImage
 from lpi.devices import in_full
 from lpi.methods.base import Batches, Method, TaskData, TrainingBatch, chunks, no_batches
+from lpi.methods.encoder import tokens
 from lpi.tasks.batches import Augment, Batch, PictureStore, batches
 from lpi.tasks.stream import Task
 
@@ -118,7 +119,7 @@ class TrainingSet:
     def epochs(self, method: Method, settings: TrainingSettings) -> Epochs:
         """See :class:`TrainingData`. Blocks that no prompt enters are run here, once for all epochs."""
         augment = None if settings.augment == "none" else Augment(kind=settings.augment)
-        blocks = method.trunk()
+        blocks = method.frozen_blocks()
         trunk = None if blocks == 0 or augment is not None else trunk_states(self.backbone, self.store, blocks)
 
         def give(*, seed: int, epoch: int, start: int = 0) -> Iterator[TrainingBatch]:
@@ -147,15 +148,15 @@ class TrainingSet:
         """
         images: Tensor | TowerState
         if trunk is None:
-            images = self.backbone.inputs.normalise(batch.pixels.to(method.device))
+            images = self.backbone.inputs.normalise(batch.pixels.to(method.backbone.device))
         else:
             images = replace(trunk, states=trunk.states[batch.indices])
         rows = [self.caption_row[text] for text in batch.texts]
         return TrainingBatch(
             images=images,
-            texts=method.tokens(batch.texts),
-            positives=batch.positives.to(method.device),
-            owner=batch.owner.to(method.device),
+            texts=tokens(method, batch.texts),
+            positives=batch.positives.to(method.backbone.device),
+            owner=batch.owner.to(method.backbone.device),
             plain=lambda: (self.image_features[batch.indices], self.text_features[rows]),
             picture_rows=batch.indices,
             caption_rows=torch.tensor(rows, dtype=torch.int64),

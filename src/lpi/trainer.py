@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from lpi.config import TrainingSettings
 from lpi.devices import autocast, pick_device
 from lpi.errors import CheckpointError, ConfigError, LpiError, did_you_mean
 from lpi.features import TrainingData, TrainingSet
-from lpi.methods.base import Method
+from lpi.methods import training_of
+from lpi.methods.base import Learner, begin, end
 from lpi.storage import write_atomically
 from lpi.tasks.batches import batch_count
 from lpi.tasks.stream import Task
@@ -52,8 +53,8 @@ class Step:
 OnStep = Callable[[Step], None]
 
 
-def training_for(method: type[Method], given: Mapping[str, Any]) -> TrainingSettings:
-    """Training settings for a method: those that are given, then the method's own, then everybody's.
+def training_for(method: type[Learner], given: Mapping[str, Any], *, preset: str | None = None) -> TrainingSettings:
+    """Training settings for a method: those that are given, then its preset's, then its own, then everybody's.
 
     Raises:
         ConfigError: a setting that training doesn't have, or a wrong value.
@@ -63,14 +64,14 @@ def training_for(method: type[Method], given: Mapping[str, Any]) -> TrainingSett
         if name not in known:
             raise ConfigError(f"training has no option {name!r}. {did_you_mean(name, known)}")
     try:
-        return TrainingSettings.model_validate({**method.default_training, **given})
+        return TrainingSettings.model_validate({**training_of(method, preset), **given})
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"training: {first['loc'][0]}: {first['msg']}; got {first['input']!r}.") from error
 
 
 def learn_task(
-    method: Method,
+    method: Learner,
     task: Task | TrainingData,
     *,
     settings: TrainingSettings | None = None,
@@ -95,23 +96,29 @@ def learn_task(
         CheckpointError: the checkpoint is damaged or belongs to another task.
         LpiError: the loss is no longer a number.
     """
-    settings = settings or training_for(type(method), {})
+    settings = settings or training_for(type(method), {}, preset=method.options.preset)
     method.to(pick_device(settings.device))
-    training = TrainingSet(task, method.backbone) if isinstance(task, Task) else task
+    training: TrainingData = TrainingSet(task, method.backbone) if isinstance(task, Task) else task
     index = len(method.tasks)
     per_epoch = math.ceil(batch_count(len(training), size=settings.batch) / settings.accumulate)  # steps
     epochs = settings.epochs if settings.steps is None else math.ceil(settings.steps / per_epoch)
     total = epochs * per_epoch if settings.steps is None else settings.steps
     generator = torch.Generator().manual_seed(derived_seed(seed, index, "start"))
     data = training.data(total, training.once_more(method, settings))
-    method.begin_task(data, generator)
+    begin(method, data, generator)
     parameters = method.trainable()
     speed = 0.0
     if parameters and total > 0:
         loop = _Loop(method, training, settings, parameters, epochs=epochs, total=total)
         speed = loop.run(seed=derived_seed(seed, index, "batches"), checkpoint=checkpoint, on_step=on_step)
-    method.end_task(data, torch.Generator().manual_seed(derived_seed(seed, index, "end")))
+    end(method, data, torch.Generator().manual_seed(derived_seed(seed, index, "end")))
     return speed
+
+
+def own_buffers(method: Learner) -> Iterator[tuple[str, Tensor]]:
+    """A method's buffers that aren't the frozen backbone's, by name: beside its parameters, they change in a task."""
+    frozen = {id(buffer) for buffer in method.backbone.buffers()}
+    return ((name, buffer) for name, buffer in method.named_buffers() if id(buffer) not in frozen)
 
 
 class _Loop:
@@ -119,7 +126,7 @@ class _Loop:
 
     def __init__(
         self,
-        method: Method,
+        method: Learner,
         training: TrainingData,
         settings: TrainingSettings,
         parameters: list[torch.nn.Parameter],
@@ -129,7 +136,7 @@ class _Loop:
     ) -> None:
         self.method, self.training, self.settings, self.parameters = method, training, settings, parameters
         self.epochs, self.total = epochs, total
-        self.device = method.device
+        self.device = method.backbone.device
         if settings.optimiser == "adamw":
             self.optimiser: torch.optim.Optimizer = torch.optim.AdamW(
                 parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -217,7 +224,7 @@ class _Loop:
             "step": step,
             "parameters": [parameter.detach() for parameter in self.parameters],
             "optimiser": self.optimiser.state_dict(),
-            "method": self.method.progress(),
+            "buffers": dict(own_buffers(self.method)),
         }
         write_atomically(checkpoint, lambda file: torch.save(content, file))
 
@@ -240,5 +247,11 @@ class _Loop:
             for parameter, value in zip(self.parameters, content["parameters"], strict=True):
                 parameter.copy_(value)
         self.optimiser.load_state_dict(content["optimiser"])
-        self.method.resume(content["method"])
+        buffers = dict(own_buffers(self.method))
+        if {name: value.shape for name, value in content["buffers"].items()} != {
+            n: b.shape for n, b in buffers.items()
+        }:
+            raise CheckpointError(f"{checkpoint} was made with other options: its buffers have other shapes. {again}")
+        for name, value in content["buffers"].items():
+            buffers[name].copy_(value)
         return content["epoch"], content["batch"], content["step"]

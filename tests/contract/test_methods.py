@@ -4,22 +4,26 @@ A new file in ``lpi/methods`` is tested by being there. Options that make it sma
 """
 
 import inspect
+import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from lpi import methods
 from lpi.backbones import DualEncoder
 from lpi.config import TrainingSettings
 from lpi.errors import ConfigError, LpiError, UnknownNameError
 from lpi.features import TrainingSet
-from lpi.methods import method, method_class, method_names
-from lpi.methods.base import Method
+from lpi.methods import method, method_class, method_names, recorded_options
+from lpi.methods.base import Method, stored_parameters
+from lpi.methods.options import path_of
+from lpi.options import Described, described, value_at
 from lpi.tasks.stream import Task, TaskStream
 from lpi.trainer import Step, learn_task
 
@@ -62,9 +66,16 @@ def make(name: str, backbone: DualEncoder) -> Method:
     return method(name, backbone, **OPTIONS.get(name, {}))
 
 
-def options_of(name: str) -> list[inspect.Parameter]:
-    parameters = list(inspect.signature(method_class(name).__init__).parameters.values())[2:]
-    return [parameter for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+def options_of(name: str) -> list[Described]:
+    """Those that a person sets; which preset they began with is noted."""
+    return [option for option in described(method_class(name).Options()) if option.path != "preset"]
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """One option as a table of a file has it."""
+    for part in reversed(path.split(".")):
+        value = {part: value}
+    return value
 
 
 def tasks_for(model: Method, stream: TaskStream) -> tuple[Task, ...]:
@@ -125,14 +136,20 @@ def test_its_file_holds_one_class_that_says_what_it_is(name: str) -> None:
     assert found.__doc__
     assert inspect.getmodule(found).__doc__
     for option in options_of(name):
-        assert option.kind is inspect.Parameter.KEYWORD_ONLY
-        assert option.default is not inspect.Parameter.empty
-        assert option.name in found.__doc__ or option.name in str(inspect.getdoc(found.__mro__[1])), option.name
+        assert len(option.meaning) > 10, option.path
 
 
 def test_it_records_its_options(name: str, clip: DualEncoder) -> None:
-    expected = {option.name: option.default for option in options_of(name)}
-    assert make(name, clip).options == expected | OPTIONS.get(name, {})
+    options = make(name, clip).options
+    assert isinstance(options, method_class(name).Options)
+    changed = {path_of(options, option, {}): value for option, value in OPTIONS.get(name, {}).items()}
+    for option in options_of(name):
+        assert value_at(options, option.path) == changed.get(option.path, option.default)
+    with pytest.raises(FrozenInstanceError):
+        options.preset = "another"
+    again = methods.options.options_of(method_class(name).Options, recorded_options(make(name, clip)))
+    assert again == options
+    assert json.loads(json.dumps(recorded_options(make(name, clip)))) == recorded_options(make(name, clip))
 
 
 def test_it_refuses_an_option_that_it_does_not_have(name: str, clip: DualEncoder) -> None:
@@ -145,19 +162,19 @@ def test_it_refuses_an_option_that_it_does_not_have(name: str, clip: DualEncoder
 
 
 def test_it_refuses_values_that_its_options_can_not_have(name: str, clip: DualEncoder) -> None:
-    hints = get_type_hints(method_class(name).__init__)
     for option in options_of(name):
-        kinds = [hints[option.name], *get_args(hints[option.name])]
-        if str not in kinds:
-            with pytest.raises(ConfigError, match=option.name):
-                method(name, clip, **{**OPTIONS.get(name, {}), option.name: "nonsense"})
-        if float in kinds or int in kinds:
-            with pytest.raises(ConfigError, match=option.name):
-                method(name, clip, **{**OPTIONS.get(name, {}), option.name: -7})
+        last = option.path.rpartition(".")[2]
+        tables = {**OPTIONS.get(name, {})}
+        if "text" not in option.kind and "Table" not in option.kind:
+            with pytest.raises(ConfigError, match=last):
+                method(name, clip, **{**tables, **nested(option.path, "nonsense")})
+        if "number" in option.kind:
+            with pytest.raises(ConfigError, match=last):
+                method(name, clip, **{**tables, **nested(option.path, -7)})
 
 
 def test_its_presets_are_options_that_it_has(name: str, clip: DualEncoder) -> None:
-    for preset in method_class(name).presets:
+    for preset in method_class(name).Options.presets():
         assert isinstance(method(name, clip, preset=preset, **OPTIONS.get(name, {})), Method)
 
 
@@ -309,17 +326,17 @@ def test_it_comes_back_from_a_folder(
     loaded = type(model).from_pretrained(tmp_path, backbone=clip)
     assert type(loaded) is type(model)
     assert (loaded.tasks, loaded.options) == (model.tasks, model.options)
-    assert loaded.stored_parameters() == model.stored_parameters()
+    assert stored_parameters(loaded) == stored_parameters(model)
     assert same(outputs(model, pictures, captions), outputs(loaded, pictures, captions))
 
 
 def test_it_counts_what_it_stores(name: str, learned: Callable[[str], Method]) -> None:
     model = learned(name)
     newest = sum(parameter.numel() for parameter in model.trainable())
-    assert model.stored_parameters() >= newest
+    assert stored_parameters(model) >= newest
     frozen = {id(parameter) for parameter in model.backbone.parameters()}
     own = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in frozen)
-    assert model.stored_parameters() >= own
+    assert stored_parameters(model) >= own
 
 
 def test_it_takes_a_task_away_or_says_that_it_can_not(

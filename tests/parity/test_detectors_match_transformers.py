@@ -8,9 +8,9 @@ import torch
 from tiny_grounding import DETECTORS, EXPRESSIONS, pictures
 from torch import Tensor
 
-from lpi.grounding.backbones import GroundingBackbone, load_grounding_backbone
-from lpi.grounding.backbones.inputs import to_pixels
-from lpi.grounding.losses import detection_losses
+from lpi.backbones.detectors import GroundingBackbone, load_grounding_backbone
+from lpi.backbones.detectors.inputs import to_pixels
+from lpi.methods.grounding.losses import detection_losses
 
 IMAGES = pictures(4)
 

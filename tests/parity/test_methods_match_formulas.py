@@ -14,15 +14,17 @@ from lpi.backbones import DualEncoder
 from lpi.config import TrainingSettings
 from lpi.features import TrainingSet
 from lpi.methods import method
-from lpi.methods.adapters import Adapted, LowRank, SharedLowRank, features_before, target_layers
-from lpi.methods.base import Method, TaskData, TrainingBatch
+from lpi.methods.adapters import DeltaBackbone, LowRank, SharedLowRank, features_before, target_layers
+from lpi.methods.base import Method, TaskData, TrainingBatch, begin, end
 from lpi.methods.c_clip import consolidation_loss
-from lpi.methods.dar import experts_of, pair
 from lpi.methods.ewc import joined
 from lpi.methods.mod_x import off_diagonal_loss
-from lpi.methods.moe_adapters import Experts, Selector
+from lpi.methods.moe_adapters import Experts
 from lpi.methods.replay import reservoir
 from lpi.methods.zscl import softened_divergence
+from lpi.routing.base import Kept
+from lpi.routing.merged import pair, tasks_behind
+from lpi.routing.reconstruction import Reconstruction
 from lpi.tasks.stream import TaskStream
 from lpi.trainer import Step, learn_task
 
@@ -46,7 +48,7 @@ def task_data(model: Method, stream: TaskStream, index: int = 0) -> TaskData:
 
 def begun(name: str, backbone: DualEncoder, stream: TaskStream, index: int = 0, **options: Any) -> Any:
     model = method(name, backbone, **options)
-    model.begin_task(task_data(model, stream, index), seeded(1))
+    begin(model, task_data(model, stream, index), seeded(1))
     return model
 
 
@@ -100,14 +102,14 @@ def test_lora_matches_peft_on_the_stock_model(clip: DualEncoder, stream: TaskStr
 
 def test_our_low_rank_changes_match_peft(clip: DualEncoder, stream: TaskStream, pictures: Tensor) -> None:
     lora: Any = method("lora", clip, rank=2, alpha=6, targets="all")
-    adapted = Adapted(clip, "all")
+    adapted = DeltaBackbone(clip, "all")
     change = shaken(LowRank(adapted.layers, rank=2, generator=seeded()))
     with torch.no_grad():
         for (tower, number, *path), name in ((key.split("/"), key) for key in adapted.layers):
             place = f"{tower}_model.encoder.layers.{number}.{'.'.join(path)}"
             lora._factors[f"{place}.lora_A.default.weight"].copy_(change.down[name])
             lora._factors[f"{place}.lora_B.default.weight"].copy_(change.up[name])
-    with torch.no_grad(), adapted.under((change, 3.0)) as model:
+    with torch.no_grad(), adapted.with_deltas((change, 3.0)) as model:
         mine = F.normalize(model.encode_images(clip.inputs.normalise(pictures)), dim=-1)
     torch.testing.assert_close(lora.encode_images(pictures), mine)
 
@@ -118,7 +120,7 @@ def test_a_change_that_runs_beside_the_layers_equals_changed_weights(
     targets: Any, family: str, families: Callable[[str], DualEncoder], pictures: Tensor
 ) -> None:
     backbone = families(family)
-    adapted = Adapted(backbone, targets)
+    adapted = DeltaBackbone(backbone, targets)
     blocks = sum(backbone.depths.values())
     assert len(adapted.layers) == {"query_value": 2, "attention": 4, "mlp": 2, "all": 6}[targets] * blocks
     change = shaken(LowRank(adapted.layers, rank=2, generator=seeded()))
@@ -127,7 +129,7 @@ def test_a_change_that_runs_beside_the_layers_equals_changed_weights(
     with torch.no_grad():
         for name, layer in target_layers(changed, targets).items():
             layer.weight += 0.5 * change.delta(name)
-        with adapted.under((change, 0.5)) as model:
+        with adapted.with_deltas((change, 0.5)) as model:
             torch.testing.assert_close(model.encode_images(pixels), changed.encode_images(pixels), rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(model.encode_texts(texts), changed.encode_texts(texts), rtol=1e-4, atol=1e-5)
         assert torch.equal(adapted.model.encode_images(pixels), backbone.encode_images(pixels))  # and leaves no trace
@@ -138,7 +140,7 @@ def test_a_change_with_shared_factors_is_one_tensor_over_the_blocks(
     family: str, families: Callable[[str], DualEncoder], pictures: Tensor
 ) -> None:
     backbone = families(family)
-    adapted = Adapted(backbone, "attention", first={"vision": 1, "text": 2})
+    adapted = DeltaBackbone(backbone, "attention", first={"vision": 1, "text": 2})
     change = SharedLowRank(adapted.layers, rank=2, generator=seeded())
     draw = seeded(5)
     with torch.no_grad():
@@ -159,7 +161,7 @@ def test_a_change_with_shared_factors_is_one_tensor_over_the_blocks(
                 numbers += 2 * (len(blocks) + sum(weight.shape))
         assert sum(factor.numel() for factor in change.parameters()) == numbers
         pixels, texts = backbone.inputs.normalise(pictures[:4]), backbone.inputs.tokenize(["red dot", "box"])
-        with adapted.under((change, 1.0)) as model:
+        with adapted.with_deltas((change, 1.0)) as model:
             torch.testing.assert_close(model.encode_images(pixels), changed.encode_images(pixels), rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(model.encode_texts(texts), changed.encode_texts(texts), rtol=1e-4, atol=1e-5)
         assert not torch.allclose(changed.encode_texts(texts), backbone.encode_texts(texts), atol=1e-2)
@@ -298,7 +300,7 @@ def test_replayed_pairs_join_the_batch(clip: DualEncoder, stream: TaskStream, le
     assert len(model.pixels) == len(model.captions) == 6
     own = {tuple(record.captions) for record in stream.tasks[0].train}
     assert all(any(caption in captions for captions in own) for caption in model.captions)
-    model.begin_task(task_data(model, stream, 1), seeded())
+    begin(model, task_data(model, stream, 1), seeded())
     batch = ready(model, stream.tasks[1])
     mixed = model.mixed(batch)
     assert mixed.positives.shape == (11, 11)
@@ -332,9 +334,9 @@ def test_c_clip_joins_a_share_of_the_change_to_the_weights(
     model = begun("c_clip", clip, stream, rank=2, alpha=4.0, merge=0.25)
     shaken(model.change)
     before = {name: layer.weight.detach().clone() for name, layer in model.adapted.layers.items()}
-    with torch.no_grad(), model.adapted.under((model.change, 0.25 * 2.0)) as changed:
+    with torch.no_grad(), model.adapted.with_deltas((model.change, 0.25 * 2.0)) as changed:
         expected = F.normalize(changed.encode_images(clip.inputs.normalise(pictures)), dim=-1)
-    model.end_task(task_data(model, stream), seeded())
+    end(model, task_data(model, stream), seeded())
     for name, layer in model.adapted.layers.items():
         product = model.change.up[name] @ model.change.down[name]
         torch.testing.assert_close(layer.weight, before[name] + 0.25 * 4.0 / 2 * product)
@@ -351,10 +353,10 @@ def test_dar_merges_two_experts_by_the_mean_of_their_weights(
     merged = deepcopy(clip)
     with torch.no_grad():
         for name, layer in target_layers(merged, "attention").items():
-            layer.weight += 4.0 / 2 * (model.experts[0].change.delta(name) + model.experts[1].change.delta(name)) / 2
+            layer.weight += 4.0 / 2 * (model.experts[0].delta(name) + model.experts[1].delta(name)) / 2
         pixels = clip.inputs.normalise(pictures)
         route = int(pair(torch.tensor(1), torch.tensor(0)))
-        assert experts_of(route) == (1, 0)
+        assert tasks_behind(route) == (1, 0)
         expected = F.normalize(merged.encode_images(pixels), dim=-1)
         torch.testing.assert_close(model.image_features(pixels, route), expected, rtol=1e-4, atol=1e-5)
 
@@ -363,14 +365,14 @@ def test_dar_routes_by_prototypes_and_their_margin(clip: DualEncoder, stream: Ta
     model: Any = learn(method("dar", clip, rank=2, margin=0.02), stream.tasks)
     prototypes = [F.normalize(TrainingSet(task, clip).image_features.mean(0), dim=0) for task in stream.tasks]
     queries = units(60, clip.feature_width, seed=5)
-    routes, tasks = model.route("vision", queries), []
+    routes, tasks = model.router("vision", queries).routes[:, 0], []
     for query, route in zip(queries, routes.tolist(), strict=True):
         cosines = [float(query @ prototype) for prototype in prototypes]
         first, second, _ = sorted(range(3), key=lambda task: -cosines[task])
         tasks.append(first)
-        assert experts_of(route) == ((first, second) if cosines[first] - cosines[second] < 0.02 else (first,))
+        assert tasks_behind(route) == ((first, second) if cosines[first] - cosines[second] < 0.02 else (first,))
     assert 5 < int((routes >= 1000).sum()) < 55  # both happen
-    assert model.tasks_of(routes).tolist() == tasks
+    assert model.router.tasks_of(routes).tolist() == tasks
 
 
 def test_what_two_merged_experts_encode_never_changes_either(
@@ -426,11 +428,17 @@ def test_experts_that_a_task_used_most_are_frozen_for_the_next(clip: DualEncoder
     assert not all(same)
 
 
-def test_the_selector_is_the_best_linear_auto_encoder() -> None:
+def test_the_selector_is_the_best_linear_auto_encoder(clip: DualEncoder) -> None:
     points = torch.randn(40, 6, generator=seeded()) * torch.tensor([3.0, 2.0, 1.0, 0.3, 0.2, 0.1])
-    selector = Selector.fit(points, hidden=2, quantile=1.0)
+    points = F.normalize(points, dim=1)
+    router = Reconstruction(clip, Reconstruction.Options(hidden=2, quantile=1.0))
+    router.kept.append(Kept())
+    router.fit("vision", points, seeded())
+    error, radius = router.distances("vision", points)[:, 0], float(router.kept[0]["radius_vision"])
     centred = points - points.mean(0)
     variances = torch.linalg.eigvalsh(centred.T @ centred)  # rising
-    torch.testing.assert_close(selector(points).square().sum(), variances[:4].sum(), rtol=1e-4, atol=1e-4)
-    assert float(selector.radius) == pytest.approx(float(selector(points).max()))
-    assert float(selector(torch.full((1, 6), 50.0))) > float(selector.radius)
+    torch.testing.assert_close(error.square().sum(), variances[:4].sum(), rtol=1e-4, atol=1e-4)
+    assert radius == pytest.approx(float(error.max()))
+    strange = torch.zeros(1, 6)
+    strange[0, 5] = 1.0  # where the points hardly spread
+    assert float(router.distances("vision", strange)[0, 0]) > radius

@@ -15,7 +15,7 @@ from lpi.methods import method
 from lpi.methods.base import Method, TrainingBatch
 from lpi.methods.coda_prompt import CODAPrompt, orthogonality, orthonormal_rows
 from lpi.methods.dualprompt import DualPrompt
-from lpi.methods.l2p import L2P
+from lpi.methods.encoder import tokens
 from lpi.tasks.stream import TaskStream
 
 Learn = Callable[..., Method]
@@ -75,7 +75,7 @@ def test_coop_is_the_stock_model_with_the_context_as_words(clip: DualEncoder, le
     with torch.no_grad():
         output = stock.get_text_features(input_ids=ids)
         expected = F.normalize(output if isinstance(output, Tensor) else output.pooler_output, dim=-1)
-        found = model.text_features(model.tokens(["red dot"]), 0)
+        found = model.text_features(tokens(model, ["red dot"]), 0)
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
     assert not torch.allclose(found, F.normalize(clip.encode_texts(texts), dim=-1), atol=1e-2)
 
@@ -153,7 +153,7 @@ def test_maple_s_text_prompts_stand_before_the_caption_in_every_block(
     model = taught("maple", clip, learn, stream, length=2)
     prompts = shared(model, "prompts").detach()
     text = clip.model.text_model
-    texts = model.tokens(["teal bar"])
+    texts = tokens(model, ["teal bar"])
     with torch.no_grad():
         words = text.embeddings.token_embedding(texts.ids)
         x = torch.cat([words[:, :1], prompts[None, 0], words[:, 1:]], dim=1)
@@ -172,7 +172,7 @@ def test_maple_s_text_prompts_stand_before_the_caption_in_every_block(
 
 
 def test_l2p_takes_the_prompts_of_the_nearest_keys(clip: DualEncoder) -> None:
-    model = L2P(clip, pool=4, chosen=2, length=1)
+    model = method("l2p", clip, pool=4, chosen=2, length=1)
     keys = torch.zeros(4, 16)
     keys[0, 0], keys[1, 1], keys[2, 0], keys[2, 1], keys[3, 0] = 3.0, 2.0, 1.0, 1.0, -1.0
     model.learned.get_parameter("keys_text").data.copy_(keys)
@@ -264,9 +264,9 @@ def test_dualprompt_sends_a_query_to_the_nearest_key_and_pulls_only_the_newest(
     batch = ready(model, stream.tasks[1])
     expected = torch.zeros(())
     for tower, plain in zip(("vision", "text"), batch.plain(), strict=True):
-        keys = [expert.get_parameter(f"key_{tower}") for expert in model.experts]
+        keys = [kept[f"key_{tower}"] for kept in model.router.kept]
         cosines = torch.stack([torch.cosine_similarity(plain, key[None], dim=1) for key in keys], dim=1)
-        assert torch.equal(model.route(tower, plain), cosines.argmax(dim=1))
+        assert torch.equal(model.router(tower, plain).routes[:, 0], cosines.argmax(dim=1))
         expected = expected + (1 - cosines[:, 1]).mean()
     torch.testing.assert_close(model.loss(batch)["match"], 0.3 * expected, atol=1e-6, rtol=1e-5)
 
@@ -347,18 +347,18 @@ def test_s_prompts_ask_the_nearest_centroid_in_l1(
 ) -> None:
     model = taught("s_prompts", clip, learn, stream, tasks=3, vision_length=2, text_length=2, clusters=3)
     plain = torch.cat([ready(model, task).plain()[0] for task in stream.tasks])
-    for query, found in zip(plain, model.route("vision", plain).tolist(), strict=True):
+    for query, found in zip(plain, model.router("vision", plain).routes[:, 0].tolist(), strict=True):
         distances = [
-            min(float((query - centre).abs().sum()) for centre in expert.keys("vision").centroids)
-            for expert in model.experts
+            min(float((query - centre).abs().sum()) for centre in keys.centroids)
+            for keys in model.router.keys("vision")
         ]
         assert found == distances.index(min(distances))
 
 
 def test_bert_s_prompts_are_tokens_without_positions(dual: DualEncoder, learn: Learn, stream: TaskStream) -> None:
     model = taught("s_prompts", dual, learn, stream, vision_length=2, text_length=3)
-    texts: TextInputs = model.tokens(["gold tip"])
-    assert model.room() == 0
+    texts: TextInputs = tokens(model, ["gold tip"])
+    assert model.reserved_tokens() == 0
     with torch.no_grad():
         bert = dual.text.module
         x = torch.cat([bert.embeddings(input_ids=texts.ids), model.experts[0].held["text"]], dim=1)

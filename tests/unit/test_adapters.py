@@ -18,7 +18,7 @@ from lpi.errors import BackboneError, ConfigError, MissingExtraError, MissingFil
 from lpi.evaluation.recall import Evaluator
 from lpi.features import TrainingSet
 from lpi.methods import method
-from lpi.methods.adapters import Adapted, LowRank, drawn_for, private_copy, target_layers
+from lpi.methods.adapters import DeltaBackbone, LowRank, drawn_for, private_copy, target_layers
 from lpi.methods.base import FALLBACK, Method, TrainingBatch
 from lpi.methods.linear import head
 from lpi.tasks.stream import TaskStream
@@ -49,13 +49,13 @@ def test_layers_that_are_not_there_are_refused(clip: DualEncoder) -> None:
 
 @pytest.mark.parametrize("rank", [0, 25])
 def test_a_rank_that_does_not_fit_is_refused(rank: int, clip: DualEncoder) -> None:
-    layers = Adapted(clip, "attention").layers
+    layers = DeltaBackbone(clip, "attention").layers
     with pytest.raises(ConfigError, match=rf"rank must be between 1 and 24, the narrowest changed layer; got {rank}"):
         LowRank(layers, rank=rank, generator=torch.Generator())
 
 
 def test_a_change_is_of_the_thread_that_asked_for_it(clip: DualEncoder) -> None:
-    adapted = Adapted(clip, "attention")
+    adapted = DeltaBackbone(clip, "attention")
     change = LowRank(adapted.layers, rank=2, generator=torch.Generator().manual_seed(0))
     texts = clip.inputs.tokenize(["red dot"])
 
@@ -67,7 +67,7 @@ def test_a_change_is_of_the_thread_that_asked_for_it(clip: DualEncoder) -> None:
         for factor in change.up.values():
             factor.fill_(0.3)
     plain = encode()
-    with adapted.under((change, 1.0)), ThreadPoolExecutor(1) as other:
+    with adapted.with_deltas((change, 1.0)), ThreadPoolExecutor(1) as other:
         assert torch.equal(other.submit(encode).result(), plain)
         assert not torch.allclose(encode(), plain, atol=1e-2)
     assert torch.equal(encode(), plain)
@@ -156,7 +156,7 @@ def test_routes_of_two_experts_count_as_the_nearer_ones(clip: DualEncoder, strea
     always, never = (learn(method("dar", clip, rank=2, margin=margin), stream.tasks) for margin in (2.0, 0.0))
     records = [evaluator.stage(model, 2) for model in (always, never)]
     for tower in ("vision", "text"):
-        routes = always.route(tower, evaluator.test.plain[tower])
+        routes = always.router(tower, evaluator.test.plain[tower]).routes[:, 0]
         assert int(routes.min()) >= 1000
         assert records[0].routing[tower] == records[1].routing[tower]
         assert sum(map(sum, records[0].routing[tower].confusion)) == len(routes)
@@ -167,8 +167,8 @@ def test_the_experts_pass_by_what_no_task_has_shown(clip: DualEncoder, stream: T
     model: Any = learn(method("moe_adapters", clip, experts=3, bottleneck=4, hidden=2), stream.tasks[:2])
     seen = TrainingSet(stream.tasks[0], clip).image_features
     strange = -seen
-    assert (model.route("vision", seen) == FALLBACK).sum() <= 1  # the quantile's own share
-    assert (model.route("vision", strange) == FALLBACK).all()
+    assert (model.router("vision", seen).routes[:, 0] == FALLBACK).sum() <= 1  # the quantile's own share
+    assert (model.router("vision", strange).routes[:, 0] == FALLBACK).all()
     pixels = clip.inputs.normalise(torch.full((2, 3, 32, 32), 200, dtype=torch.uint8))
     with torch.no_grad():
         plain = nn.functional.normalize(clip.encode_images(pixels), dim=-1)

@@ -17,10 +17,12 @@ from lpi.methods import method
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import load_method, save_method, task_file
 from lpi.methods.finetune import FineTune
-from lpi.methods.lpi import LPI, TaskPrompts
+from lpi.methods.low_rank import TaskPrompts
+from lpi.methods.lpi import LPI
 from lpi.prompts.interaction import Interaction
 from lpi.prompts.low_rank import LowRankPrompts
 from lpi.prompts.task_keys import TaskKeys
+from lpi.routing.base import Kept
 from lpi.storage import write_tensors
 from lpi.tasks.stream import TaskStream
 
@@ -51,7 +53,7 @@ VARIANTS = [
     {"injection": "replace", "start": "paper", "interaction": False},
     {"injection": "add", "start": "neutral", "norm": "none"},
     {"decomposition": "free", "placement": "last", "depth": 1, "ood": "fallback"},
-    {"sharing": "layer+position", "semantics": "both", "metric": "l1"},
+    {"sharing": "none", "semantics": "both", "metric": "l1"},
 ]
 
 
@@ -140,11 +142,14 @@ def test_a_task_of_clip_vit_b_16_shapes_takes_tens_of_kilobytes(tmp_path: Path) 
     prompts = LowRankPrompts(layers=9, length=16, widths=widths, rank=4, generator=generator)
     mixing = Interaction(layers=9, widths=widths, rank=4, generator=generator)
     task = TaskPrompts(prompts, mixing, gated=False, features=512)
+    kept, parts = Kept(), ("centroids", "radius", "scale", "spread", "rest")
     for tower in widths:
-        spread = torch.zeros(16, 512).half()
-        task.set_keys(tower, TaskKeys(torch.zeros(5, 512), *torch.ones(2), spread, torch.tensor(1.0)))
+        keys = TaskKeys(torch.zeros(5, 512), *torch.ones(2), torch.zeros(16, 512).half(), torch.tensor(1.0))
+        for part in parts:
+            kept.keep(f"{part}_{tower}", getattr(keys, part).clone())
     task.semantics = torch.zeros(512)
-    write_tensors(tmp_path / "task.safetensors", dict(task.state_dict()))
+    routing = {f"routing/{name}": tensor for name, tensor in kept.state_dict().items()}
+    write_tensors(tmp_path / "task.safetensors", dict(task.state_dict()) | routing)
     assert 120_000 < (tmp_path / "task.safetensors").stat().st_size < 135_000
 
 

@@ -35,14 +35,17 @@ from lpi.storage import read_json, write_json
 COLOURS = {"cold": ("blue", "teal"), "warm": ("red", "gold")}
 OUTSIDE = '''"""Scales the features, which changes no ranking."""
 
-from lpi.methods.base import Method, recorded
+from dataclasses import dataclass
+
+from lpi.methods.base import Method, MethodOptions
 
 
 class Louder(Method):
     """As the frozen model."""
 
-    def __init__(self, backbone, *, factor: float = 2.0) -> None:
-        super().__init__(backbone, **recorded(locals()))
+    @dataclass(frozen=True)
+    class Options(MethodOptions):
+        factor: float = 2.0
 '''
 
 
@@ -128,7 +131,7 @@ def test_a_row_is_the_experiments_a_method_or_a_file(experiment: Experiment, tmp
     assert list(rows) == ["lpi", "joint", "finetune", "louder"]
     assert rows["lpi"].method["rank"] == 2
     assert rows["finetune"].method == {"name": "finetune"}
-    assert rows["finetune"].training == experiment.training.model_copy(update=method_class("finetune").default_training)
+    assert rows["finetune"].training == experiment.training.model_copy(update=method_class("finetune").Options.training)
     assert rows["louder"].method == {"name": str(tmp_path / "louder.py")}
     assert rows["louder"].training == experiment.training
     assert list(variants_of(experiment)) == ["lpi", "zero_shot", "joint"]

@@ -15,6 +15,7 @@ from lpi.backbones import DualEncoder
 from lpi.backbones.given import given_picture, given_pixels, given_texts
 from lpi.errors import ConfigError, DataError, LpiError, MissingFileError, UnknownNameError
 from lpi.methods.base import Method
+from lpi.methods.encoder import route_images, route_texts
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 
@@ -51,7 +52,7 @@ def test_a_text_is_one_vector_and_a_list_one_each(method: Method, routed: Method
     assert routed.encode_texts("a dot", task="cold").ndim == 1
     with pytest.raises(UnknownNameError, match="No task is called 3"):
         routed.encode_texts("a dot", task=3)  # type: ignore[arg-type]
-    assert routed.text_mixture("a dot").routes.shape[0] == 1
+    assert route_texts(routed, "a dot").routes.shape[0] == 1
     assert method.encode_texts([]).shape == (0, method.backbone.feature_width)
 
 
@@ -98,7 +99,7 @@ def test_every_way_of_giving_a_picture_gives_its_vector(method: Method, routed: 
             torch.testing.assert_close(model.encode_images([way, Image.new("RGB", (9, 9))])[0], expected)
         for batch in (channels_first[None], NOISE[None], ways, tuple(ways), iter(ways)):
             torch.testing.assert_close(model.encode_images(batch)[-1], expected)  # type: ignore[arg-type]
-        assert model.image_mixture(file).routes.shape[0] == 1
+        assert route_images(model, file).routes.shape[0] == 1
     assert routed.encode_images(file, task="cold").ndim == 1
     assert method.encode_images(Painted("red", "dot", 1)).ndim == 1
     assert method.encode_images([]).shape == (0, method.backbone.feature_width)

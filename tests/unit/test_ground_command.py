@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 from tiny_grounding import pictures, tiny_owl
 
+from lpi.backbones.detectors import load_grounding_backbone
 from lpi.cli import main as entry
 from lpi.config import TrainingSettings
+from lpi.methods import method as make_method
 from lpi.expression_data import ExpressionSet
-from lpi.grounding.backbones import load_grounding_backbone
-from lpi.grounding.methods import grounding_method
 from lpi.tasks.grounding import GroundingStream
 from lpi.trainer import learn_task
 
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("ground")
     backbone = load_grounding_backbone(tiny_owl(root / "owl"))
     stream = GroundingStream.from_scenes(families=["food"], train=4, validation=0, test=1, held_out=0)
-    method = grounding_method("lpi", backbone, rank=2, length=4, clusters=1, ood="nearest")
+    method = make_method("lpi", backbone, rank=2, length=4, clusters=1, ood="nearest")
     settings = TrainingSettings(steps=1, batch=2, device="cpu")
     learn_task(method, ExpressionSet("food", stream.tasks[0].train, backbone), settings=settings)
     method.save_pretrained(root / "run" / "model")

@@ -13,12 +13,12 @@ from tiny_grounding import DETECTORS, EXPRESSIONS, pictures, tiny_dino, tiny_owl
 from torch import Tensor, nn
 
 from lpi.backbones.base import TowerPrompts
+from lpi.backbones.detectors import GroundingBackbone, GroundingPrompts, load_grounding_backbone
+from lpi.backbones.detectors.inputs import one_phrase, to_pixels, to_units
+from lpi.backbones.detectors.parts import Given, with_parts
+from lpi.backbones.detectors.swin_bert import MapState, SwinBertBackbone, SwinTower
 from lpi.errors import BackboneError, ConfigError, DataError, MissingFileError, ShapeError
-from lpi.grounding.backbones import GroundingBackbone, GroundingPrompts, load_grounding_backbone
-from lpi.grounding.backbones.inputs import one_phrase, to_pixels, to_units
-from lpi.grounding.backbones.parts import Given, with_parts
-from lpi.grounding.backbones.swin_bert import MapState, SwinBertBackbone, SwinTower
-from lpi.grounding.methods import grounding_method
+from lpi.methods import method as make_method
 
 IMAGES = pictures(3)
 LENGTH = 8
@@ -363,7 +363,7 @@ def test_a_line_of_pixels_takes_no_room_to_speak_of_or_is_refused_in_one_line(
 
 
 def test_a_detector_takes_a_path_and_pixels_and_refuses_what_is_no_picture(tmp_path: Path) -> None:
-    method = grounding_method("zero_shot", load_grounding_backbone(tiny_owl(tmp_path / "owl")))
+    method = make_method("zero_shot", load_grounding_backbone(tiny_owl(tmp_path / "owl")))
     noise = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     expected = method.locate(Image.fromarray(noise), ["a dog"])

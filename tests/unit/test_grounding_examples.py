@@ -14,8 +14,8 @@ from lpi.data.expressions.record import ReferringExpression
 from lpi.errors import DataError
 from lpi.evaluation.precision import TestExpressions
 from lpi.expression_data import ExpressionSet
-from lpi.grounding.backbones import GroundingBackbone, load_grounding_backbone
-from lpi.grounding.methods import grounding_method
+from lpi.backbones.detectors import GroundingBackbone, load_grounding_backbone
+from lpi.methods import method as make_method
 
 OPENED: list[tuple[str, int | None]] = []
 
@@ -80,7 +80,7 @@ def test_features_belong_to_the_pictures_in_the_order_of_first_sight(tmp_path: P
 
 
 def test_an_epoch_depends_on_seed_and_epoch_alone(dino: GroundingBackbone) -> None:
-    training, method = ExpressionSet("a", RECORDS, dino), grounding_method("lpi", dino, length=8)
+    training, method = ExpressionSet("a", RECORDS, dino), make_method("lpi", dino, length=8)
 
     def boxes(seed: int, epoch: int, start: int = 0) -> list[list[float]]:
         batches = training.epoch(method, size=2, seed=seed, epoch=epoch, start=start)

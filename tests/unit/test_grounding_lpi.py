@@ -10,15 +10,18 @@ import torch
 from tiny_grounding import DETECTORS, EXPRESSIONS, IMAGES, TRUTH
 from torch import Tensor
 
+from lpi.backbones.detectors import GroundingBackbone
+from lpi.backbones.detectors.base import Detections
 from lpi.errors import CheckpointError, ConfigError, LpiError, MissingExtraError, ShapeError, UnknownNameError
-from lpi.grounding import losses
-from lpi.grounding.backbones import GroundingBackbone
-from lpi.grounding.backbones.base import Detections
-from lpi.grounding.base import GroundingBatch, GroundingMethod
-from lpi.grounding.losses import detection_losses
-from lpi.grounding.lpi import GroundingLPI, told
-from lpi.grounding.methods import METHODS, grounding_method, load_grounding_method
-from lpi.methods.base import FALLBACK, TaskData
+from lpi.methods import method as make_method
+from lpi.methods import method_names
+from lpi.methods.base import FALLBACK, TaskData, begin, end
+from lpi.methods.checkpoint import load_method
+from lpi.methods.encoder import tokens
+from lpi.methods.grounding import losses
+from lpi.methods.grounding.base import GroundingBatch, GroundingMethod
+from lpi.methods.grounding.losses import detection_losses
+from lpi.methods.grounding.lpi import GroundingLPI, told
 from lpi.prompts.interaction import Interaction, interaction_parameters
 from lpi.prompts.low_rank import LowRankPrompts, low_rank_parameters
 
@@ -38,7 +41,7 @@ def data_of(backbone: GroundingBackbone, name: str, shift: float = 0.0) -> TaskD
 def learn(method: GroundingMethod, name: str, *, steps: int = 2, shift: float = 0.0) -> list[dict[str, Tensor]]:
     """A few steps on one task; returns the parts of the loss."""
     data, batch = data_of(method.backbone, name, shift), batch_of(method.backbone)
-    method.begin_task(data, torch.Generator().manual_seed(len(method.tasks)))
+    begin(method, data, torch.Generator().manual_seed(len(method.tasks)))
     history = []
     optimiser = torch.optim.AdamW(method.trainable(), lr=0.05) if method.trainable() else None
     for _ in range(steps if optimiser else 0):
@@ -48,7 +51,7 @@ def learn(method: GroundingMethod, name: str, *, steps: int = 2, shift: float = 
         torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         history.append({part: value.detach() for part, value in parts.items()})
-    method.end_task(data, torch.Generator().manual_seed(1))
+    end(method, data, torch.Generator().manual_seed(1))
     return history
 
 
@@ -70,8 +73,8 @@ def test_it_starts_at_the_frozen_detector(
     family: str, options: dict[str, Any], detectors: dict[str, GroundingBackbone]
 ) -> None:
     backbone = detectors[family]
-    method = grounding_method("lpi", backbone, length=8, **options)
-    method.begin_task(data_of(backbone, "a"), torch.Generator().manual_seed(0))
+    method = make_method("lpi", backbone, length=8, **options)
+    begin(method, data_of(backbone, "a"), torch.Generator().manual_seed(0))
     boxes, scores = boxes_of(method, 0)
     frozen, frozen_scores = boxes_of(method, FALLBACK)
     torch.testing.assert_close(boxes, frozen, rtol=0, atol=1e-5)
@@ -81,7 +84,7 @@ def test_it_starts_at_the_frozen_detector(
 @pytest.mark.parametrize("family", list(DETECTORS))
 def test_the_papers_start_is_another(family: str, detectors: dict[str, GroundingBackbone]) -> None:
     backbone = detectors[family]
-    method = grounding_method("lpi", backbone, preset="paper", length=8)
+    method = make_method("lpi", backbone, preset="paper", length=8)
     learn(method, "a")
     boxes, scores = boxes_of(method, 0)
     assert (boxes - boxes_of(method, FALLBACK)[0]).abs().max() > 1e-3
@@ -94,12 +97,12 @@ def test_the_papers_start_is_another(family: str, detectors: dict[str, Grounding
 def test_an_owl_takes_the_prompts_of_any_dual_encoder(
     injection: str, start: str, detectors: dict[str, GroundingBackbone]
 ) -> None:
-    method = grounding_method("lpi", detectors["owlv2"], length=4, injection=injection, start=start)
-    tokens = method.tokens(EXPRESSIONS)
-    assert tokens.ids.shape[1] == (16 if start == "neutral" else 12)  # placeholders take their place in the context
-    method.begin_task(data_of(method.backbone, "a"), torch.Generator().manual_seed(0))
+    method = make_method("lpi", detectors["owlv2"], length=4, injection=injection, start=start)
+    texts = tokens(method, EXPRESSIONS)
+    assert texts.ids.shape[1] == (16 if start == "neutral" else 12)  # placeholders take their place in the context
+    begin(method, data_of(method.backbone, "a"), torch.Generator().manual_seed(0))
     with torch.no_grad():
-        boxes = method.detect(batch_of(method.backbone).pictures, tokens, 0).boxes
+        boxes = method.detect(batch_of(method.backbone).pictures, texts, 0).boxes
     same = torch.allclose(boxes, boxes_of(method, FALLBACK)[0], rtol=0, atol=1e-5)
     assert same == (start == "neutral")
 
@@ -140,7 +143,7 @@ def test_a_neutral_interaction_changes_nothing_and_learns(norm: Any) -> None:
 def test_only_the_newest_tasks_prompts_learn(family: str, detectors: dict[str, GroundingBackbone]) -> None:
     backbone = detectors[family]
     weights = {name: weight.clone() for name, weight in backbone.named_parameters()}
-    method = grounding_method("lpi", backbone, length=8)
+    method = make_method("lpi", backbone, length=8)
     learn(method, "a")
     first, state = boxes_of(method, 0), {name: tensor.clone() for name, tensor in method.task_state(0).items()}
     history = learn(method, "b", steps=3, shift=0.5)
@@ -154,7 +157,7 @@ def test_only_the_newest_tasks_prompts_learn(family: str, detectors: dict[str, G
 
 @pytest.mark.parametrize("family", list(DETECTORS))
 def test_every_parameter_of_a_task_gets_a_gradient(family: str, detectors: dict[str, GroundingBackbone]) -> None:
-    method = grounding_method("lpi", detectors[family], length=8)
+    method = make_method("lpi", detectors[family], length=8)
     assert isinstance(method, GroundingLPI)
     learn(method, "a", steps=3)  # the first step moves what starts at zero, the next what lies behind it
     missing = {
@@ -167,15 +170,15 @@ def test_every_parameter_of_a_task_gets_a_gradient(family: str, detectors: dict[
 def test_learning_lowers_the_loss(
     detectors: dict[str, GroundingBackbone], steps: int, published: dict[str, Any]
 ) -> None:
-    method = grounding_method("lpi", detectors["mm-grounding-dino"], length=8, layer_weight=0.0, **published)
+    method = make_method("lpi", detectors["mm-grounding-dino"], length=8, layer_weight=0.0, **published)
     history = [float(sum(parts.values())) for parts in learn(method, "a", steps=steps)]
     assert min(history[-3:]) < 0.9 * history[0]
 
 
 def test_weights_of_the_parts_are_obeyed(detectors: dict[str, GroundingBackbone]) -> None:
     backbone = detectors["owlvit"]
-    full = learn(grounding_method("lpi", backbone, length=8), "a", steps=1)[0]
-    half = grounding_method("lpi", backbone, length=8, detection_weight=0.4, layer_weight=0.0)
+    full = learn(make_method("lpi", backbone, length=8), "a", steps=1)[0]
+    half = make_method("lpi", backbone, length=8, detection_weight=0.4, layer_weight=0.0)
     parts = learn(half, "a", steps=1)[0]
     assert set(parts) == {"alignment", "box", "overlap", "place"}
     for name, value in parts.items():
@@ -188,8 +191,8 @@ def test_weights_of_the_parts_are_obeyed(detectors: dict[str, GroundingBackbone]
 @pytest.mark.parametrize("family", list(DETECTORS))
 def test_a_task_costs_what_the_formula_says(family: str, detectors: dict[str, GroundingBackbone]) -> None:
     backbone = detectors[family]
-    method = grounding_method("lpi", backbone, length=8, rank=3, interaction_rank=2)
-    method.begin_task(data_of(backbone, "a"), torch.Generator().manual_seed(0))
+    method = make_method("lpi", backbone, length=8, rank=3, interaction_rank=2)
+    begin(method, data_of(backbone, "a"), torch.Generator().manual_seed(0))
     expected = low_rank_parameters(layers=3, length=8, widths=backbone.widths, rank=3)
     expected += interaction_parameters(layers=3, widths=backbone.widths, rank=2)
     assert sum(weight.numel() for weight in method.trainable()) == expected
@@ -213,11 +216,11 @@ def test_twelve_tasks_of_a_swin_t_and_a_bert_base_cost_148_512_parameters() -> N
 def test_expressions_go_to_the_task_whose_features_they_are_near(
     by: str, detectors: dict[str, GroundingBackbone]
 ) -> None:
-    method = grounding_method("lpi", detectors["grounding-dino"], length=8, route_by=by, metric="cosine", ood="nearest")
+    method = make_method("lpi", detectors["grounding-dino"], length=8, route_by=by, metric="cosine", ood="nearest")
     learn(method, "a", steps=0)
     learn(method, "b", steps=0, shift=0.5)
     batch = batch_of(method.backbone)
-    plain = method.plain(batch.pictures, EXPRESSIONS)
+    plain = method.routing_features(batch.pictures, EXPRESSIONS)
     assert method.routes(plain).tolist() == [0, 0, 0, 0]
     assert method.routes({tower: features + 0.5 for tower, features in plain.items()}).tolist() == [1, 1, 1, 1]
     half = {"vision": plain["vision"], "text": plain["text"] + 0.5}
@@ -227,16 +230,16 @@ def test_expressions_go_to_the_task_whose_features_they_are_near(
 
 @pytest.mark.parametrize("by", ["vision", "text", "both"])
 def test_what_is_far_from_every_task_falls_back_if_asked(by: str, detectors: dict[str, GroundingBackbone]) -> None:
-    method = grounding_method("lpi", detectors["grounding-dino"], length=8, route_by=by, ood="fallback")
+    method = make_method("lpi", detectors["grounding-dino"], length=8, route_by=by, ood="fallback")
     batch = batch_of(method.backbone)
-    plain = method.plain(batch.pictures, EXPRESSIONS)
+    plain = method.routing_features(batch.pictures, EXPRESSIONS)
     assert method.routes(plain).tolist() == [FALLBACK] * 4  # nothing learned yet
     learn(method, "a", steps=0)
     assert method.routes({tower: -features for tower, features in plain.items()}).tolist() == [FALLBACK] * 4
 
 
 def test_each_row_is_searched_under_its_own_route(detectors: dict[str, GroundingBackbone]) -> None:
-    method = grounding_method("lpi", detectors["owlvit"], length=8)
+    method = make_method("lpi", detectors["owlvit"], length=8)
     learn(method, "a")
     learn(method, "b", shift=0.5)
     batch = batch_of(method.backbone)
@@ -247,7 +250,7 @@ def test_each_row_is_searched_under_its_own_route(detectors: dict[str, Grounding
 
 
 def test_boxes_are_located_in_the_picture(detectors: dict[str, GroundingBackbone]) -> None:
-    method = grounding_method("lpi", detectors["owlv2"], length=8, ood="nearest")
+    method = make_method("lpi", detectors["owlv2"], length=8, ood="nearest")
     learn(method, "a")
     answers = method.locate(IMAGES[0], ["the dog", "a cat"], count=3)
     assert [len(found) for found in answers] == [3, 3]
@@ -269,11 +272,11 @@ def test_boxes_are_located_in_the_picture(detectors: dict[str, GroundingBackbone
 
 @pytest.mark.parametrize("family", ["grounding-dino", "owlvit"])
 def test_a_saved_method_finds_the_same(family: str, detectors: dict[str, GroundingBackbone], tmp_path: Path) -> None:
-    method = grounding_method("lpi", detectors[family], length=8, route_by="both")
+    method = make_method("lpi", detectors[family], length=8, route_by="both")
     learn(method, "a")
     learn(method, "b", shift=0.5)
     method.save_pretrained(tmp_path)
-    loaded = load_grounding_method(tmp_path)
+    loaded = load_method(tmp_path)
     assert isinstance(loaded, GroundingLPI)
     assert loaded.options == method.options
     assert loaded.tasks == ["a", "b"]
@@ -284,14 +287,14 @@ def test_a_saved_method_finds_the_same(family: str, detectors: dict[str, Groundi
 
 
 def test_another_detectors_method_is_refused(detectors: dict[str, GroundingBackbone], tmp_path: Path) -> None:
-    method = grounding_method("lpi", detectors["owlvit"], length=8)
+    method = make_method("lpi", detectors["owlvit"], length=8)
     method.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=f"made for the backbone {method.backbone.identity}"):
-        load_grounding_method(tmp_path, backbone=detectors["owlv2"])
+        load_method(tmp_path, backbone=detectors["owlv2"])
 
 
 def test_a_forgotten_task_leaves_the_others_as_they_are(detectors: dict[str, GroundingBackbone]) -> None:
-    method = grounding_method("lpi", detectors["grounding-dino"], length=8)
+    method = make_method("lpi", detectors["grounding-dino"], length=8)
     learn(method, "a")
     learn(method, "b", shift=0.5)
     second, earlier = boxes_of(method, 1), method.stage(0)
@@ -306,7 +309,7 @@ def test_a_forgotten_task_leaves_the_others_as_they_are(detectors: dict[str, Gro
 
 @pytest.mark.parametrize("family", list(DETECTORS))
 def test_zero_shot_is_the_frozen_detector(family: str, detectors: dict[str, GroundingBackbone]) -> None:
-    method = grounding_method("zero_shot", detectors[family])
+    method = make_method("zero_shot", detectors[family])
     learn(method, "a")
     batch = batch_of(method.backbone)
     with torch.no_grad():
@@ -322,18 +325,18 @@ def test_zero_shot_is_the_frozen_detector(family: str, detectors: dict[str, Grou
 def test_fine_tuning_changes_a_copy(family: str, detectors: dict[str, GroundingBackbone], tmp_path: Path) -> None:
     backbone = detectors[family]
     weights = {name: weight.clone() for name, weight in backbone.named_parameters()}
-    method = grounding_method("finetune", backbone)
+    method = make_method("finetune", backbone)
     learn(method, "a", steps=1)
     assert all(torch.equal(weight, weights[name]) for name, weight in backbone.named_parameters())
-    assert not torch.equal(boxes_of(method, 0)[0], boxes_of(grounding_method("zero_shot", backbone), 0)[0])
+    assert not torch.equal(boxes_of(method, 0)[0], boxes_of(make_method("zero_shot", backbone), 0)[0])
     method.save_pretrained(tmp_path)
-    loaded = load_grounding_method(tmp_path, backbone=backbone)
+    loaded = load_method(tmp_path, backbone=backbone)
     assert torch.equal(boxes_of(loaded, 0)[0], boxes_of(method, 0)[0])
 
 
 def test_joint_training_wants_all_tasks_at_once(detectors: dict[str, GroundingBackbone]) -> None:
-    assert grounding_method("joint", detectors["owlvit"]).joint
-    assert not grounding_method("finetune", detectors["owlvit"]).joint
+    assert make_method("joint", detectors["owlvit"]).joint
+    assert not make_method("finetune", detectors["owlvit"]).joint
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
@@ -342,8 +345,10 @@ def test_joint_training_wants_all_tasks_at_once(detectors: dict[str, GroundingBa
 @pytest.mark.parametrize(
     ("family", "options", "message"),
     [
-        ("owlvit", {"memory": 5}, "memory must be 0 for a detector.*got 5"),
-        ("owlvit", {"distill_weight": 1.0}, "distill_weight must be 0.0 for a detector.*got 1.0"),
+        ("owlvit", {"memory": 5}, "method 'lpi' has no option 'memory'"),
+        ("owlvit", {"distill_weight": 1.0}, "method 'lpi' has no option 'distill_weight'"),
+        ("owlvit", {"soft_tasks": 2}, "soft_tasks must be 1 for a detector.*got 2"),
+        ("owlvit", {"routing": "states"}, "view must be 'features' for a detector.*got 'states'"),
         ("owlvit", {"route_by": "words"}, "route_by must be one of vision, text, both; got 'words'"),
         ("owlvit", {"detection_weight": -1.0}, "detection_weight must be at least 0; got -1.0"),
         ("owlvit", {"rnak": 4}, "has no option 'rnak'. Did you mean 'rank'"),
@@ -358,23 +363,21 @@ def test_options_that_mean_nothing_here_are_refused(
     family: str, options: dict[str, Any], message: str, detectors: dict[str, GroundingBackbone]
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        grounding_method("lpi", detectors[family], **options)
+        make_method("lpi", detectors[family], **options)
 
 
 def test_methods_that_find_no_boxes_are_refused(detectors: dict[str, GroundingBackbone]) -> None:
     with pytest.raises(UnknownNameError, match=r"No method for expressions is called 'lpo'. Did you mean 'lpi'"):
-        grounding_method("lpo", detectors["owlvit"])
+        make_method("lpo", detectors["owlvit"])
     with pytest.raises(UnknownNameError, match=r"'lpi.methods.zero_shot' finds no boxes"):
-        grounding_method("lpi.methods.zero_shot", detectors["owlvit"])
-    assert all(grounding_method(name, detectors["owlvit"]) for name in METHODS)
+        make_method("lpi.methods.zero_shot", detectors["owlvit"])
+    assert all(make_method(name, detectors["owlvit"]) for name in method_names("grounding"))
 
 
 def test_there_are_no_vectors_of_pictures_or_expressions_alone(detectors: dict[str, GroundingBackbone]) -> None:
-    method = grounding_method("zero_shot", detectors["owlvit"])
-    with pytest.raises(LpiError, match="Use locate"):
-        method.encode_images(IMAGES)
-    with pytest.raises(LpiError, match="Use locate"):
-        method.encode_texts(EXPRESSIONS)
+    method = make_method("zero_shot", detectors["owlvit"])
+    assert not hasattr(method, "encode_images")
+    assert not hasattr(method, "encode_texts")
 
 
 def test_losses_need_a_box_for_every_expression(
@@ -426,5 +429,5 @@ def test_the_place_loss_lets_all_boxes_on_the_object_be_right_together() -> None
 def test_published_presets_learn_from_the_published_losses(
     detectors: dict[str, GroundingBackbone], preset: str
 ) -> None:
-    options = grounding_method("lpi", next(iter(detectors.values())), preset=preset).options
-    assert (options["alignment_share"], options["place_weight"]) == (1.0, 0.0)
+    options = make_method("lpi", next(iter(detectors.values())), preset=preset).options
+    assert (options.losses.alignment_share, options.losses.place_weight) == (1.0, 0.0)

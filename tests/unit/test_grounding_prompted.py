@@ -8,13 +8,15 @@ import torch
 from tiny_grounding import DETECTORS, EXPRESSIONS, IMAGES, TRUTH
 from torch import Tensor
 
+from lpi.backbones.detectors import GroundingBackbone
 from lpi.errors import ConfigError
-from lpi.grounding.backbones import GroundingBackbone
-from lpi.grounding.base import GroundingBatch, GroundingMethod
-from lpi.grounding.l2p import GroundingL2P
-from lpi.grounding.losses import detection_losses
-from lpi.grounding.methods import grounding_method, load_grounding_method
-from lpi.methods.base import FALLBACK, TaskData
+from lpi.methods import method as make_method
+from lpi.methods.base import FALLBACK, TaskData, begin, end
+from lpi.methods.checkpoint import load_method
+from lpi.methods.encoder import tokens
+from lpi.methods.grounding.base import GroundingBatch, GroundingMethod
+from lpi.methods.grounding.l2p import GroundingL2P
+from lpi.methods.grounding.losses import detection_losses
 
 RIVALS = ("l2p", "maple")
 NOTHING: Any = None  # neither rival looks at a task's features
@@ -26,13 +28,13 @@ def owl(request: pytest.FixtureRequest, detectors: dict[str, GroundingBackbone])
 
 
 def begun(name: str, backbone: GroundingBackbone, **options: Any) -> GroundingMethod:
-    method = grounding_method(name, backbone, **options)
-    method.begin_task(TaskData("a", NOTHING, EXPRESSIONS, 2), torch.Generator().manual_seed(0))
+    method = make_method(name, backbone, **options)
+    begin(method, TaskData("a", NOTHING, EXPRESSIONS, 2), torch.Generator().manual_seed(0))
     return method
 
 
 def batch_for(method: GroundingMethod) -> GroundingBatch:
-    return GroundingBatch(method.backbone.inputs.pictures(IMAGES), method.tokens(EXPRESSIONS), TRUTH)
+    return GroundingBatch(method.backbone.inputs.pictures(IMAGES), tokens(method, EXPRESSIONS), TRUTH)
 
 
 @torch.no_grad()
@@ -89,9 +91,9 @@ def test_the_pool_is_asked_by_frozen_features_and_the_loss_counts_how_far_the_ke
 @pytest.mark.parametrize("name", RIVALS)
 def test_it_comes_back_from_a_folder(name: str, owl: GroundingBackbone, tmp_path: Path) -> None:
     method = begun(name, owl)
-    method.end_task(TaskData("a", NOTHING, EXPRESSIONS, 2), torch.Generator().manual_seed(0))
+    end(method, TaskData("a", NOTHING, EXPRESSIONS, 2), torch.Generator().manual_seed(0))
     method.save_pretrained(tmp_path / "saved")
-    again = load_grounding_method(tmp_path / "saved", backbone=owl)
+    again = load_method(tmp_path / "saved", backbone=owl)
     assert again.tasks == ["a"]
     assert torch.equal(boxes_of(again, 0), boxes_of(method, 0))
     found = again.locate(IMAGES[0], EXPRESSIONS[:2], count=1)
@@ -104,4 +106,4 @@ def test_towers_that_advance_together_have_no_room_for_tokens(
     name: str, family: str, detectors: dict[str, GroundingBackbone]
 ) -> None:
     with pytest.raises(ConfigError, match="towers run on their own"):
-        grounding_method(name, detectors[family])
+        make_method(name, detectors[family])

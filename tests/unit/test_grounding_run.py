@@ -10,6 +10,7 @@ from commands import outcome
 from tiny_grounding import tiny_dino, tiny_owl
 from torch import Tensor
 
+from lpi.backbones.detectors import Detections, GroundingBackbone, PictureInputs, load_grounding_backbone
 from lpi.config import EvaluationSettings, Experiment, parse, read_experiment
 from lpi.data.expressions.record import ReferringExpression
 from lpi.errors import ConfigError, DataError
@@ -20,11 +21,10 @@ from lpi.evaluation.results import RUN, Results, collect, table
 from lpi.evaluation.run import evaluate_saved
 from lpi.evaluation.scheduler import make_cells, run_cells, run_experiment, variants_of
 from lpi.evaluation.tuning import tune
-from lpi.grounding.backbones import Detections, GroundingBackbone, PictureInputs, load_grounding_backbone
-from lpi.grounding.base import GroundingMethod
-from lpi.grounding.methods import grounding_method
 from lpi.methods.base import FALLBACK
 from lpi.metrics.boxes import KS
+from lpi.methods import method as make_method
+from lpi.methods.grounding.base import GroundingMethod
 from lpi.report import write_report
 from lpi.tasks.grounding import GroundingStream
 from lpi.trainer import Step
@@ -319,7 +319,7 @@ def test_every_row_of_the_shipped_experiment_can_be_built(owl: Path) -> None:
     for name in shipped.variant_names():
         options = dict(shipped.variant(name).method)
         small = {} if "name" in shipped.rows.get(name, {}).get("method", {}) else {"length": 4}
-        built[name] = grounding_method(options.pop("name"), backbone, **options, **small)
+        built[name] = make_method(options.pop("name"), backbone, **options, **small)
     assert built["lpi"].options["route_by"] == "both"
     assert built["s_prompts"].options["decomposition"] == "free"
     assert built["joint"].joint

@@ -13,8 +13,13 @@ import lpi
 ROOT = Path(lpi.__file__).parent
 LEAVES = {"errors", "extras", "storage", "config"}
 LEARNING = {"trainer", "features", "devices"}
-EXPRESSIONS = {"expression_data", "grounding", "data.expressions"}
 BELOW_METHODS = {"tasks", "backbones", "prompts", "losses", "data.records", *LEAVES}
+#: What two methods share has moved down, or lies in ``SHARED``.
+SHARED = {
+    *("methods.adapters", "methods.experts", "methods.low_rank", "methods.prompt_sets", "methods.prompted"),
+    "methods.tuned",
+}
+METHOD_BASE = {"methods.base", "methods.encoder", "methods.options", "routing", "options", *BELOW_METHODS}
 
 #: A module may import what its own row, or else that of the folder it lies in, names; a name stands for all below it.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -29,66 +34,63 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backbones": {"backbones", "data.pictures", "data.records", "errors", "storage"},
     "prompts": {"prompts", "errors"},
     "tasks": {"tasks", "data", "errors"},
-    "methods": {"methods.base", *BELOW_METHODS},  # the folder itself, which lists and makes methods
-    "methods.base": BELOW_METHODS,
-    "methods.checkpoint": {"methods", *BELOW_METHODS},
-    "methods.adapters": {"methods.base", *BELOW_METHODS},
-    "methods.experts": {"methods.base", *BELOW_METHODS},
-    "methods.tuned": {"methods.base", "methods.adapters", *BELOW_METHODS},
-    "methods.prompted": {"methods.base", *BELOW_METHODS},
+    "options": {"errors"},
+    "plugins": {"errors"},
+    "routing": {"routing", "options", "plugins", "prompts", "backbones", "errors"},
+    # the folder itself, which lists and makes methods
+    "methods": {"methods.base", "methods.options", "routing", "plugins", *BELOW_METHODS},
+    "methods.options": {"routing", "options", *LEAVES},
+    "methods.encoder": {"routing", *BELOW_METHODS},
+    "methods.base": {"methods.options", "methods.encoder", "routing", *BELOW_METHODS},
+    "methods.older": {"methods.base", "errors"},
+    "methods.listing": {"methods", "options"},
+    "methods.checkpoint": {"methods", "routing", "plugins", *BELOW_METHODS},
+    "methods.adapters": METHOD_BASE,
+    "methods.experts": METHOD_BASE,
+    "methods.tuned": {"methods.adapters", *METHOD_BASE},
+    "methods.prompted": METHOD_BASE,
+    "methods.prompt_sets": {"methods.prompted", *METHOD_BASE},
+    "methods.low_rank": {"methods.adapters", "methods.experts", *METHOD_BASE},
+    "methods.grounding": {"methods.grounding", "metrics", "data.expressions.record", *SHARED, *METHOD_BASE},
     "devices": {"errors"},
-    "features": {"methods.base", "devices", *BELOW_METHODS},
-    "expression_data": {"grounding", "methods.base", "devices", "data.expressions.record", *BELOW_METHODS},
-    "trainer": {"methods.base", "features", "devices", *BELOW_METHODS},
-    "evaluation": {
-        "evaluation",
-        *LEARNING,
-        "expression_data",
-        "methods",
-        "grounding",
-        "data.expressions",
-        "metrics",
+    "features": {"methods.base", "methods.encoder", "devices", *BELOW_METHODS},
+    "expression_data": {
+        *("methods.base", "methods.encoder", "methods.grounding", "devices", "data.expressions.record"),
         *BELOW_METHODS,
     },
-    "grounding": {"grounding", "methods", "data.expressions.record", "metrics", *BELOW_METHODS},
-    "grounding.backbones": {"grounding.backbones", "backbones", "data.pictures", "errors"},
-    "grounding.losses": {"grounding.backbones", "metrics", "errors", "extras"},
-    "report": {
-        "report",
-        "data.pictures",
-        "evaluation.records",
-        "evaluation.figures",
-        "metrics",
-        "errors",
-        "extras",
-        "storage",
+    "trainer": {"methods", "features", "devices", *BELOW_METHODS},
+    "evaluation": {
+        *("evaluation", "expression_data", "methods", "routing", "data.expressions", "metrics"),
+        *LEARNING,
+        *BELOW_METHODS,
     },
-    "search": {"search", *LEARNING, "methods", "data", *BELOW_METHODS},
+    "report": {
+        *("report", "data.pictures", "evaluation.records", "evaluation.figures", "metrics"),
+        *("errors", "extras", "storage"),
+    },
+    "search": {"search", *LEARNING, "methods", "routing", "options", "data", *BELOW_METHODS},
     "search.recorded": {
-        "search",
-        "metrics",
-        "evaluation",
-        "trainer",
-        "methods",
-        "data",
+        *("search", "metrics", "evaluation", "methods", "routing", "data"),
+        *LEARNING,
         *BELOW_METHODS,
     },  # recall
-    "serve": {"serve", "search", "grounding", "data.pictures", "data.records", *LEAVES},
+    "serve": {"serve", "search", "methods.grounding.base", "data.pictures", "data.records", *LEAVES},
     # beside the command line: commands with something to say; nothing but it imports them
-    "pretrain": {"pretrain", *LEARNING, "methods", "grounding", "metrics", "data", *BELOW_METHODS},
+    "pretrain": {"pretrain", *LEARNING, "methods", "metrics", "data", *BELOW_METHODS},
     "doctor": {"backbones", "methods", *LEAVES},
     "cli": {""},
     "__main__": {"cli"},
 }
-#: A method's own file: what two of them share has moved down, or lies in ``SHARED``.
-SHARED = {"methods.adapters", "methods.experts", "methods.prompted", "methods.tuned"}
-METHOD = {"methods.base", *SHARED, *BELOW_METHODS}
-NOT_METHODS = {"methods.base", "methods.checkpoint", *SHARED}
+#: A method's own file.
+METHOD = {*SHARED, *METHOD_BASE}
+NOT_METHODS = {
+    *SHARED,
+    *(f"methods.{name}" for name in ("base", "checkpoint", "encoder", "listing", "older", "options")),
+}
 
 #: Imports inside functions, where a module may not or need not be imported with the one that uses it.
 INSIDE_FUNCTIONS: dict[str, set[str]] = {
     "methods.base": {"trainer", "methods.checkpoint"},  # ``learn``, ``save_pretrained``: doorbells of what stands above
-    "grounding.base": {"grounding.methods"},  # ``from_pretrained``, as above
     "search.index": {"serve.server"},  # ``serve``, as above
     "cli": {""},  # ``lpi --help`` answers at once
     "doctor": {""},  # a broken installation is what it is there for
@@ -140,7 +142,7 @@ def row(table: dict[str, set[str]], name: str) -> set[str] | None:
 def allowed(name: str) -> set[str]:
     if name == "":
         return MAY_IMPORT[""]
-    if name.startswith("methods.") and name not in NOT_METHODS:
+    if name.startswith("methods.") and name not in NOT_METHODS and not name.startswith("methods.grounding"):
         return METHOD
     found = row(MAY_IMPORT, name)
     assert found is not None, f"{name} is a new room: give it a row in MAY_IMPORT"

@@ -11,7 +11,7 @@ from lpi.errors import ConfigError, check_choice
 from lpi.prompts.low_rank import LowRankPrompts, Sharing, low_rank_parameters
 
 WIDTHS = {"vision": 7, "text": 5}
-SHARINGS = ("none", "layer", "layer+position")
+SHARINGS = ("none", "layer")
 
 
 def make(*, seed: int = 0, **options: Any) -> LowRankPrompts:
@@ -51,7 +51,6 @@ def test_prompts_are_the_mean_over_components_of_products_of_factors(sharing: st
     [
         ("none", {"layer_vision", "layer_text", "position_vision", "position_text"}),
         ("layer", {"layer", "position_vision", "position_text"}),
-        ("layer+position", {"layer", "position"}),
     ],
 )
 def test_sharing_says_which_factors_the_towers_have_in_common(sharing: str, names: set[str]) -> None:
@@ -137,5 +136,5 @@ def test_an_unknown_choice_is_refused_with_its_value(name: str, value: str) -> N
 
 
 def test_a_choice_without_a_near_one_names_them_all() -> None:
-    with pytest.raises(ConfigError, match=r"^sharing must be one of none, layer, layer\+position; got 7.$"):
+    with pytest.raises(ConfigError, match=r"^sharing must be one of none, layer; got 7.$"):
         check_choice("sharing", 7, Sharing)

@@ -17,8 +17,12 @@ from lpi.features import TrainingSet
 from lpi.losses import distillation_loss, item_loss, layer_loss, task_loss
 from lpi.methods import method
 from lpi.methods.adapters import private_copy, target_layers
-from lpi.methods.base import FALLBACK, TrainingBatch
-from lpi.methods.lpi import LPI, TaskPrompts, paired_blocks
+from lpi.methods.base import FALLBACK, TrainingBatch, begin
+from lpi.methods.encoder import routing_features
+from lpi.methods.low_rank import TaskPrompts, paired_blocks
+from lpi.methods.lpi import LPI
+from lpi.methods.options import options_of, path_of
+from lpi.options import changed, leaves, value_at
 from lpi.prompts.interaction import Interaction, interaction_parameters
 from lpi.prompts.low_rank import LowRankPrompts, low_rank_parameters
 from lpi.prompts.task_keys import task_distances
@@ -81,7 +85,7 @@ def test_layer_l_enters_block_l_of_the_shallower_tower_and_its_proportional_one_
 def test_what_a_task_encodes_is_the_backbone_with_its_prompts(
     learned: LPI, clip: DualEncoder, pictures: Tensor, captions: list[str]
 ) -> None:
-    expert = learned._expert(1)
+    expert = learned.expert(1)
     with torch.no_grad():
         prompts = {tower: expert.prompts(tower) for tower in TOWERS}
         mixed = expert.interaction(prompts)
@@ -104,11 +108,11 @@ def test_what_a_task_encodes_is_the_backbone_with_its_prompts(
 def test_the_paper_start_takes_room_for_placeholders_in_a_clip_context(
     injection: str, build: Callable[..., LPI], dual: DualEncoder
 ) -> None:
-    assert build(injection=injection, start="paper").room() == 4
-    assert build(injection=injection, start="neutral").room() == 0
-    assert build(injection=injection, start="paper", depth=1, placement="last").room() == 0
-    assert build(dual, injection=injection, start="paper").room() == 0
-    assert build(start="paper").room() == 0
+    assert build(injection=injection, start="paper").reserved_tokens() == 4
+    assert build(injection=injection, start="neutral").reserved_tokens() == 0
+    assert build(injection=injection, start="paper", depth=1, placement="last").reserved_tokens() == 0
+    assert build(dual, injection=injection, start="paper").reserved_tokens() == 0
+    assert build(start="paper").reserved_tokens() == 0
 
 
 # Where learning starts ------------------------------------------------------------------------------------------------
@@ -166,12 +170,12 @@ def test_gradients_reach_every_parameter_of_the_current_task_and_nothing_else(
     before = {name: value.clone() for name, value in model.state_dict().items()}
     seen: set[str] = set()
     learn_first_steps(model, stream, ready, seen)
-    current = {name for name, _ in model._expert(1).named_parameters()}
+    current = {name for name, _ in model.expert(1).named_parameters()}
     assert seen == current
     for name, value in model.backbone.named_parameters():
         assert value.grad is None, name
         assert torch.equal(value, before[f"backbone.{name}"]), name
-    for name, value in model._expert(0).named_parameters():
+    for name, value in model.expert(0).named_parameters():
         assert value.grad is None, name
         assert torch.equal(value, before[f"experts.0.{name}"]), name
 
@@ -179,14 +183,14 @@ def test_gradients_reach_every_parameter_of_the_current_task_and_nothing_else(
 def learn_first_steps(
     model: LPI, stream: TaskStream, ready: Callable[..., TrainingBatch], seen: set[str], steps: int = 3
 ) -> None:
-    model.begin_task(TrainingSet(stream.tasks[1], model.backbone).data(), torch.Generator().manual_seed(1))
-    assert sum(p.numel() for p in model.trainable()) == task_numbers(model._expert(1))
+    begin(model, TrainingSet(stream.tasks[1], model.backbone).data(), torch.Generator().manual_seed(1))
+    assert sum(p.numel() for p in model.trainable()) == task_numbers(model.expert(1))
     optimiser = torch.optim.SGD(model.trainable(), lr=0.1)
     batch = ready(model, stream.tasks[1])
     for _ in range(steps):  # a neutral start opens the way for some of them only at its first step
         optimiser.zero_grad()
         torch.stack(list(model.loss(batch).values())).sum().backward()
-        for name, parameter in model._expert(1).named_parameters():
+        for name, parameter in model.expert(1).named_parameters():
             if parameter.grad is not None and parameter.grad.any():
                 seen.add(name)
         optimiser.step()
@@ -200,7 +204,7 @@ def test_the_loss_is_the_weighted_sum_of_the_levels(
     batch = ready(model, stream.tasks[1], captions=2)
     with torch.no_grad():
         parts = model.loss(batch)
-        raw = [{tower: model._expert(index).prompts(tower) for tower in TOWERS} for index in range(2)]
+        raw = [{tower: model.expert(index).prompts(tower) for tower in TOWERS} for index in range(2)]
         images, texts = model.image_features(batch.images, 1), model.text_features(batch.texts, 1)
         scale = model.backbone.logit_scale.exp()
         teacher = batch.plain()
@@ -259,7 +263,7 @@ def test_a_tasks_parameters_are_those_of_the_closed_formulas(
         expected += 4 * adapter * (blocks + 2 * clip.widths[tower])
     if injection != "into" and start == "neutral":
         expected += 2 * 3  # a gate a layer and tower
-    assert task_numbers(model._new_expert(torch.Generator())) == expected
+    assert task_numbers(model.new_expert(torch.Generator())) == expected
 
 
 @pytest.mark.parametrize(("interaction", "expected"), [(False, 63_408), (True, 217_968)])
@@ -303,7 +307,7 @@ def test_forgetting_a_task_leaves_the_others_bit_identical(
         assert equal(before[name], encode(model, pictures, captions, task=name))
     with pytest.raises(UnknownNameError, match=f"'{gone}'"):
         model.encode_texts(captions, task=gone)
-    assert set(model.route("text", torch.randn(9, model.backbone.feature_width)).tolist()) <= {0, 1}
+    assert set(model.router("text", torch.randn(9, model.backbone.feature_width)).routes[:, 0].tolist()) <= {0, 1}
 
 
 def test_a_task_that_was_forgotten_is_learned_again_and_one_that_was_not_is_refused(
@@ -355,13 +359,13 @@ def test_each_query_is_encoded_under_the_route_of_its_plain_feature(
     plain = encode(method("zero_shot", clip), pictures, captions)
     found = encode(learned, pictures, captions)
     for tower in TOWERS:
-        routes = learned.route(tower, plain[tower])
-        distances = learned.distances(tower, plain[tower])
+        routes = learned.router(tower, plain[tower]).routes[:, 0]
+        distances = learned.router(tower, plain[tower]).distances
         assert torch.equal(routes, distances.argmin(dim=1))
         for row, index in enumerate(routes.tolist()):
             one = encode(learned, pictures[row : row + 1], captions[row : row + 1], task=learned.tasks[index])[tower][0]
             torch.testing.assert_close(found[tower][row], one, rtol=1e-5, atol=1e-6)
-        posteriors = learned.posteriors(distances, tower)
+        posteriors = learned.router.posteriors(tower, distances)
         torch.testing.assert_close(posteriors.sum(1), torch.ones(len(routes)))
         assert torch.equal(posteriors.argmax(dim=1), routes)
 
@@ -372,7 +376,7 @@ def test_with_a_key_for_each_picture_training_data_is_routed_to_its_own_task(
     model = learn(build(clusters=16), stream.tasks, steps=1)
     for index, task in enumerate(stream.tasks):
         plain = method("zero_shot", model.backbone).encode_images([record.picture.open() for record in task.train])
-        assert model.route("vision", plain).tolist() == [index] * len(task.train)
+        assert model.router("vision", plain).routes[:, 0].tolist() == [index] * len(task.train)
 
 
 def test_what_is_far_from_every_task_falls_back_to_the_frozen_model(
@@ -387,11 +391,11 @@ def test_what_is_far_from_every_task_falls_back_to_the_frozen_model(
     plain = encode(method("zero_shot", clip), pictures, captions)
     found = encode(model, pictures, captions)
     for tower in TOWERS:
-        fallen = model.route(tower, plain[tower]) == FALLBACK
+        fallen = model.router(tower, plain[tower]).routes[:, 0] == FALLBACK
         assert fallen.any()
         torch.testing.assert_close(found[tower][fallen], plain[tower][fallen], rtol=1e-5, atol=1e-6)
     everything = learn(build(ood="nearest", ood_quantile=0.01), stream.tasks)
-    assert (everything.route("vision", plain["vision"]) >= 0).all()
+    assert (everything.router("vision", plain["vision"]).routes[:, 0] >= 0).all()
 
 
 def test_a_long_caption_is_routed_by_all_of_its_words(
@@ -400,15 +404,14 @@ def test_a_long_caption_is_routed_by_all_of_its_words(
     model = learn(build(start="paper", injection="replace", length=16), stream.tasks)
     caption = "red dot on box tip"  # 16 tokens, of which placeholders leave 8
     asked: list[Tensor] = []
-    stock = model.route
-    model.route = lambda tower, plain: asked.append(plain) or stock(tower, plain)
+    model.router.register_forward_pre_hook(lambda router, inputs: asked.append(inputs[1]))
     model.encode_texts([caption])
     torch.testing.assert_close(asked[0], method("zero_shot", clip).encode_texts([caption]))
 
 
 def test_the_authors_route_captions_behind_placeholder_words(build: Callable[..., LPI]) -> None:
-    assert build(routing_words="placeholders").text_for_routing("a dog") == "X X X X a dog"
-    assert build().text_for_routing("a dog") == "a dog"
+    assert build(routing_words="placeholders").router.wording("a dog") == "X X X X a dog"
+    assert build().router.wording("a dog") == "a dog"
 
 
 # Semantics ------------------------------------------------------------------------------------------------------------
@@ -443,7 +446,7 @@ def test_the_earlier_tasks_similarity_does_not_look_ahead(
 
 def test_prompt_similarity_is_the_cosine_of_whole_prompt_tensors(learned: LPI) -> None:
     found = learned.prompt_similarity()
-    first, last = (learned._expert(index).prompts("text").detach().flatten() for index in (0, 2))
+    first, last = (learned.expert(index).prompts("text").detach().flatten() for index in (0, 2))
     expected = float(first @ last / first.norm() / last.norm())
     assert found["text"][0][2] == pytest.approx(expected, abs=1e-6)
     assert [found["vision"][i][i] for i in range(3)] == pytest.approx([1.0] * 3)
@@ -457,10 +460,9 @@ CHOICES: dict[str, list[Any]] = {
     "depth": [1, 2, 3],
     "placement": ["first", "last"],
     "decomposition": ["cp", "free"],
-    "sharing": ["none", "layer", "layer+position"],
+    "sharing": ["none", "layer"],
     "injection": list(INJECTIONS),
     "start": ["paper", "neutral"],
-    "initial": ["fresh", "previous", "nearest"],
     "interaction": [True, False],
     "interaction_rank": [1],
     "interaction_share": [0, 0.0, 1.0],
@@ -480,9 +482,8 @@ CHOICES: dict[str, list[Any]] = {
     "near_share": [0.0, 1.0],
     "centre_semantics": [True, False],
     "clusters": [1, 50],
-    "frozen_share": [0.0, 0.5, 1.0],
     "directions": [1, 16, 500],
-    "metric": ["cosine", "l1", "l2", "whitened"],
+    "metric": ["cosine", "l1", "whitened"],
     "routing": ["features", "states", "both"],
     "routing_vision": [0.0, 1.0],
     "routing_text": [0.5],
@@ -496,7 +497,8 @@ EVERY = [(name, value) for name, values in CHOICES.items() for value in values]
 
 
 def test_every_option_is_tried(build: Callable[..., LPI]) -> None:
-    assert set(build().options) == set(CHOICES)
+    options = build(metric="whitened").options
+    assert {path_of(options, name, {}) for name in CHOICES} | {"preset", "router"} == set(leaves(options))
 
 
 @pytest.mark.parametrize(("name", "value"), EVERY, ids=lambda part: str(part))
@@ -509,8 +511,11 @@ def test_every_value_trains_and_encodes(
     pictures: Tensor,
     captions: list[str],
 ) -> None:
-    model = learn(build(**{name: value}), stream.tasks[:2], steps=1)
-    assert model.options[name] == value
+    whitened = {"metric": "whitened"} if name == "directions" else {}
+    model = learn(build(**whitened, **{name: value}), stream.tasks[:2], steps=1)
+    path = path_of(model.options, name, {})
+    assert path is not None
+    assert value_at(model.options, path) == value
     assert all(features.isfinite().all() for features in encode(model, pictures, captions).values())
 
 
@@ -527,12 +532,18 @@ def test_presets_train_on_every_family(
     captions: list[str],
 ) -> None:
     model = learn(method("lpi", families(family), preset=preset, **small), stream.tasks[:2], steps=1)
-    assert {name: model.options[name] for name in LPI.presets[preset]} == LPI.presets[preset]
+    published = LPI.Options.presets()[preset].options
+    assert model.options == options_of(LPI.Options, small, preset=preset)
+    assert (model.options.prompts.injection, model.options.prompts.start) == (
+        published.prompts.injection,
+        published.prompts.start,
+    )
+    assert model.options.preset == preset
     assert all(features.isfinite().all() for features in encode(model, pictures, captions).values())
 
 
 def test_an_option_wins_over_the_preset(clip: DualEncoder) -> None:
-    assert method("lpi", clip, preset="paper", injection="add").options["injection"] == "add"
+    assert method("lpi", clip, preset="paper", injection="add").options.prompts.injection == "add"
 
 
 def test_an_unknown_preset_names_the_nearest(clip: DualEncoder) -> None:
@@ -562,7 +573,6 @@ def test_an_unknown_preset_names_the_nearest(clip: DualEncoder) -> None:
         ("depth", 0, "depth must be between 1 and 3, .*; got 0."),
         ("depth", 4, "depth must be between 1 and 3, .*; got 4."),
         ("clusters", 0, "clusters must be at least 1; got 0."),
-        ("frozen_share", 2, "frozen_share must be between 0 and 1; got 2."),
         ("adapter_rank", -1, "adapter_rank must be at least 0; got -1."),
         ("adapter_rank", 99, "adapter_rank must be between 1 and 24, the narrowest changed layer; got 99"),
         ("adapter_targets", "attn", "adapter_targets must be one of .*; got 'attn'."),
@@ -614,10 +624,10 @@ def test_features_kept_of_earlier_tasks_compete_in_the_next_ones_loss(
     expert = model.experts[0]
     assert expert.memory_vision.shape == expert.memory_text.shape == (3, model.backbone.feature_width)
     assert model._others() == {"vision": None, "text": None}  # there is nothing before the first task
-    model.begin_task(TrainingSet(second, model.backbone).data(), torch.Generator().manual_seed(0))
+    begin(model, TrainingSet(second, model.backbone).data(), torch.Generator().manual_seed(0))
     batch = ready(model, second)
     with_others = model.loss(batch)["item"].item()
-    model.options["memory"] = 0
+    model.options = changed(model.options, {"losses.memory": 0})
     assert with_others > model.loss(batch)["item"].item(), "more candidates, and none of them right"
 
 
@@ -629,8 +639,11 @@ def test_the_best_preset_is_the_constructors_default_with_an_adapter_for_the_nor
 ) -> None:
     sizes = {name: small[name] for name in ("rank", "length", "interaction_rank", "clusters")}
     best, usual = (method("lpi", clip, preset=preset, **sizes).options for preset in ("best", None))
-    changed = {name: best[name] for name in best if best[name] != usual[name]}
-    assert changed == {"norm": "none", "adapter_rank": 4}
+    differing = {path for path in leaves(best) if value_at(best, path) != value_at(usual, path)}
+    assert {path: value_at(best, path) for path in differing - {"preset"}} == {
+        "interaction.norm": "none",
+        "adapter.rank": 4,
+    }
 
 
 def test_a_soft_choice_mixes_the_likeliest_tasks_by_their_posteriors(
@@ -638,28 +651,28 @@ def test_a_soft_choice_mixes_the_likeliest_tasks_by_their_posteriors(
 ) -> None:
     model = learn(build(soft_tasks=2, posterior_temperature=2.0), stream.tasks)
     plain = method("zero_shot", clip).encode_images(pictures)
-    likely = model.posteriors(model.distances("vision", plain), "vision")
+    likely = model.router.posteriors("vision", model.router("vision", plain).distances)
     under = torch.stack([model.encode_images(pictures, task=task) for task in model.tasks], dim=1)
     found = model.encode_images(pictures)
     for row, shares in enumerate(likely):
         first, second = shares.argsort(descending=True)[:2].tolist()
         total = shares[first] * under[row, first] + shares[second] * under[row, second]
         torch.testing.assert_close(found[row], total / total.norm(), rtol=1e-4, atol=1e-5)
-    routes, weights = model.mixture("vision", plain)
-    assert torch.equal(routes[:, 0], model.route("vision", plain))
-    torch.testing.assert_close(weights.sum(1), torch.ones(len(pictures)))
+    routing = model.router("vision", plain)
+    assert torch.equal(routing.tasks, routing.distances.argmin(dim=1))
+    torch.testing.assert_close(routing.weights.sum(1), torch.ones(len(pictures)))
 
 
 def test_what_falls_back_is_not_mixed(
     build: Callable[..., LPI], learn: Learn, stream: TaskStream, clip: DualEncoder, pictures: Tensor
 ) -> None:
     model = learn(build(soft_tasks=2, ood="fallback", ood_quantile=0.5), stream.tasks)
-    far = -model._expert(0).centroids_vision[:1].cpu()
-    routes, weights = model.mixture("vision", far)
-    assert routes[0].tolist() == [FALLBACK, FALLBACK]
-    assert weights[0].tolist() == [1.0, 0.0]
+    far = -model.router.keys("vision")[0].centroids[:1]
+    routing = model.router("vision", far)
+    assert routing.routes[0].tolist() == [FALLBACK, FALLBACK]
+    assert routing.weights[0].tolist() == [1.0, 0.0]
     plain = method("zero_shot", clip).encode_images(pictures)
-    lost = model.route("vision", plain) == FALLBACK
+    lost = model.router("vision", plain).routes[:, 0] == FALLBACK
     assert lost.any()
     found = model.encode_images(pictures)
     torch.testing.assert_close(found[lost], plain[lost], rtol=1e-4, atol=1e-5)
@@ -668,29 +681,16 @@ def test_what_falls_back_is_not_mixed(
     torch.testing.assert_close(encoded, found, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("initial", ["previous", "nearest"])
-def test_a_task_may_begin_with_an_earlier_tasks_prompts(
-    initial: str, build: Callable[..., LPI], learn: Learn, stream: TaskStream
-) -> None:
-    model = learn(build(initial=initial), stream.tasks[:2])
-    learn(model, stream.tasks[2:], steps=None, epochs=0)
-    parent = 1 if initial == "previous" else int(model.similarity()[2, :2].argmax())
-    expected = dict(model._expert(parent).named_parameters())
-    for name, parameter in model._expert(2).named_parameters():
-        assert torch.equal(parameter, expected[name])
-        assert parameter is not expected[name]
-
-
 def test_the_radius_of_whitened_keys_is_how_far_the_tasks_own_points_lie_from_keys_that_have_not_seen_them(
     build: Callable[..., LPI], learn: Learn, stream: TaskStream
 ) -> None:
     model = learn(build(metric="whitened", ood="fallback", ood_quantile=1.0), stream.tasks[:1])
     training = TrainingSet(stream.tasks[0], model.backbone)
-    seen = model.distances("vision", training.image_features)[:, 0]
-    assert model._expert(0).radius_vision > seen.max()  # keys lie nearer to what they were made of
-    assert (model.route("vision", training.image_features) == 0).all()
+    seen = model.router("vision", training.image_features).distances[:, 0]
+    assert model.router.keys("vision")[0].radius > seen.max()  # keys lie nearer to what they were made of
+    assert (model.router("vision", training.image_features).routes[:, 0] == 0).all()
     narrow = learn(build(metric="whitened", ood="fallback", ood_quantile=0.01), stream.tasks[:1])
-    assert (narrow.route("vision", training.image_features) == FALLBACK).any()
+    assert (narrow.router("vision", training.image_features).routes[:, 0] == FALLBACK).any()
 
 
 @pytest.mark.parametrize(
@@ -716,14 +716,17 @@ def test_states_inside_the_towers_route_queries(
     if routing == "both":  # as much of what it shows as of how it looks
         features = F.normalize(backbone.encode_images(images), dim=-1)
         slow = torch.cat([slow, features], dim=1) / 2**0.5
-    found = model.routing_images(images)
+    found = routing_features(model.router, model.backbone, "vision", images)
     torch.testing.assert_close(found, slow, rtol=1e-4, atol=1e-5)
-    assert model.distances("vision", found).shape == (len(pixels), 2)
+    assert model.router("vision", found).distances.shape == (len(pixels), 2)
     words = ["gold dot", "a much longer blue box with many words"]
-    together, alone = model.routing_texts(words), torch.cat([model.routing_texts([word]) for word in words])
+    together, alone = (
+        routing_features(model.router, model.backbone, "text", words),
+        torch.cat([routing_features(model.router, model.backbone, "text", [word]) for word in words]),
+    )
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)  # padding doesn't count
     chosen = model.encode_texts(words)
-    for row, route in enumerate(model.route("text", together).tolist()):
+    for row, route in enumerate(model.router("text", together).routes[:, 0].tolist()):
         same = model.encode_texts(words[row : row + 1], task=model.tasks[route])
         torch.testing.assert_close(chosen[row : row + 1], same, rtol=1e-4, atol=1e-5)
 
@@ -732,33 +735,17 @@ def test_distances_follow_the_tasks_that_come_and_go(
     build: Callable[..., LPI], learn: Learn, stream: TaskStream
 ) -> None:
     model = learn(build(metric="whitened"), stream.tasks)
-    plain = model.routing_texts(["red dot", "blue box"])
+    plain = routing_features(model.router, model.backbone, "text", ["red dot", "blue box"])
     for forgotten in ([], [stream.tasks[1].name]):
         for name in forgotten:
             model.forget(name)
-        keys = [expert.keys("text") for expert in model.experts]
+        keys = model.router.keys("text")
         for _ in range(2):  # the second time from what was kept
-            torch.testing.assert_close(model.distances("text", plain), task_distances(plain, keys, "whitened"))
+            torch.testing.assert_close(model.router("text", plain).distances, task_distances(plain, keys, "whitened"))
     first = model.stage(0)
-    keys = [first.experts[0].keys("text")]
-    torch.testing.assert_close(first.distances("text", plain), task_distances(plain, keys, "whitened"))
-
-
-def test_the_frozen_model_keeps_its_share_of_every_vector(
-    build: Callable[..., LPI], learn: Learn, stream: TaskStream, clip: DualEncoder
-) -> None:
-    words = ["red dot", "a blue box", "gray bar"]
-    vectors = {}
-    for share in (0.0, 0.25, 1.0):
-        for tasks in (1, 2):
-            model = learn(build(frozen_share=share, soft_tasks=tasks, injection="into"), stream.tasks[:2])
-            vectors[share, tasks] = model.encode_texts(words)
-    plain = F.normalize(clip.encode_texts(clip.inputs.tokenize(words)), dim=-1)
-    for tasks in (1, 2):
-        torch.testing.assert_close(vectors[1.0, tasks], plain, rtol=1e-4, atol=1e-5)
-    slow = F.normalize(0.75 * vectors[0.0, 1] + 0.25 * plain, dim=-1)
-    torch.testing.assert_close(vectors[0.25, 1], slow, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(vectors[0.25, 2], vectors[0.0, 2], atol=1e-3)
+    keys = first.router.keys("text")
+    assert len(keys) == 1
+    torch.testing.assert_close(first.router("text", plain).distances, task_distances(plain, keys, "whitened"))
 
 
 @pytest.mark.parametrize("placement", ["first", "last"])
@@ -775,7 +762,7 @@ def test_an_adapter_changes_the_weights_that_a_task_sees_and_nothing_else(
     model = learn(build(adapter_rank=2, depth=2, placement=placement, injection="into"), stream.tasks[:2])
     with torch.no_grad():
         found = encode(model, pictures, captions, task="cold")
-        expert = model._expert(1)
+        expert = model.expert(1)
         assert expert.change is not None
         changed = private_copy(clip, target_layers(clip, "attention").values())
         for name, layer in target_layers(changed, "attention").items():

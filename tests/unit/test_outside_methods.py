@@ -17,7 +17,7 @@ from lpi.config import parse
 from lpi.errors import CheckpointError, ConfigError, MissingFileError, UnknownNameError
 from lpi.evaluation.scheduler import run_experiment
 from lpi.methods import method, method_class, method_source
-from lpi.methods.base import Method
+from lpi.methods.base import Learner, Method
 from lpi.methods.checkpoint import load_method
 from lpi.search import SearchIndex
 from lpi.search.writer import change
@@ -46,7 +46,7 @@ def test_a_file_is_a_method_by_its_path(
     model = learn(method(str(mine), clip, step=0.5), stream.tasks[:1])
     assert type(model).__name__ == "Shift"
     assert type(model) is method_class(str(mine))  # executed once
-    assert model.options == {"step": 0.5}
+    assert model.options.step == 0.5
     model.save_pretrained(mine.parent / "model")
     loaded = type(model).from_pretrained(mine.parent / "model", backbone=clip)
     assert loaded.encode_texts(captions).equal(model.encode_texts(captions))
@@ -80,7 +80,7 @@ def test_an_experiment_runs_it_and_names_its_row_after_the_file(mine: Path, tmp_
     assert folders["my_shift"][0] == tmp_path / "runs" / "own" / "my_shift" / "seed-0"
     for name, step in (("my_shift", 2.0), ("shorter", 0.1)):
         folder = folders[name][0]
-        assert read_json(folder / "run.json")["method"]["options"] == {"step": step}
+        assert read_json(folder / "run.json")["method"]["options"] == {"preset": None, "step": step}
         assert read_json(folder / "result.json")["trainable_per_task"] > 0
         assert read_json(folder / "model" / "config.json")["method"] == "my_shift.py"  # and leads nowhere
 
@@ -88,7 +88,7 @@ def test_an_experiment_runs_it_and_names_its_row_after_the_file(mine: Path, tmp_
 def test_a_saved_one_is_loaded_only_by_whoever_names_it(mine: Path, clip: DualEncoder, tmp_path: Path) -> None:
     model, folder = method(str(mine), clip, step=0.5), tmp_path / "model"
     model.save_pretrained(folder)
-    for load in (load_method, Method.from_pretrained):
+    for load in (load_method, Method.from_pretrained, Learner.from_pretrained):
         with pytest.raises(
             CheckpointError, match=r"a method of its own, 'my_shift\.py'; name its file: .*--method-file"
         ):
@@ -135,7 +135,7 @@ def test_what_is_wrong_with_it_is_said(mine: Path, clip: DualEncoder, tmp_path: 
     with pytest.raises(MissingFileError, match=r"your_shift\.py: there is no such file"):
         method(str(tmp_path / "your_shift.py"), clip)
     for text, message in (
-        ("x = 1", r"must define exactly one subclass of lpi\.methods\.base\.Method; found none"),
+        ("x = 1", r"must define exactly one subclass of lpi\.methods\.base\.Learner; found none"),
         (MINE + "\n\nclass Other(Shift):\n    pass\n", "exactly one .*; found Other, Shift"),
         ("import nothing_of_the_kind", "ModuleNotFoundError: No module named 'nothing_of_the_kind'"),
         ("def f(:", "SyntaxError"),

@@ -7,12 +7,12 @@ import torch
 from PIL import Image
 
 from lpi.backbones import load_backbone
+from lpi.backbones.detectors import loading
+from lpi.backbones.detectors.loading import load_grounding_backbone
 from lpi.config import TrainingSettings
 from lpi.data.expressions.scenes import general_expressions
 from lpi.errors import MissingFileError
-from lpi.grounding.backbones import loading
-from lpi.grounding.backbones.loading import load_grounding_backbone
-from lpi.grounding.methods import grounding_method
+from lpi.methods import method as make_method
 from lpi.pretrain.grounding import (
     START_SIDE,
     SceneDetector,
@@ -125,7 +125,7 @@ def test_a_few_steps_learn_and_can_be_loaded(tmp_path: Path) -> None:
     assert sum(step.loss for step in noted[-3:]) < 0.9 * sum(step.loss for step in noted[:3])
     assert noted[0].parts.keys() == {"place", "score", "box", "overlap"}
     detector = load_grounding_backbone(tmp_path)
-    method = grounding_method("lpi", detector, length=4)
+    method = make_method("lpi", detector, length=4)
     ((best, *_),) = method.locate(Image.new("RGB", (60, 40), "white"), ["the red car"])
     assert 0 <= best.box[0] <= best.box[2] <= 60
     assert "lpi pretrain grounding" in (tmp_path / "training.txt").read_text()

@@ -85,7 +85,7 @@ def test_routing_by_the_partner_is_what_a_loop_over_pairs_gives(
 ) -> None:
     evaluator.stage(learner, 2)
     test = evaluator.test
-    distance = {tower: learner.distances(tower, test.plain[tower]) for tower in TOWERS}
+    distance = {tower: learner.router(tower, test.plain[tower]).distances for tower in TOWERS}
     captions_of = [[t for t, o in enumerate(test.owner.tolist()) if o == p] for p in range(test.count("vision"))]
     routes: dict[str, list[int]] = {"vision": [], "text": []}
     for picture, own in enumerate(captions_of):
@@ -188,9 +188,10 @@ def test_a_score_with_routing_is_held_against_cosines_and_against_the_frozen_mod
     scores = {}
     for tower in TOWERS:
         looks = test.routing_features(learner, tower)
-        distances = learner.distances(tower, looks)
-        scores[tower] = learner.posteriors(distances, tower)
-        scores[tower][learner.route(tower, looks) == FALLBACK] = 1 / 3  # of no task: agrees with all of them alike
+        distances = learner.router(tower, looks).distances
+        scores[tower] = learner.router.posteriors(tower, distances)
+        lost = learner.router(tower, looks).tasks == FALLBACK
+        scores[tower][lost] = 1 / 3  # of no task: agrees with all of them alike
     slow = test.plain["text"] @ test.plain["vision"].T + 0.5 * scores["text"] @ scores["vision"].T
     right = torch.zeros_like(slow, dtype=torch.bool)
     right[test.pairs[:, 0], test.pairs[:, 1]] = True
@@ -213,11 +214,13 @@ def test_a_pair_with_a_stranger_can_be_left_to_the_frozen_model(
     test, known, own, agreement = evaluator.test, {}, {}, {}
     for tower in TOWERS:
         looks = test.routing_features(learner, tower)
-        known[tower] = learner.route(tower, looks) != FALLBACK
-        agreement[tower] = learner.posteriors(learner.distances(tower, looks), tower)
+        known[tower] = learner.router(tower, looks).routes[:, 0] != FALLBACK
+        agreement[tower] = learner.router.posteriors(tower, learner.router(tower, looks).distances)
         agreement[tower][~known[tower]] = 1 / 3
         rows = torch.arange(test.count(tower))
-        own[tower] = evaluator.mixed(learner, tower, rows, *learner.mixture(tower, looks))
+        own[tower] = evaluator.mixed(
+            learner, tower, rows, learner.router(tower, looks).routes, learner.router(tower, looks).weights
+        )
     assert all(0 < float(part.float().mean()) < 1 for part in known.values())
     both = known["text"][:, None] & known["vision"][None]
     cosines = torch.where(both, own["text"] @ own["vision"].T, test.plain["text"] @ test.plain["vision"].T)

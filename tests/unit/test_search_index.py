@@ -15,6 +15,7 @@ from lpi.data.content import content_id
 from lpi.errors import CheckpointError, ConfigError, DataError, MissingFileError, OutputError, UnknownNameError
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import save_method
+from lpi.methods.encoder import routing_features
 from lpi.search import Filters, SearchIndex
 from lpi.search.best import best_rows_each
 from lpi.search.building import create
@@ -239,7 +240,7 @@ def test_a_hit_names_its_task_and_how_sure_the_router_was(index: SearchIndex) ->
         hit = index.picture(key)
         assert hit.task == task == method.tasks[distances.index(min(distances))]
         assert hit.margin == pytest.approx(max(distances) - min(distances), abs=1e-6)
-        sure = method.posteriors(torch.tensor([distances]), "vision").max()
+        sure = method.router.posteriors("vision", torch.tensor([distances])).max()
         assert hit.confidence == pytest.approx(float(sure), abs=1e-5)
 
 
@@ -262,7 +263,7 @@ def test_filters_leave_the_order_of_what_remains(index: SearchIndex, scoring: st
 
 def posteriors(method: Method, tower: str, looks: torch.Tensor) -> torch.Tensor:
     """How likely each task is, [items, tasks], of what routes them."""
-    return method.posteriors(method.distances(tower, looks), tower)
+    return method.router.posteriors(tower, method.router(tower, looks).distances)
 
 
 def test_routed_scores_add_the_agreement_of_both_sides_to_the_cosine(index: SearchIndex, world: World) -> None:
@@ -273,9 +274,9 @@ def test_routed_scores_add_the_agreement_of_both_sides_to_the_cosine(index: Sear
     prepared = method.backbone.inputs.normalise(
         torch.stack([torch.tensor(method.backbone.inputs.prepare(picture)).permute(2, 0, 1) for picture in pictures])
     )
-    theirs = posteriors(method, "vision", method.routing_images(prepared))
+    theirs = posteriors(method, "vision", routing_features(method.router, method.backbone, "vision", prepared))
     words = ["a dot", "a teal bar"]
-    ours = posteriors(method, "text", method.routing_texts(words))
+    ours = posteriors(method, "text", routing_features(method.router, method.backbone, "text", words))
     scores = method.encode_texts(words) @ vectors.T + 0.1 * ours @ theirs.T
     for word, own in zip(words, scores, strict=True):
         found = {hit.id: hit.score for hit in index.search_text(word, 24, scoring="routed")}

@@ -75,9 +75,11 @@ def test_routing_is_the_methods_own(method: lpi.Method, pictures: torch.Tensor) 
     plain = encoder.routing_features(pictures)
     routing = encoder.routing(plain)
     exact = torch.from_numpy(unit(plain.astype(np.float32)))
-    assert routing.routes[:, 0].tolist() == method.route("vision", exact).tolist() == routing.tasks.tolist()
+    assert (
+        routing.routes[:, 0].tolist() == method.router("vision", exact).routes[:, 0].tolist() == routing.tasks.tolist()
+    )
     assert routing.weights.tolist() == [[1.0]] * 24
-    distances = method.distances("vision", exact)
+    distances = method.router("vision", exact).distances
     assert routing.distances == pytest.approx(distances.numpy(), abs=1e-4)
     nearest = distances.sort(dim=1).values
     assert routing.margins == pytest.approx((nearest[:, 1] - nearest[:, 0]).numpy(), abs=1e-4)

@@ -12,6 +12,7 @@ from search_world import World
 import lpi
 from lpi.backbones import DualEncoder
 from lpi.errors import CheckpointError, ConfigError, MissingFileError
+from lpi.methods.encoder import route_texts, routing_features
 from lpi.search import Filters, SearchIndex
 from lpi.search.best import SHOWN
 from lpi.search.encoding import answering, text_probes
@@ -26,7 +27,7 @@ WORDS = ["a red dot", "a very long query about a teal bar", "gold", "blue tip"]
 
 def test_a_query_names_the_tasks_that_answer_it_and_how_much_each_counts(index: SearchIndex, world: World) -> None:
     method = index.method()
-    routes, weights = method.mixture("text", method.routing_texts(WORDS))
+    routes, weights = method.mixture("text", routing_features(method.router, method.backbone, "text", WORDS))
     named = [query.routes for query in index.encode_texts(WORDS)]
     assert named == [
         ((method.tasks[route], weight),) for route, weight in zip(routes[:, 0], weights[:, 0], strict=True)
@@ -41,7 +42,7 @@ def test_a_mixture_is_told_largest_share_first_and_a_query_far_from_all_has_no_t
     index: SearchIndex, clip: DualEncoder, learn: Callable[..., lpi.Method], stream: TaskStream
 ) -> None:
     soft = learn(lpi.method("lpi", clip, rank=2, length=4, clusters=2, soft_tasks=3), stream.tasks)
-    named = answering(soft, soft.text_mixture(["red dot", "gray box"]))
+    named = answering(soft, route_texts(soft, ["red dot", "gray box"]))
     for routes in named:
         shares = [share for _, share in routes]
         assert shares == sorted(shares, reverse=True)
@@ -49,20 +50,20 @@ def test_a_mixture_is_told_largest_share_first_and_a_query_far_from_all_has_no_t
     assert max(len(routes) for routes in named) > 1 or all(routes == (("", 1.0),) for routes in named)
     for expert in soft.experts:
         expert.radius_text.zero_()
-    assert answering(soft, soft.text_mixture(["red dot"])) == ((("", 1.0),),)
+    assert answering(soft, route_texts(soft, ["red dot"])) == ((("", 1.0),),)
 
 
 def test_before_any_task_the_frozen_model_answers_and_without_routing_nobody_is_named(clip: DualEncoder) -> None:
     untaught, plain = lpi.method("lpi", clip), lpi.method("zero_shot", clip)
-    assert answering(untaught, untaught.text_mixture(WORDS[:2])) == ((("", 1.0),),) * 2
-    assert answering(plain, plain.text_mixture(WORDS[:2])) == ((),) * 2
+    assert answering(untaught, route_texts(untaught, WORDS[:2])) == ((("", 1.0),),) * 2
+    assert answering(plain, route_texts(plain, WORDS[:2])) == ((),) * 2
 
 
 def test_what_routed_a_query_also_tells_how_much_it_belongs_to_each_task(
     index: SearchIndex, clip: DualEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method = index.method()
-    looks = method.routing_texts(WORDS)
+    looks = routing_features(method.router, method.backbone, "text", WORDS)
     tasks = method.tasks_of(method.mixture("text", looks)[0][:, 0])
     expected = 0.1 * method.belonging("text", method.distances("text", looks), tasks)
     looked: list[str] = []
@@ -73,7 +74,7 @@ def test_what_routed_a_query_also_tells_how_much_it_belongs_to_each_task(
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     unrouted = lpi.method("zero_shot", clip)
     with pytest.raises(ConfigError, match="of routed queries only"):
-        unrouted.mixture_belonging("text", unrouted.text_mixture(WORDS))
+        unrouted.mixture_belonging("text", route_texts(unrouted, WORDS))
 
 
 # ---- several at once -------------------------------------------------------------------------------------------------

@@ -14,7 +14,9 @@ from search_world import QUICK, World, vectors_of
 import lpi
 from lpi.data.content import content_id
 from lpi.errors import ConfigError, DataError, MissingFileError, UnknownNameError
+from lpi.methods.base import recorded_options, restore, stored_state
 from lpi.methods.checkpoint import load_method, save_method
+from lpi.methods.encoder import route_images, route_texts
 from lpi.metrics.ranking import recall_both_directions
 from lpi.search import SearchIndex
 from lpi.search.encoding import Encoder
@@ -146,9 +148,9 @@ def test_rolling_back_takes_the_model_back_and_leaves_todays_pictures(taught: Wo
 
 def test_soft_mixtures_are_mixed_anew_from_what_is_kept(world: World, tmp_path: Path, stream: TaskStream) -> None:
     hard = load_method(world.model)
-    soft = lpi.method("lpi", hard.backbone, **{**hard.options, "soft_tasks": 2, "ood": "fallback"})
-    soft.restore([(name, hard.task_state(row)) for row, name in enumerate(hard.tasks)], {})
-    soft._expert(0).radius_vision.zero_()  # all that lie nearest to the first task fall back
+    soft = lpi.method("lpi", hard.backbone, **{**recorded_options(hard), "soft_tasks": 2, "ood": "fallback"})
+    restore(soft, [(name, stored_state(hard, row)) for row, name in enumerate(hard.tasks)], {})
+    soft.router.kept[0]["radius_vision"].zero_()  # all that lie nearest to the first task fall back
     save_method(soft, tmp_path / "soft")
     mine = world.copy(tmp_path / "mine")
     before = vectors_of(mine.build(mine.root / "index-soft", model=tmp_path / "soft"))
@@ -232,7 +234,7 @@ def test_each_domains_queries_meet_the_pictures_of_all(world: World, tmp_path: P
     inputs, pictures = method.backbone.inputs, [record.picture.open() for record in records]
     pixels = torch.stack([torch.tensor(inputs.prepare(picture)).permute(2, 0, 1) for picture in pictures])
     vectors = method.encode_texts(texts), method.encode_images(pictures)
-    routed_to = {"text": method.text_mixture(texts), "vision": method.image_mixture(pixels)}
+    routed_to = {"text": route_texts(method, texts), "vision": route_images(method, pixels)}
     sure = [0.1**0.5 * method.mixture_belonging(tower, mixture) for tower, mixture in routed_to.items()]
     both = [torch.cat(side, dim=1) for side in zip(vectors, sure, strict=True)]
     for measured, (ours, theirs) in ((found, vectors), (routed, both)):

@@ -16,9 +16,9 @@ from search_world import QUICK, World
 from starlette.testclient import TestClient
 from tiny_grounding import tiny_owl
 
+from lpi.backbones.detectors import load_grounding_backbone
 from lpi.data.content import content_id
-from lpi.grounding.backbones import load_grounding_backbone
-from lpi.grounding.methods import grounding_method
+from lpi.methods import method as make_method
 from lpi.search import Filters, SearchIndex
 from lpi.search.teaching import adopt, learn, read_domain
 from lpi.search.writer import change
@@ -425,7 +425,7 @@ def test_a_file_that_was_exchanged_is_not_served(mine: World) -> None:
 
 
 def test_boxes_are_in_pixels_of_the_picture(index: SearchIndex, tmp_path: Path) -> None:
-    grounder = grounding_method("zero_shot", load_grounding_backbone(tiny_owl(tmp_path / "owl")))
+    grounder = make_method("zero_shot", load_grounding_backbone(tiny_owl(tmp_path / "owl")))
     key = index.search_text("a red box", 1)[0].id
     with TestClient(create_app(Service(index, grounder=grounder, threads=1)), base_url=HERE) as client:
         assert client.get("/api/info").json()["grounding"] is True

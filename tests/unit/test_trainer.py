@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from lpi.devices import pick_device
 from lpi.errors import CheckpointError, ConfigError, LpiError
 from lpi.features import TrainingSet
 from lpi.methods import method, method_class, method_names
-from lpi.methods.base import Method, TrainingBatch
+from lpi.methods.base import Method, MethodOptions, TrainingBatch
+from lpi.methods.encoder import tokens
 from lpi.methods.lpi import LPI
 from lpi.tasks.batches import batches
 from lpi.tasks.stream import TaskStream
@@ -40,7 +42,7 @@ def settings(**changes: Any) -> TrainingSettings:
 
 
 def prompts_of(model: LPI, task: int = -1) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in model._expert(task).parameters()]
+    return [parameter.detach().clone() for parameter in model.expert(task).parameters()]
 
 
 def same(first: list[Tensor], second: list[Tensor]) -> bool:
@@ -50,14 +52,20 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
 class Stub(Method):
     """One number that is pulled towards zero; notes the size of each batch."""
 
-    def __init__(self, backbone: DualEncoder, *, broken_from: int = 10**9) -> None:
-        super().__init__(backbone, broken_from=broken_from)
+    @dataclass(frozen=True)
+    class Options(MethodOptions):
+        broken_from: int = 10**9
+
+    options: Options
+
+    def __init__(self, backbone: DualEncoder, options: Options | None = None) -> None:
+        super().__init__(backbone, options)
         self.number = nn.Parameter(torch.tensor(1.0))
         self.seen: list[int] = []
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         self.seen.append(len(batch.texts))
-        broken = math.nan if len(self.seen) >= self.options["broken_from"] else 0.0
+        broken = math.nan if len(self.seen) >= self.options.broken_from else 0.0
         return {"pull": self.number.square(), "other": self.number * 0 + 0.5 + broken}
 
 
@@ -92,7 +100,7 @@ def test_a_method_that_is_given_no_rate_learns_at_its_own(clip: DualEncoder, str
     model.learn(stream.tasks[1], steps=1, batch=8, device="cpu", learning_rate=1e-3, on_step=noted.append)
     assert [step.learning_rate for step in noted] == [6e-5, 1e-3]
     for name in method_names():
-        own = method_class(name).default_training
+        own = method_class(name).Options.training
         assert training_for(method_class(name), {}) == TrainingSettings(**own)
         assert "learning_rate" in own or name == "zero_shot"
 
@@ -122,7 +130,7 @@ def test_the_same_seed_learns_the_same_and_another_does_not(build: Callable[...,
     for seed in (0, 0, 1):
         model = build()
         learn_task(model, stream.tasks[0], settings=settings(augment="crop_flip"), seed=seed)
-        found.append([*prompts_of(model), model._expert(0).get_buffer("centroids_text")])
+        found.append([*prompts_of(model), model.router.keys("text")[0].centroids])
     assert same(found[0], found[1])
     assert not same(found[0], found[2])
 
@@ -206,14 +214,14 @@ def test_accumulated_gradients_are_averaged_over_the_batches(
 
     plain = learn(build(start="paper"), stream.tasks[:1], seed=3, steps=None, epochs=0)
     training = TrainingSet(stream.tasks[0], plain.backbone)
-    parameters = list(plain._expert(0).requires_grad_(True).parameters())
+    parameters = list(plain.expert(0).requires_grad_(True).parameters())
     source = batches(training.records, training.store, size=5, seed=derived_seed(3, 0, "batches"), epoch=0)
     gradients = [torch.zeros_like(parameter) for parameter in parameters]
     for _ in range(3):
         batch = next(source)
         ready = TrainingBatch(
             plain.backbone.inputs.normalise(batch.pixels),
-            plain.tokens(batch.texts),
+            tokens(plain, batch.texts),
             batch.positives,
             batch.owner,
             plain=lambda: (torch.empty(0), torch.empty(0)),
@@ -243,7 +251,7 @@ def test_the_batches_left_over_in_an_epoch_make_a_step_of_their_own_weight(
 def test_a_loss_that_is_not_a_number_stops_before_it_does_harm(
     watched: bool, clip: DualEncoder, stream: TaskStream
 ) -> None:
-    stub = Stub(clip, broken_from=3)
+    stub = method(Stub, clip, broken_from=3)
     with pytest.raises(
         LpiError, match=r"task 'warm', step 3: the loss is nan. Lower training.learning_rate \(now 0.01"
     ):
@@ -305,7 +313,7 @@ def test_keeping_the_states_below_the_prompts_changes_nothing_but_the_time(
     for room in (features.TRUNK_BYTES, 0):
         monkeypatch.setattr(features, "TRUNK_BYTES", room)
         model = build(backbone, placement="last", depth=1, injection=injection, start=start)
-        assert model.trunk() > 0
+        assert model.frozen_blocks() > 0
         learn_task(model, stream.tasks[0], settings=settings(optimiser="sgd"))
         found.append(model)
     for with_trunk, without in zip(prompts_of(found[0]), prompts_of(found[1]), strict=True):

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lpi.backbones.base import Tower
 from lpi.backbones.state import PatchInputs, TextInputs, TowerState, append
+from lpi.backbones.tower import Tower
 from lpi.errors import BackboneError, ShapeError, did_you_mean
 
 

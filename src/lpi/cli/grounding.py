@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lpi.cli.options import JsonOption, MethodFileOption, make_folder
-from lpi.errors import MissingFileError
+from lpi.errors import CheckpointError, MissingFileError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from lpi.grounding.base import Found, GroundingMethod
+    from lpi.methods.grounding.base import Found, GroundingMethod
 
 
 def ground(
@@ -64,8 +64,9 @@ def learned(model: str, method_file: Path | None = None) -> GroundingMethod:
         MissingFileError: the run has no model yet.
         LpiError: as the loaders say.
     """
-    from lpi.grounding.backbones.loading import load_grounding_backbone
-    from lpi.grounding.methods import grounding_method, load_grounding_method
+    from lpi.backbones.detectors.loading import load_grounding_backbone
+    from lpi.methods import method as build_method
+    from lpi.methods.checkpoint import load_method
     from lpi.storage import read_json
 
     folder = Path(model)
@@ -75,8 +76,13 @@ def learned(model: str, method_file: Path | None = None) -> GroundingMethod:
             raise MissingFileError(f"{model}: this run has learned no task yet. Let it finish its first.")
     about = folder / "config.json"
     if about.is_file() and "method" in read_json(about):
-        return load_grounding_method(folder, method=method_file)
-    return grounding_method("zero_shot", load_grounding_backbone(model))
+        found = load_method(folder, method=method_file)
+        if found.problem != "grounding":
+            raise CheckpointError(f"{folder} holds a {type(found).__name__}, which finds no boxes.")
+    else:
+        found = build_method("zero_shot", load_grounding_backbone(model))
+    learner: GroundingMethod = found
+    return learner
 
 
 def as_record(expression: str, boxes: list[Found]) -> dict[str, Any]:

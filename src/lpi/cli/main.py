@@ -14,6 +14,7 @@ import typer
 from lpi import __version__
 from lpi.cli.compare import compare
 from lpi.cli.grounding import ground
+from lpi.cli.methods import methods
 from lpi.cli.migrate import migrate
 from lpi.cli.options import JsonOption, command_line
 from lpi.cli.run import evaluate, run, write_page
@@ -41,6 +42,7 @@ app.command()(evaluate)
 app.command()(compare)
 app.command()(tune)
 app.command()(ground)
+app.command()(methods)
 
 
 def main() -> None:

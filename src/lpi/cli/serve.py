@@ -14,7 +14,7 @@ from lpi.cli.options import MethodFileOption
 from lpi.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
-    from lpi.grounding.base import GroundingMethod
+    from lpi.methods.grounding.base import GroundingMethod
 
 STARTING_MODEL = "lpi-tiny"
 

@@ -13,8 +13,9 @@ from lpi.evaluation.grounding import GROUNDING
 from lpi.evaluation.problem import Evaluator, Problem
 from lpi.evaluation.retrieval import RETRIEVAL
 from lpi.features import TrainingData
-from lpi.methods import Named
-from lpi.methods.base import Method
+from lpi.methods import Named, settled
+from lpi.methods import method as build_method
+from lpi.methods.checkpoint import load_method
 from lpi.tasks.grouping import StreamOf
 
 Say = Callable[[str], None]
@@ -33,10 +34,8 @@ def open_stream(settings: StreamSettings, name: str) -> StreamOf[Any, Any]:
 
 def suited(experiment: Experiment) -> Experiment:
     """The experiment with the training settings that suit its method, where it gives none itself."""
-    method = problem_of(experiment.stream).method_class(str(experiment.method.get("name", "lpi")))
-    given = experiment.training.model_fields_set
-    lacking = {key: value for key, value in method.default_training.items() if key not in given}
-    return experiment.model_copy(update={"training": experiment.training.model_copy(update=lacking)})
+    training = settled(experiment.method, experiment.training, experiment.stream.problem)
+    return experiment.model_copy(update={"training": training})
 
 
 class Bench:
@@ -73,12 +72,12 @@ class Bench:
         self._evaluators[key].reset()
         return self._evaluators[key]
 
-    def method(self, experiment: Experiment) -> Method:
+    def method(self, experiment: Experiment) -> Any:
         """The method that the experiment names, untaught."""
         options = {key: value for key, value in experiment.method.items() if key not in ("name", "preset")}
         name, preset = experiment.method.get("name", "lpi"), experiment.method.get("preset")
-        return self.problem.method(name, self.backbone, preset=preset, **options)
+        return build_method(name, self.backbone, preset=preset, **options)
 
-    def load(self, folder: Path, method: Named | None = None) -> Method:
+    def load(self, folder: Path, method: Named | None = None) -> Any:
         """A method as it was saved; ``method`` names one that is none of the library's."""
-        return self.problem.load(folder, self.backbone, method)
+        return load_method(folder, backbone=self.backbone, method=method)

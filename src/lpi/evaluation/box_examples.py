@@ -11,8 +11,8 @@ from torch import Tensor
 from lpi.data.expressions.drawing import DrawnBox, draw_boxes
 from lpi.evaluation.examples import Json, half_and_half
 from lpi.evaluation.precision import Best, GroundingEvaluator, TestExpressions
-from lpi.grounding.base import GroundingMethod
 from lpi.methods.base import FALLBACK
+from lpi.methods.grounding.base import GroundingMethod
 from lpi.metrics.boxes import iou
 from lpi.storage import write_atomically, write_json
 
@@ -36,7 +36,7 @@ def write_box_examples(evaluator: GroundingEvaluator, method: GroundingMethod, f
     shown = []
     for number, row in enumerate(_pick(before.within(1) == 1, after.within(1) == 1, count)):
         route = int(routes[row])
-        used = method.tasks[route] if method.routed and route != FALLBACK else None
+        used = method.tasks[route] if method.router is not None and route != FALLBACK else None
         record = test.records[row]
         example: Json = {
             "expression": record.expression,

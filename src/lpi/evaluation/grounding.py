@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from lpi.backbones.detectors.base import GroundingBackbone
+from lpi.backbones.detectors.loading import load_grounding_backbone
 from lpi.config import StreamSettings
 from lpi.evaluation.box_examples import write_box_examples
 from lpi.evaluation.precision import GroundingEvaluator
 from lpi.evaluation.problem import Problem, open_with
 from lpi.expression_data import ExpressionSet
-from lpi.grounding.backbones.base import GroundingBackbone
-from lpi.grounding.backbones.loading import load_grounding_backbone
-from lpi.grounding.methods import METHODS, grounding_class, grounding_method, load_grounding_method
 from lpi.tasks.grounding import MAKERS, GroundingStream, GroundingTask, grounding_options
 
 
@@ -30,9 +29,5 @@ GROUNDING = Problem(
     notes=lambda stream, backbone: stream.notes,
     training_data=_training_data,
     evaluator=GroundingEvaluator,
-    method_names=lambda: METHODS,
-    method_class=grounding_class,
-    method=grounding_method,
-    load=lambda folder, backbone, named: load_grounding_method(folder, backbone=backbone, method=named),
     write_examples=write_box_examples,
 )

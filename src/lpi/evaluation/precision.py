@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from lpi.backbones.detectors.base import GroundingBackbone
 from lpi.config import EvaluationSettings
 from lpi.data.expressions.record import ReferringExpression
 from lpi.evaluation.problem import routing_of
 from lpi.evaluation.records import Averages, FrozenRecord, PerTask, StageRecord, first_tasks
 from lpi.expression_data import ExpressionSet
-from lpi.grounding.backbones.base import GroundingBackbone
-from lpi.grounding.base import GroundingMethod
 from lpi.methods.base import FALLBACK
+from lpi.methods.encoder import tokens
+from lpi.methods.experts import stage_of
+from lpi.methods.grounding.base import GroundingMethod
 from lpi.metrics.boxes import KS, apart, corners_of, hit_ranks, precision_per_task
 from lpi.metrics.ranking import Ranks
 from lpi.tasks.grounding import GroundingStream
@@ -81,18 +84,19 @@ class TestExpressions:
     @torch.no_grad()
     def routes(self, method: GroundingMethod, rows: Tensor) -> Tensor:
         """Where a method sends some of the expressions, int64 [rows]."""
-        if not method.routed:
+        if method.router is None:
             return torch.zeros(len(rows), dtype=torch.int64)
         plain = {"vision": self.plain["vision"][rows], "text": self._texts(method)[rows]}
-        return method.routes({tower: values.to(method.device) for tower, values in plain.items()}).cpu()
+        return method.routes({tower: values.to(method.backbone.device) for tower, values in plain.items()}).cpu()
 
     def _texts(self, method: GroundingMethod) -> Tensor:
         """Features of the expressions in the words that the method routes by, [expressions, features]."""
-        wording = method.text_for_routing("")
+        wording = method.router.wording("") if method.router is not None else ""
         if wording == "":
             return self.plain["text"]
         if wording not in self._worded:
-            texts = [method.text_for_routing(text) for text in self.set.expressions]
+            assert method.router is not None  # or there is no wording
+            texts = [method.router.wording(text) for text in self.set.expressions]
             self._worded[wording] = self.set.features_of(texts).cpu()[self._words]
         return self._worded[wording]
 
@@ -105,7 +109,7 @@ class TestExpressions:
                 batch = self.set.ready(part.tolist(), self.backbone.inputs.tokenize)
                 boxes, scores = self.backbone(batch.pictures, batch.texts)
             else:
-                batch = self.set.ready(part.tolist(), method.tokens)
+                batch = self.set.ready(part.tolist(), partial(tokens, method))
                 seen = method.detect(batch.pictures, batch.texts, route)
                 boxes, scores = seen.boxes, seen.scores
             corners = corners_of(boxes.float().cpu())
@@ -187,7 +191,7 @@ class GroundingEvaluator:
         every = self.test.precision(self.test.ranks(method, rows, routes), rows, ahead)
         own = self.test.upto(seen)
         oracle = routing = None
-        if method.routed:
+        if method.router is not None:
             routing = {"both": routing_of(self.test.task[own], routes[: len(own)], seen)}
             if self.settings.oracle:
                 oracle = self.test.precision(self.test.ranks(method, own, self.test.task[own]), own, seen)
@@ -213,10 +217,8 @@ class GroundingEvaluator:
         The last bits of a box can depend on what else is in its batch; a resumed run must end with the same ones.
         """
         if method.stable:
-            for stage in range(stages if method.routed else 0):
-                before = method.stage(stage)
-                assert isinstance(before, GroundingMethod)
-                self.stage(before, stage)
+            for stage in range(stages if method.router is not None else 0):
+                self.stage(stage_of(method, stage), stage)
 
     def _precision(self, method: GroundingMethod | None, test: TestExpressions, rows: Tensor) -> PerTask:
         frozen = torch.full((len(rows),), FALLBACK)

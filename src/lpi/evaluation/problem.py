@@ -10,11 +10,12 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from lpi.backbones.base import Problem as ProblemName
 from lpi.config import EvaluationSettings, StreamSettings
 from lpi.errors import ConfigError, did_you_mean
 from lpi.evaluation.records import METRICS, Averages, FrozenRecord, Metrics, Routing, StageRecord
 from lpi.features import TrainingData
-from lpi.methods.base import FALLBACK, Method
+from lpi.methods.base import FALLBACK
 from lpi.tasks.grouping import StreamOf
 
 
@@ -59,25 +60,17 @@ class Problem:
         notes: what a person should know of a stream with a backbone.
         training_data: a task, ready to be learned from.
         evaluator: measures methods on a stream.
-        method_names: the library's methods for it.
-        method_class: the class of a method by its name.
-        method: a method by its name, with ``preset`` and options.
-        load: a method as it was saved; the last argument names one that is none of the library's.
         write_examples: writes what was found before and after, for the report.
         diagnosis: measures further, where ``evaluation.diagnostics`` asks for it.
     """
 
-    name: str
+    name: ProblemName
     items: str
     open_stream: Callable[[StreamSettings, str], StreamOf[Any, Any]]
     load_backbone: Callable[[str, int | None], Any]
     notes: Callable[[Any, Any], Sequence[str]]
     training_data: Callable[[Any, Any], TrainingData]
     evaluator: Callable[[Any, Any, EvaluationSettings], Evaluator]
-    method_names: Callable[[], Sequence[str]]
-    method_class: Callable[[str], type[Method]]
-    method: Callable[..., Method]
-    load: Callable[[Path, Any, Any], Method]
     write_examples: Callable[[Any, Any, Path, int], None]
     diagnosis: Callable[[Any, Path], Diagnosis] | None = None
 

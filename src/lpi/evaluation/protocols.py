@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lpi.evaluation.recall import Evaluator
 from lpi.evaluation.records import PerTask
-from lpi.evaluation.test_set import TOWERS, Encoded, Towers
+from lpi.evaluation.test_set import TOWERS, Encoded, Towers, routed
 from lpi.methods.base import Method
 from lpi.metrics.ranking import Gallery
 
@@ -33,7 +33,7 @@ def protocols(evaluator: Evaluator, method: Method, stage: int) -> dict[str, Per
     Paper: DAR (arXiv 2605.31229) reports its main figures with a pair's routing, and one-sided routing beside them.
     """
     last = stage + 1 == len(evaluator.stream.tasks)
-    routings = EVERY_STAGE + (LAST_STAGE if last else ()) if method.routed else EVERY_STAGE[:1]
+    routings = EVERY_STAGE + (LAST_STAGE if last else ()) if method.router is not None else EVERY_STAGE[:1]
     found = {}
     for routing in routings:
         encoded = _encoded(evaluator, method, stage, routing)
@@ -65,8 +65,8 @@ def _one_sided(evaluator: Evaluator, method: Method, rows: Towers, leader: str) 
     A picture with several captions follows its first.
     """
     test = evaluator.test
-    plain = test.routing_features(method, leader)[rows[leader]].to(method.device)
-    mixture = [part.cpu() for part in method.mixture(leader, plain)]
+    routing = routed(method, leader, test.routing_features(method, leader)[rows[leader]])
+    mixture = (routing.routes, routing.weights)
     owner = test.owner[rows["text"]]  # [texts]; tasks come first to last, so the rows seen are the first ones
     follow = owner if leader == "vision" else first_captions(owner, len(rows["vision"]))
     routes, features = {}, {}
@@ -84,8 +84,7 @@ def _pair_routes(evaluator: Evaluator, method: Method, rows: Towers) -> Towers:
     """
     test = evaluator.test
     distance = {
-        tower: method.distances(tower, test.routing_features(method, tower)[rows[tower]].to(method.device)).cpu()
-        for tower in TOWERS
+        tower: routed(method, tower, test.routing_features(method, tower)[rows[tower]]).distances for tower in TOWERS
     }
     owner = test.owner[rows["text"]]
     pictures = len(rows["vision"])

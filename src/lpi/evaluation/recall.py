@@ -12,9 +12,12 @@ from lpi.backbones.base import DualEncoder
 from lpi.config import EvaluationSettings
 from lpi.evaluation.problem import routing_of
 from lpi.evaluation.records import Averages, FrozenRecord, PerTask, StageRecord, first_tasks
-from lpi.evaluation.test_set import DIRECTIONS, TOWERS, Encoded, FeatureCache, TestSet, Towers
-from lpi.methods.base import FALLBACK, Method
+from lpi.evaluation.test_set import DIRECTIONS, TOWERS, Encoded, FeatureCache, TestSet, Towers, routed
+from lpi.methods.base import Method
+from lpi.methods.experts import stage_of
 from lpi.metrics.ranking import Gallery, recall_both_directions
+from lpi.routing.base import Routing
+from lpi.routing.score import Probe, scored_features, scored_features_with_frozen
 from lpi.tasks.stream import TaskStream
 
 
@@ -64,7 +67,7 @@ class Evaluator:
         fixed = oracle = cosine = frozen = following = held_out = routing = None
         if self.settings.fixed_gallery:
             fixed = first_tasks(self.recall(known.rows, known.features), stage + 1)
-        if method.routed:
+        if method.router is not None:
             rows = {tower: self.test.upto(tower, stage + 1) for tower in TOWERS}
             if self.settings.oracle:
                 own = {t: self._cache.features(method, t, rows[t], self.test.task[t][rows[t]]) for t in TOWERS}
@@ -97,7 +100,7 @@ class Evaluator:
         """
         if method.stable:
             for stage in range(stages):
-                self.stage(method.stage(stage), stage)
+                self.stage(stage_of(method, stage), stage)
 
     # ---- for those who measure the same model in other ways ----------------------------------------------------------
 
@@ -145,31 +148,20 @@ class Evaluator:
         for tower in TOWERS:
             rows[tower] = test.upto(tower, tasks)
             plain = test.routing_features(method, tower)[rows[tower]]
-            mixture = [part.cpu() for part in method.mixture(tower, plain.to(method.device))]
-            routes[tower] = method.tasks_of(mixture[0][:, 0])
-            mixed[tower] = features[tower] = cache.mixed(method, tower, rows[tower], *mixture)
-            if self.settings.scoring == "routed" and method.routed:
+            routing = routed(method, tower, plain)
+            routes[tower] = routing.tasks
+            mixed[tower] = features[tower] = cache.mixed(method, tower, rows[tower], routing.routes, routing.weights)
+            if self.settings.scoring == "routed" and method.router is not None:
                 frozen = test.plain[tower][rows[tower]]
-                features[tower] = self._scored(method, tower, mixed[tower], frozen, plain, routes[tower])
+                features[tower] = self._scored(tower, mixed[tower], frozen, routing)
         return Encoded(rows, routes, features, mixed)
 
-    def _scored(
-        self, method: Method, tower: str, mixed: Tensor, frozen: Tensor, plain: Tensor, routes: Tensor
-    ) -> Tensor:
-        """Features whose inner product is the ``routed`` score: both sides' task posteriors stand behind.
-
-        What belongs to no task agrees with every task alike (:meth:`lpi.methods.base.Method.belonging`): as a query it
-        then ranks by its cosines alone. With
-        ``foreign_pairs = "frozen"`` those are the frozen model's, f, instead of the mixed vectors', v: where k is 1
-        for what belongs to a task and 0 for what doesn't, k k' v v' + (1 - k k') f f'.
-        """
-        belonging = method.belonging(tower, method.distances(tower, plain.to(method.device)), routes).cpu()
-        agreement = self.settings.routed_weight**0.5 * belonging
+    def _scored(self, tower: str, mixed: Tensor, frozen: Tensor, routing: Routing) -> Tensor:
+        """Features whose inner product is the ``routed`` score; see :mod:`lpi.routing.score`."""
+        probe, weight = Probe(mixed, routing.membership), self.settings.routed_weight
         if self.settings.foreign_pairs == "mixed":
-            return torch.cat([mixed, agreement], dim=1)
-        known = (routes != FALLBACK)[:, None]
-        sign = 1 if tower == "vision" else -1
-        return torch.cat([known * mixed, frozen, sign * known * frozen, agreement], dim=1)
+            return scored_features(probe, weight)
+        return scored_features_with_frozen(probe, weight, frozen=frozen, tasks=routing.tasks, tower=tower)
 
     def _beside(self, method: Method, known: Encoded, rows: Towers) -> tuple[PerTask, PerTask]:
         """What a ``routed`` score is to be held against: plain cosines of the same features, and the frozen features

@@ -13,8 +13,6 @@ from lpi.evaluation.problem import Problem, open_with
 from lpi.evaluation.recall import Evaluator
 from lpi.evaluation.stability import Stability
 from lpi.features import TrainingSet
-from lpi.methods import method, method_class, method_names
-from lpi.methods.checkpoint import load_method
 from lpi.tasks.stream import TaskStream, source_options
 
 
@@ -51,10 +49,6 @@ RETRIEVAL = Problem(
     notes=cut_captions,
     training_data=TrainingSet,
     evaluator=Evaluator,
-    method_names=method_names,
-    method_class=method_class,
-    method=method,
-    load=lambda folder, backbone, named: load_method(folder, backbone=backbone, method=named),
     write_examples=write_examples,
     diagnosis=Stability,
 )

@@ -34,7 +34,7 @@ from lpi.evaluation.records import (
 from lpi.evaluation.resume import comparable
 from lpi.features import TrainingData
 from lpi.methods import Named, is_registered
-from lpi.methods.base import Method
+from lpi.methods.base import Method, recorded_options, relations, stored_parameters, stored_state
 from lpi.methods.checkpoint import save_method, task_file, unless_registered
 from lpi.prompts.task_keys import semantic_similarity
 from lpi.storage import read_json, reason, write_atomically, write_json
@@ -106,7 +106,7 @@ class Run:
                 "experiment": self.experiment.name,
                 "about": self.experiment.about,
                 "row": self.variant,
-                "method": {"name": self.experiment.method.get("name", "lpi"), "options": method.options},
+                "method": {"name": self.experiment.method.get("name", "lpi"), "options": recorded_options(method)},
                 "seed": self.seed,
                 "settings": comparable(self.experiment, self.seed),
                 "stream": {
@@ -201,7 +201,7 @@ class Run:
     def _measure(self, method: Method, stage: int, timing: dict[str, float]) -> None:
         started = time.monotonic()
         record = self.evaluator.stage(method, stage)
-        states = [method.task_state(index) for index in range(len(method.tasks))] + [method.shared_state()]
+        states = [stored_state(method, index) for index in range(len(method.tasks))] + [method.shared_state()]
         record = replace(
             record,
             seconds=Seconds(timing["train"], time.monotonic() - started),
@@ -209,7 +209,7 @@ class Run:
             peak_mb=self.memory.megabytes(),  # before the diagnosis, which isn't the method's to answer for
             parameters=Parameters(
                 trainable=sum(parameter.numel() for parameter in method.trainable()),
-                stored=method.stored_parameters(),
+                stored=stored_parameters(method),
                 bytes=sum(tensor.nbytes for state in states for tensor in state.values()),
             ),
         )
@@ -248,15 +248,15 @@ class Run:
         positions = centred @ plane.T
         if positions.shape[1] < 2:
             positions = torch.nn.functional.pad(positions, (0, 2 - positions.shape[1]))
-        relations = method.relations()
+        related = relations(method)
         write_json(
             self.folder / "tasks.json",
             {
                 "names": [task.name for task in self.stream.tasks],
                 "similarity": similarity.tolist(),
                 "positions": positions.tolist(),
-                "near": relations["near"] if relations else None,
-                "prompt_similarity": relations["prompt_similarity"] if relations else None,
+                "near": related["near"] if related else None,
+                "prompt_similarity": related["prompt_similarity"] if related else None,
             },
         )
 

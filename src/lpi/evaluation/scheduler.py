@@ -27,6 +27,7 @@ from lpi.errors import CheckpointError, ConfigError, LpiError, UnknownNameError,
 from lpi.evaluation.bench import Bench, Say, open_stream, problem_of, suited
 from lpi.evaluation.resume import finished, start_over
 from lpi.evaluation.run import Run
+from lpi.methods import method_class, method_names, training_of
 from lpi.storage import read_json, write_atomically
 from lpi.trainer import Step
 
@@ -86,7 +87,7 @@ def variants_of(
 
     A name is a variant of the experiment, or a method: of the library, in a Python file, or in a module that can be
     imported. For a method a variant is made, with its defaults and the experiment's own stream and training. Where the
-    experiment trains another method, the settings that suit this one (:attr:`Method.default_training`) take the place
+    experiment trains another method, the settings that suit this one (:func:`lpi.methods.training_of`) take the place
     of those that were chosen for that one.
 
     Args:
@@ -101,7 +102,8 @@ def variants_of(
         MissingFileError: a file that isn't there.
         ConfigError: two variants of one name, or tuned settings that the variant doesn't have.
     """
-    problem = problem_of(experiment.stream)
+    problem = problem_of(experiment.stream).name
+    known = method_names(problem)
     variants: dict[str, Experiment] = {}
     for name in names or experiment.variant_names():
         outside = name.endswith(".py") or ("." in name and name not in experiment.variant_names())
@@ -112,8 +114,8 @@ def variants_of(
             )
         if variant in experiment.variant_names():
             settings = experiment.variant(variant)
-        elif outside or name in problem.method_names():
-            own = problem.method_class(name).default_training  # what is wrong with a file is said before anything runs
+        elif outside or name in known:
+            own = training_of(method_class(name, problem))  # what is wrong with a file is said before anything runs
             content = experiment.model_dump(exclude={"rows", "method"}, exclude_unset=True)
             if name != experiment.method.get("name", "lpi") and "training" not in given:
                 chosen = content.get("training", {})
@@ -122,8 +124,7 @@ def variants_of(
                         del chosen[key]
             settings = parse({**content, "method": {"name": name}}, f"row {variant!r} of {experiment.name}")
         else:
-            known = dict.fromkeys([*experiment.variant_names(), *problem.method_names()])
-            near = did_you_mean(name, known)
+            near = did_you_mean(name, dict.fromkeys([*experiment.variant_names(), *known]))
             raise UnknownNameError(f"No method is called so, and {experiment.name} has no row {name!r}. {near}")
         settings = suited(settings)
         variants[variant] = changed(settings, (tuned or {}).get(variant, {}).get("chosen", {}), variant)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lpi.backbones.base import DualEncoder, TowerState, View
@@ -19,7 +18,10 @@ from lpi.config import EvaluationSettings
 from lpi.data.records import CaptionedImage
 from lpi.features import FEATURES, plain_image_features, plain_text_features, trunk_states
 from lpi.methods.base import Method
+from lpi.methods.encoder import tokens
 from lpi.prompts.task_keys import FALLBACK
+from lpi.routing.base import Routing, all_under
+from lpi.routing.mix import mix
 from lpi.tasks.batches import PictureStore
 from lpi.tasks.relevance import relevance
 
@@ -90,7 +92,10 @@ class TestSet:
 
         Plain features, early states or both, of captions in the method's own wording; computed once for all methods.
         """
-        wording, view = "" if tower == "vision" else method.text_for_routing(""), method.routing_view(tower)
+        router = method.router
+        if router is None:
+            return self.plain[tower]
+        wording, view = "" if tower == "vision" else router.wording(""), router.look(tower)
         if view == FEATURES and not wording:
             return self.plain[tower]
         key = (tower, wording, view)
@@ -98,7 +103,7 @@ class TestSet:
             if tower == "vision":
                 found = plain_image_features(self.backbone, self.store, self.batch, view)
             else:
-                texts = [method.text_for_routing(text) for text in self.texts]
+                texts = [router.wording(text) for text in self.texts]
                 found = plain_text_features(self.backbone, texts, self.batch, view)
             self._routing[key] = found.cpu()
         return self._routing[key]
@@ -107,16 +112,16 @@ class TestSet:
     def encode(self, method: Method, tower: str, rows: Tensor, route: int) -> Tensor:
         """Features of some rows under one route, [rows, features]."""
         parts = []
-        trunk = self.trunk(method.trunk()) if tower == "vision" else None
+        trunk = self.trunk(method.frozen_blocks()) if tower == "vision" else None
         for part in torch.split(rows, self.batch):
             if trunk is not None:
-                states = replace(trunk, states=trunk.states[part].to(method.device))
+                states = replace(trunk, states=trunk.states[part].to(method.backbone.device))
                 parts.append(method.image_features(states, route))
             elif tower == "vision":
-                pixels = self.store.pixels(part.tolist()).to(method.device)
+                pixels = self.store.pixels(part.tolist()).to(method.backbone.device)
                 parts.append(method.image_features(self.backbone.inputs.normalise(pixels), route))
             else:
-                parts.append(method.text_features(method.tokens([self.texts[row] for row in part.tolist()]), route))
+                parts.append(method.text_features(tokens(method, [self.texts[row] for row in part.tolist()]), route))
         return torch.cat(parts).cpu()
 
 
@@ -146,14 +151,12 @@ class FeatureCache:
             routes: int64 [rows, k].
             weights: [rows, k].
         """
-        if routes.shape[1] == 1:
-            return self.features(method, tower, rows, routes[:, 0])
-        result = torch.zeros(len(rows), self.test.plain[tower].shape[1])
-        for route in torch.unique(routes).tolist():
-            chosen, place = ((routes == route) & (weights > 0)).nonzero(as_tuple=True)
-            share = weights[chosen, place][:, None]
-            result.index_add_(0, chosen, share * self._under(method, tower, rows[chosen], route))
-        return F.normalize(result, dim=-1)
+        return mix(
+            routes,
+            weights,
+            lambda own, route: self._under(method, tower, rows[own], route),
+            width=self.test.plain[tower].shape[1],
+        )
 
     def _under(self, method: Method, tower: str, rows: Tensor, route: int) -> Tensor:
         if route == FALLBACK:
@@ -197,3 +200,11 @@ class Encoded:
             {tower: rows[chosen[tower]] for tower, rows in self.rows.items()},
             {tower: features[chosen[tower]] for tower, features in self.features.items()},
         )
+
+
+def routed(method: Method, tower: str, features: Tensor) -> Routing:
+    """Where a method sends items with these routing features, [items, routing features]."""
+    if method.router is None:
+        return all_under(0, features)
+    found: Routing = method.router(tower, features.to(method.backbone.device))
+    return found

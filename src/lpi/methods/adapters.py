@@ -89,7 +89,7 @@ def new_factors(layer: nn.Linear, rank: int, generator: torch.Generator) -> tupl
     return nn.Parameter(drawn / layer.in_features**0.5), nn.Parameter(torch.zeros(layer.out_features, rank))
 
 
-class Change(nn.Module):
+class WeightDelta(nn.Module):
     """A change of low rank for each of some linear layers: up @ down, [out, in]."""
 
     def factors(self, name: str) -> tuple[Tensor, Tensor]:
@@ -102,7 +102,7 @@ class Change(nn.Module):
         return up @ down
 
 
-class LowRank(Change):
+class LowRank(WeightDelta):
     """A change of low rank whose factors are each layer's own. It starts at zero.
 
     Args:
@@ -129,7 +129,7 @@ class LowRank(Change):
         return self.down[name], self.up[name]
 
 
-class SharedLowRank(Change):
+class SharedLowRank(WeightDelta):
     """A change of low rank with factors that all blocks of a tower have in common.
 
     The weights of one kind of layer (a tower's query maps, say) change by one tensor of rank r over blocks, inputs and
@@ -172,12 +172,12 @@ class SharedLowRank(Change):
 
 
 #: whose changes run now, and which: of each thread its own, for several may encode at once under different tasks
-ACTIVE: ContextVar[tuple[nn.Module | None, tuple[tuple[Change, float], ...]]] = ContextVar(
-    "changes", default=(None, ())
+ACTIVE: ContextVar[tuple[nn.Module | None, tuple[tuple[WeightDelta, float], ...]]] = ContextVar(
+    "deltas", default=(None, ())
 )
 
 
-class Adapted(nn.Module):
+class DeltaBackbone(nn.Module):
     """A private copy of a backbone through whose linear layers low-rank changes may run.
 
     Args:
@@ -201,26 +201,26 @@ class Adapted(nn.Module):
             layer.register_forward_hook(partial(self._add, name))
 
     @contextmanager
-    def under(self, *changes: tuple[Change, float]) -> Iterator[DualEncoder]:
+    def with_deltas(self, *deltas: tuple[WeightDelta, float]) -> Iterator[DualEncoder]:
         """The backbone with its weights plus each change times its factor; none is the backbone as it is."""
-        token = ACTIVE.set((self, changes))
+        token = ACTIVE.set((self, deltas))
         try:
             yield self.model
         finally:
             ACTIVE.reset(token)
 
     def _add(self, name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        owner, changes = ACTIVE.get()
-        for change, factor in changes if owner is self else ():
-            down, up = change.factors(name)
+        owner, deltas = ACTIVE.get()
+        for delta, factor in deltas if owner is self else ():
+            down, up = delta.factors(name)
             output = output + factor * F.linear(F.linear(inputs[0], down), up)
         return output
 
     @torch.no_grad()
-    def merge(self, change: Change, factor: float) -> None:
+    def merge(self, delta: WeightDelta, factor: float) -> None:
         """Add a change times its factor to the weights for good; only for weights of its own."""
         for name, layer in self.layers.items():
-            layer.weight += factor * change.delta(name)
+            layer.weight += factor * delta.delta(name)
 
 
 def item_level(
@@ -269,17 +269,6 @@ def _stacked(rows: dict[int, Tensor]) -> Tensor:
 def drawn_for(batch: TrainingBatch) -> torch.Generator:
     """A generator that depends on what is in a batch alone: a run that was stopped and goes on draws the same."""
     return torch.Generator().manual_seed(hash((*batch.picture_rows.tolist(), *batch.caption_rows.tolist())) % 2**63)
-
-
-def check_range(name: str, value: float, low: float, high: float = float("inf")) -> None:
-    """Refuse an option outside a range, when the method is made.
-
-    Raises:
-        ConfigError: naming option, range and value.
-    """
-    if not low <= value <= high:
-        limits = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
-        raise ConfigError(f"{name} must be {limits}; got {value}.")
 
 
 def within(state: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:

@@ -1,31 +1,30 @@
-"""The contract: what a continual learner of retrieval answers, and everything that all of them share.
+"""The contract of a continual learner: its options, what it learns, and what it keeps of each task.
 
-The trainer owns time (loops, optimiser, device, seeds); the method owns loss and memory. A method answers
-``begin_task``, ``loss``, ``end_task``, ``trainable`` and how it encodes under a given *route*: the index of the
-task whose knowledge to use. Methods that don't tell tasks apart have the one route 0.
+The trainer owns time (loops, optimiser, device, seeds) and what is noted around a task (:func:`begin`, :func:`end`);
+the method owns loss and memory. Its router, if it has one, says whose knowledge a query takes: the *route*, the index
+of a task. Methods that don't tell tasks apart have the one route 0.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, get_args, get_type_hints
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from huggingface_hub import ModelHubMixin
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from lpi.backbones.base import DualEncoder, TextInputs, TowerState, View
-from lpi.backbones.given import PictureLike, given_pixels, given_texts
+from lpi.backbones.base import DualEncoder, Problem, TextInputs, TowerState, View
+from lpi.backbones.given import PictureLike
 from lpi.config import TrainingSettings
-from lpi.errors import CheckpointError, ConfigError, LpiError, UnknownNameError, did_you_mean
+from lpi.errors import CheckpointError, ConfigError, LpiError
+from lpi.methods.encoder import encode_images, encode_texts
+from lpi.methods.options import MethodOptions, recorded, router_of
 from lpi.prompts.task_keys import FALLBACK
-
-ENCODE_BATCH = 64
+from lpi.routing.base import Router, Routing
 
 
 class PlainFeatures(Protocol):
@@ -38,20 +37,6 @@ class PlainFeatures(Protocol):
     @property
     def text_features(self) -> Tensor:
         """Of every different caption, [captions, features]."""
-
-
-class Mixture(NamedTuple):
-    """Where queries were routed.
-
-    Attributes:
-        routes: int64 [queries, k], the likeliest first.
-        weights: how much each counts, [queries, k]; rows sum to 1.
-        looks: what the router looked at, [queries, routing features]; None where nothing was routed.
-    """
-
-    routes: Tensor
-    weights: Tensor
-    looks: Tensor | None = None
 
 
 class Views(Protocol):
@@ -88,7 +73,7 @@ class TaskData:
         captions: the different captions, in the order of their features.
         steps: how many optimiser steps the task will take.
         batches: the task's pairs once more, for what a method computes before or after its training.
-        views: the training data as a router looks at it, for methods with a ``routing_view``.
+        views: the training data as a router looks at it that looks at more than features.
     """
 
     name: str
@@ -98,13 +83,20 @@ class TaskData:
     batches: Batches = no_batches
     views: Views = no_views
 
+    def looks(self, tower: str, view: View) -> Tensor:
+        """The training pictures or different captions as a router looks at them, [items, width of the view]."""
+        if view == View():
+            return self.plain.image_features if tower == "vision" else self.plain.text_features
+        return self.views(tower, view)
+
 
 @dataclass(frozen=True)
 class TrainingBatch:
     """A batch, ready for a forward pass.
 
     Attributes:
-        images: normalised pixels [images, 3, height, width], or their states after the method's trunk.
+        images: normalised pixels [images, 3, height, width], or their states after the blocks that the method
+            leaves as they are.
         texts: tokens of the captions.
         positives: which belong together, bool [images, texts].
         owner: the picture of each caption, int64 [texts].
@@ -122,322 +114,86 @@ class TrainingBatch:
     caption_rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
 
-def recorded(scope: dict[str, Any]) -> dict[str, Any]:
-    """The keyword options of a constructor, from its ``locals()`` at the first line."""
-    return {name: value for name, value in scope.items() if name not in ("self", "backbone", "__class__")}
+Saved = Sequence[tuple[str, dict[str, Tensor]]]
+"""The tasks' names and what was stored for each, in the order of learning."""
+ROUTING = "routing/"  # before the names of what a router keeps of a task
 
 
-class Method(
+class Learner(
     nn.Module,
     ModelHubMixin,
     library_name="lpi",
     tags=["continual-learning", "image-text-retrieval"],
     repo_url="https://github.com/Kelvin-ywc/LPI",
 ):
-    """A continual learner of retrieval over a frozen backbone.
+    """A continual learner over a frozen backbone, whatever it is asked.
 
     Class attributes:
-        presets: named sets of options, for ``lpi.method(name, backbone, preset=...)``.
+        problem: what it is asked.
         joint: wants all tasks at once (an upper bound, not a continual learner).
         stable: what was encoded under a route never changes once that task has been learned, so that vectors may
             be kept.
-        default_training: training settings that suit the method where nobody gives others: weights that are trained on
-            want another learning rate than prompts do. Every experiment's own settings win over them.
+
+    Attributes:
+        backbone: the frozen model.
+        options: see :class:`lpi.methods.options.MethodOptions`; a subclass has a class of that name of its own.
+        tasks: the names of the tasks that were learned, in their order.
+        router: says which task a query belongs to; ``None`` where tasks aren't told apart.
+
+    What a run that is stopped inside a task must find again, beside the trainable parameters, is a buffer.
     """
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {}
-    default_training: ClassVar[dict[str, Any]] = {}
+    Options: ClassVar[type[MethodOptions]] = MethodOptions
+    problem: ClassVar[Problem] = "retrieval"
     joint: ClassVar[bool] = False
     stable: ClassVar[bool] = False
 
-    def __init__(self, backbone: DualEncoder, **options: Any) -> None:
+    options: MethodOptions
+
+    def __init__(self, backbone: DualEncoder, options: MethodOptions | None = None) -> None:
         super().__init__()
         self.backbone = backbone
-        self.options = options
+        self.options = type(self).Options() if options is None else options
         self.tasks: list[str] = []
+        kind = router_of(self.options)
+        routing: Any = getattr(self.options, "routing", None)
+        self.router: Router | None = None if kind is None else kind(backbone, routing)
 
     # ---- what a method answers -----------------------------------------------------------------------------------
 
     def begin_task(self, data: TaskData, generator: torch.Generator) -> None:
-        """Make room for a task. Everything random comes from ``generator``.
+        """Make room for the newest task, the last of ``tasks``. Everything random comes from ``generator``."""
 
-        Raises:
-            ConfigError: a task of that name was learned already.
-        """
-        if data.name in self.tasks:
-            raise ConfigError(f"task {data.name!r} was learned already. Forget it first, or give the new one a name.")
-        self.tasks.append(data.name)
-
-    def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
+    def loss(self, batch: Any) -> dict[str, Tensor]:
         """Named scalars, already weighted; the trainer adds them up."""
         raise NotImplementedError
 
     def end_task(self, data: TaskData, generator: torch.Generator) -> None:
-        """Keep what later tasks and queries need."""
-
-    def progress(self) -> dict[str, Tensor]:
-        """What a run that is stopped inside a task must find again, beside the trainable parameters."""
-        return {}
-
-    def resume(self, progress: dict[str, Tensor]) -> None:
-        """Go on inside a task from what :meth:`progress` gave."""
+        """Keep what later tasks and queries need; by default what the router does."""
+        if self.router is not None:
+            self.router.end_task(data.looks, generator)
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that the current task may change; by default all that aren't the backbone's."""
         frozen = {id(parameter) for parameter in self.backbone.parameters()}
         return [parameter for parameter in self.parameters() if id(parameter) not in frozen]
 
-    def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
-        """L2-normalised features of pictures under one route, [images, features].
-
-        Only a method with a :meth:`trunk` is given states.
-        """
-        assert isinstance(images, Tensor)
-        return F.normalize(self.backbone.encode_images(images), dim=-1)
-
-    def text_features(self, texts: TextInputs, route: int) -> Tensor:
-        """L2-normalised features of captions under one route, [texts, features]."""
-        return F.normalize(self.backbone.encode_texts(texts), dim=-1)
-
-    def trunk(self) -> int:
-        """How many of the lowest vision blocks the method leaves as they are, whatever it learns."""
-        return 0
-
-    def room(self) -> int:
+    def reserved_tokens(self) -> int:
         """How many tokens of the text context the method needs for itself."""
         return 0
 
-    # ---- routing: which task a query belongs to --------------------------------------------------------------------
+    def task_state(self, index: int) -> dict[str, Tensor]:
+        """What is stored for one task, beside what its router keeps."""
+        return {}
 
-    @property
-    def routed(self) -> bool:
-        """Whether queries are sent to tasks at all."""
-        return False
+    def shared_state(self) -> dict[str, Tensor]:
+        """What is stored once, whatever the number of tasks."""
+        return {}
 
-    @property
-    def tells_tasks(self) -> bool:
-        """Whether tasks were learned, and are told apart."""
-        return self.routed and len(self.tasks) > 0
-
-    def routing_view(self, tower: str) -> View:
-        """What of an unprompted pass through a tower tells a query's task; by default its features."""
-        return View()
-
-    @torch.no_grad()
-    def routing_images(self, images: Tensor) -> Tensor:
-        """What routes pictures: unprompted and L2-normalised, [images, routing features].
-
-        Args:
-            images: normalised pixels, [images, 3, height, width].
-        """
-        return self.backbone.view_images(images, self.routing_view("vision"))
-
-    @torch.no_grad()
-    def routing_texts(self, texts: Sequence[str]) -> Tensor:
-        """What routes captions, worded by :meth:`text_for_routing` here; see :meth:`routing_images`."""
-        worded = [self.text_for_routing(text) for text in texts]
-        tokens = self.backbone.inputs.tokenize(worded).to(self.device)
-        return self.backbone.view_texts(tokens, self.routing_view("text"))
-
-    def distances(self, tower: str, plain: Tensor) -> Tensor:
-        """Distance of routing features [queries, routing features] to each task, [queries, tasks]."""
-        raise ConfigError(f"{type(self).__name__} has no task keys, so it can't tell which task a query belongs to.")
-
-    def posteriors(self, distances: Tensor, tower: str) -> Tensor:
-        """How likely each task is, [queries, tasks], from :meth:`distances`."""
-        raise ConfigError(f"{type(self).__name__} has no task keys, so it can't tell which task a query belongs to.")
-
-    def belonging(self, tower: str, distances: Tensor, tasks: Tensor) -> Tensor:
-        """How much each item belongs to each task, [items, tasks]; the inner product of two says whether they agree.
-
-        These are the posteriors; but what belongs to no task agrees with every task alike.
-
-        Args:
-            tower: ``vision`` or ``text``.
-            distances: of the items to each task, from :meth:`distances`.
-            tasks: the task that each was sent to first of all, int64 [items], as :meth:`tasks_of` gives it.
-        """
-        posteriors = self.posteriors(distances, tower)
-        return torch.where((tasks == FALLBACK).to(posteriors.device)[:, None], 1 / posteriors.shape[1], posteriors)
-
-    def route(self, tower: str, plain: Tensor) -> Tensor:
-        """The route of each query, int64 [queries], from its unprompted features [queries, features]."""
-        return torch.zeros(len(plain), dtype=torch.int64)
-
-    def mixture(self, tower: str, plain: Tensor) -> tuple[Tensor, Tensor]:
-        """The routes of each query and how much each of them counts, from its unprompted features.
-
-        The query's vector is the normalised sum of its features under these routes, times the weights. By default
-        :meth:`route` alone decides.
-
-        Args:
-            tower: ``vision`` or ``text``.
-            plain: unprompted, L2-normalised features, [queries, features].
-
-        Returns:
-            Routes int64 [queries, k], the likeliest first, and weights [queries, k]; rows sum to 1.
-        """
-        routes = self.route(tower, plain)[:, None]
-        return routes, torch.ones(routes.shape, device=routes.device)
-
-    def tasks_of(self, routes: Tensor) -> Tensor:
-        """The task that each route belongs to first of all, int64, FALLBACK for none; of the same shape.
-
-        Routes are tasks, unless a method has further ones (two tasks' knowledge at once, say).
-        """
-        return routes
-
-    def text_for_routing(self, text: str) -> str:
-        """The words whose unprompted feature routes a caption."""
-        return text
-
-    def relations(self) -> dict[str, Any] | None:
-        """How the tasks lie to each other, for the report: ``near`` pairs, and ``prompt_similarity`` a tower."""
-        return None
+    def restore(self, tasks: Saved, shared: dict[str, Tensor]) -> None:
+        """Take over what :meth:`task_state` and :meth:`shared_state` gave; see :func:`restore`."""
 
     # ---- what a person calls ---------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def encode_images(
-        self, images: PictureLike | Sequence[PictureLike], *, task: str | None = None, mixture: Mixture | None = None
-    ) -> Tensor:
-        """L2-normalised features of pictures, [images, features]; of a single picture, [features].
-
-        Args:
-            images: one or a list of: a PIL picture of any mode, a path, uint8 pixels as an array [height, width, 3] or
-                a tensor [3, height, width]; or a whole batch, uint8 [images, 3, height, width]. Pixels of the
-                backbone's own size are encoded as they are, all else is resized as its checkpoint wants it.
-            task: use this task's knowledge; by default each picture is routed.
-            mixture: where they were routed already, by :meth:`image_mixture`.
-
-        Raises:
-            ConfigError: these are no pictures, or could be read in several ways (float pixels, channels elsewhere).
-            DataError, MissingFileError: a file can't be read as a picture.
-            UnknownNameError: no such task was learned.
-        """
-        inputs = self.backbone.inputs
-        pixels, single = given_pixels(images, inputs.prepare, inputs.image_size)
-        if task is not None:
-            mixture = self._only(len(pixels), self.task_index(task))
-
-        def encode(rows: Tensor, index: int) -> Tensor:
-            return self.image_features(self._ready(pixels, rows), index)
-
-        features = self._mixed(self.image_mixture(pixels) if mixture is None else mixture, encode)
-        return features[0] if single else features
-
-    @torch.no_grad()
-    def encode_texts(
-        self, texts: str | Sequence[str], *, task: str | None = None, mixture: Mixture | None = None
-    ) -> Tensor:
-        """L2-normalised features of captions, [texts, features]; of a single text, [features].
-
-        Args:
-            texts: one text, or a list of them.
-            task: see :meth:`encode_images`.
-            mixture: where they were routed already, by :meth:`text_mixture`.
-
-        Raises:
-            ConfigError: these are no texts.
-            UnknownNameError: no such task was learned.
-        """
-        words, single = given_texts(texts)
-
-        def encode(rows: Tensor, index: int) -> Tensor:
-            chosen = [words[row] for row in rows.tolist()]
-            if index == FALLBACK:  # nothing of the method's own takes room in the context
-                return self._plain_texts(chosen)
-            return self.text_features(self.tokens(chosen), index)
-
-        if task is not None:
-            mixture = self._only(len(words), self.task_index(task))
-        features = self._mixed(self.text_mixture(words) if mixture is None else mixture, encode)
-        return features[0] if single else features
-
-    @torch.no_grad()
-    def image_mixture(self, images: PictureLike | Sequence[PictureLike]) -> Mixture:
-        """Where pictures are routed, and how much each route counts; see :meth:`mixture`.
-
-        Args:
-            images: as :meth:`encode_images` takes them.
-        """
-        pixels = self.backbone.inputs.pixels(images)
-        if not self.routed or not len(pixels):
-            return self._only(len(pixels), 0)
-        looks = self._encoded(len(pixels), lambda rows: self.routing_images(self._ready(pixels, rows)))
-        return self._routed("vision", looks)
-
-    @torch.no_grad()
-    def text_mixture(self, texts: str | Sequence[str]) -> Mixture:
-        """Where captions are routed, and how much each route counts; see :meth:`mixture`."""
-        texts = given_texts(texts)[0]
-        if not self.routed or not len(texts):
-            return self._only(len(texts), 0)
-        looks = self._encoded(len(texts), lambda rows: self.routing_texts([texts[row] for row in rows.tolist()]))
-        return self._routed("text", looks)
-
-    def _routed(self, tower: str, looks: Tensor) -> Mixture:
-        routes, weights = self.mixture(tower, looks)
-        return Mixture(routes.cpu(), weights.cpu(), looks)
-
-    @torch.no_grad()
-    def mixture_belonging(self, tower: str, mixture: Mixture) -> Tensor:
-        """:meth:`belonging` of queries that were routed, [queries, tasks]."""
-        if mixture.looks is None:
-            raise ConfigError("what belongs to which task can be told of routed queries only.")
-        tasks = self.tasks_of(mixture.routes[:, 0])
-        return self.belonging(tower, self.distances(tower, mixture.looks), tasks).cpu()
-
-    def _ready(self, pixels: Tensor, rows: Tensor) -> Tensor:
-        return self.backbone.inputs.normalise(pixels[rows].to(self.device))
-
-    def _only(self, count: int, route: int) -> Mixture:
-        return Mixture(torch.full((count, 1), route), torch.ones(count, 1))
-
-    def _plain_texts(self, texts: Sequence[str]) -> Tensor:
-        return F.normalize(self.backbone.encode_texts(self.backbone.inputs.tokenize(texts).to(self.device)), dim=-1)
-
-    def tokens(self, texts: Sequence[str]) -> TextInputs:
-        """Tokens of captions, on the method's device."""
-        return self.backbone.inputs.tokenize(texts, room=self.room()).to(self.device)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the backbone lives."""
-        return self.backbone.logit_scale.device
-
-    def _mixed(self, mixture: Mixture, encode: Callable[[Tensor, int], Tensor]) -> Tensor:
-        """Encode rows in groups of one route each and add up; rows come back in their own order."""
-        routes, weights, _ = mixture
-        features = torch.zeros(len(routes), self.backbone.feature_width, device=self.device)
-        for index in sorted(set(routes.flatten().tolist())):
-            own, place = ((routes == index) & (weights > 0)).nonzero(as_tuple=True)
-            if not len(own):  # nobody gives this route any weight
-                continue
-            for rows, share in zip(
-                torch.split(own, ENCODE_BATCH), torch.split(weights[own, place], ENCODE_BATCH), strict=True
-            ):
-                features.index_add_(
-                    0, rows.to(self.device), share[:, None].to(self.device) * encode(rows, index).float()
-                )
-        return features if routes.shape[1] == 1 else F.normalize(features, dim=-1)
-
-    def _encoded(self, count: int, encode: Callable[[Tensor], Tensor]) -> Tensor:
-        """Features of ``count`` items in batches, [count, features], float32."""
-        parts = [
-            encode(torch.arange(start, min(start + ENCODE_BATCH, count))) for start in range(0, count, ENCODE_BATCH)
-        ]
-        return torch.cat(parts).float() if parts else torch.empty(0, self.backbone.feature_width, device=self.device)
-
-    def task_index(self, task: str) -> int:
-        """The position of a task among those learned.
-
-        Raises:
-            UnknownNameError: it wasn't learned.
-        """
-        if task not in self.tasks:
-            raise UnknownNameError(f"No task is called {task!r}. {did_you_mean(str(task), self.tasks)}")
-        return self.tasks.index(task)
 
     def learn(
         self,
@@ -455,7 +211,7 @@ class Method(
 
         Args:
             task: what is learned.
-            settings: all training settings at once; by default the method's own and, for the rest,
+            settings: all training settings at once; by default those that suit the method and, for the rest,
                 :class:`TrainingSettings`'s.
             seed: see :func:`lpi.trainer.learn_task`, like ``checkpoint`` and ``on_step``.
             checkpoint: likewise.
@@ -467,35 +223,13 @@ class Method(
         """
         from lpi.trainer import learn_task, training_for  # the trainer stands above methods; this is only its doorbell
 
-        chosen = training_for(type(self), {**(settings.model_dump() if settings else {}), **changes})
+        given = {**(settings.model_dump() if settings else {}), **changes}
+        chosen = training_for(type(self), given, preset=self.options.preset)
         learn_task(self, task, settings=chosen, seed=seed, checkpoint=checkpoint, on_step=on_step)
 
     def forget(self, task: str) -> None:
         """Take a task away again, exactly: what is encoded under the other tasks' routes stays bit-identical."""
         raise LpiError(f"{type(self).__name__} mixes its tasks in one set of weights, so none can be taken away.")
-
-    def stage(self, k: int) -> Method:
-        """The method as it was after stage ``k`` (0-based)."""
-        raise LpiError(f"{type(self).__name__} keeps no earlier stage.")
-
-    # ---- saving: see lpi.methods.checkpoint --------------------------------------------------------------------------
-
-    def task_state(self, index: int) -> dict[str, Tensor]:
-        """What is stored for one task."""
-        return {}
-
-    def shared_state(self) -> dict[str, Tensor]:
-        """What is stored once, whatever the number of tasks."""
-        return {}
-
-    def restore(self, tasks: Sequence[tuple[str, dict[str, Tensor]]], shared: dict[str, Tensor]) -> None:
-        """Take over what :meth:`task_state` and :meth:`shared_state` gave."""
-        self.tasks = [name for name, _ in tasks]
-
-    def stored_parameters(self) -> int:
-        """How many numbers have to be stored beside the frozen backbone, keys included."""
-        states = [self.task_state(index) for index in range(len(self.tasks))] + [self.shared_state()]
-        return sum(tensor.numel() for state in states for tensor in state.values())
 
     def save_pretrained(  # the mixin's begins by deleting the folder's config.json
         self,
@@ -518,8 +252,10 @@ class Method(
         Raises:
             OutputError: the folder can't be written to, or holds something else's ``config.json``.
         """
+        from lpi.methods.checkpoint import save_method  # which knows all methods; a doorbell, as the next one
+
         folder = Path(save_directory)
-        self._save_pretrained(folder)
+        save_method(self, folder)
         card = folder / "README.md"
         if not card.exists():
             self.generate_model_card(**(model_card_kwargs or {})).save(card)
@@ -528,20 +264,16 @@ class Method(
         name = repo_id or folder.resolve().name
         return str(self.push_to_hub(repo_id=name, model_card_kwargs=model_card_kwargs, **hub))
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        from lpi.methods.checkpoint import save_method
-
-        save_method(self, save_directory)
-
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin's would fill arguments from config.json by their names
-        cls,
+        cls: type[Own],
         source: str | Path,
         *,
         backbone: DualEncoder | None = None,
-        method: str | Path | type[Method] | None = None,
+        method: str | Path | type[Learner] | None = None,
+        router: str | Path | None = None,
         **hub: Any,
-    ) -> Method:
+    ) -> Own:
         """A method from a folder or a hub name; see :func:`lpi.methods.checkpoint.load_method`.
 
         A class of one's own names itself: no ``method`` is needed then.
@@ -553,10 +285,176 @@ class Method(
         from lpi.methods.checkpoint import load_method, named_by
 
         named = named_by(cls) if method is None else method
-        loaded = load_method(source, backbone=backbone, method=named, **hub)
+        loaded = load_method(source, backbone=backbone, method=named, router=router, **hub)
         if not isinstance(loaded, cls):
             raise CheckpointError(f"{source} holds a {type(loaded).__name__}, not a {cls.__name__}. Load it as that.")
         return loaded
+
+
+Own = TypeVar("Own", bound=Learner)
+
+
+class Method(Learner):
+    """A continual learner of retrieval: vectors of pictures and captions in one space."""
+
+    def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
+        """L2-normalised features of pictures under one route, [images, features].
+
+        Only a method with :meth:`frozen_blocks` is given states.
+        """
+        assert isinstance(images, Tensor)
+        return F.normalize(self.backbone.encode_images(images), dim=-1)
+
+    def text_features(self, texts: TextInputs, route: int) -> Tensor:
+        """L2-normalised features of captions under one route, [texts, features]."""
+        return F.normalize(self.backbone.encode_texts(texts), dim=-1)
+
+    def frozen_blocks(self) -> int:
+        """How many of the lowest vision blocks the method leaves as they are, whatever it learns."""
+        return 0
+
+    @torch.no_grad()
+    def encode_images(
+        self, images: PictureLike | Sequence[PictureLike], *, task: str | None = None, routing: Routing | None = None
+    ) -> Tensor:
+        """L2-normalised features of pictures, [images, features]; of a single picture, [features].
+
+        Args:
+            images: one or a list of: a PIL picture of any mode, a path, uint8 pixels as an array [height, width, 3] or
+                a tensor [3, height, width]; or a whole batch, uint8 [images, 3, height, width]. Pixels of the
+                backbone's own size are encoded as they are, all else is resized as its checkpoint wants it.
+            task: use this task's knowledge; by default each picture is routed.
+            routing: where they were routed already, by :func:`lpi.methods.encoder.route_images`.
+
+        Raises:
+            ConfigError: these are no pictures, or could be read in several ways (float pixels, channels elsewhere).
+            DataError, MissingFileError: a file can't be read as a picture.
+            UnknownNameError: no such task was learned.
+        """
+        return encode_images(self, images, task=task, routing=routing)
+
+    @torch.no_grad()
+    def encode_texts(
+        self, texts: str | Sequence[str], *, task: str | None = None, routing: Routing | None = None
+    ) -> Tensor:
+        """L2-normalised features of captions, [texts, features]; of a single text, [features].
+
+        Args:
+            texts: one text, or a list of them.
+            task: see :meth:`encode_images`.
+            routing: where they were routed already, by :func:`lpi.methods.encoder.route_texts`.
+
+        Raises:
+            ConfigError: these are no texts.
+            UnknownNameError: no such task was learned.
+        """
+        return encode_texts(self, texts, task=task, routing=routing)
+
+
+# ---- what is noted around a task, and what is kept of it -------------------------------------------------------------
+
+
+def begin(method: Learner, data: TaskData, generator: torch.Generator) -> None:
+    """Begin a task: its name is noted, the method makes room for it, and so does the router.
+
+    Raises:
+        ConfigError: a task of that name was learned already.
+    """
+    if data.name in method.tasks:
+        raise ConfigError(f"task {data.name!r} was learned already. Forget it first, or give the new one a name.")
+    method.tasks.append(data.name)
+    try:
+        method.begin_task(data, generator)
+        router = method.router
+        if router is not None:
+            if len(router.kept) < len(method.tasks):  # the method may have done it, where the order of draws matters
+                router.begin_task(data.looks, generator)
+            router.to(method.backbone.device)
+    except LpiError:
+        method.tasks.pop()
+        raise
+
+
+def end(method: Learner, data: TaskData, generator: torch.Generator) -> None:
+    """End a task: what later tasks and queries need is kept."""
+    method.end_task(data, generator)
+
+
+def router_losses(method: Learner, frozen: Callable[[], tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """What a router that learns adds to the loss of a batch; nothing where none does.
+
+    Args:
+        method: whose router.
+        frozen: gives the frozen features of the batch's pictures and captions, [images, features], [texts, features].
+    """
+    return method.router.losses(*frozen()) if method.router is not None and method.router.learns else {}
+
+
+def router_trainable(method: Learner) -> list[nn.Parameter]:
+    """What the newest task may change of the method's router."""
+    return [] if method.router is None else method.router.newest()
+
+
+def stored_state(method: Learner, index: int) -> dict[str, Tensor]:
+    """Everything that is stored for one task: what the method keeps, and what its router does."""
+    own = method.task_state(index)
+    if method.router is None:
+        return own
+    return own | {f"{ROUTING}{name}": value for name, value in method.router.task_state(index).items()}
+
+
+def restore(method: Learner, tasks: Saved, shared: dict[str, Tensor]) -> None:
+    """Put back what :func:`stored_state` and the shared state gave."""
+    method.tasks = [name for name, _ in tasks]
+    method.restore(
+        [(name, {key: value for key, value in state.items() if not key.startswith(ROUTING)}) for name, state in tasks],
+        shared,
+    )
+    if method.router is not None:
+        method.router.restore(
+            [
+                {key.removeprefix(ROUTING): value for key, value in state.items() if key.startswith(ROUTING)}
+                for _, state in tasks
+            ]
+        )
+        method.router.to(method.backbone.device)
+
+
+def load_by_shape(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    """Load a state into a module whose buffers take the shapes that the state has; nothing of it learns on.
+
+    How many keys a task has, say, is known from its file alone.
+    """
+    for name, _ in list(module.named_buffers()):
+        owner, _, last = name.rpartition(".")
+        if name in state:
+            setattr(module.get_submodule(owner), last, torch.empty_like(state[name]))
+    module.load_state_dict(state)
+    return module.requires_grad_(False)
+
+
+def stored_parameters(method: Learner) -> int:
+    """How many numbers have to be stored beside the frozen backbone, keys included."""
+    states = [stored_state(method, index) for index in range(len(method.tasks))] + [method.shared_state()]
+    return sum(tensor.numel() for state in states for tensor in state.values())
+
+
+def recorded_options(method: Learner) -> dict[str, Any]:
+    """A method's options as plain values, for a file."""
+    return recorded(method.options)
+
+
+@runtime_checkable
+class Related(Protocol):
+    """A method that knows how its tasks lie to each other."""
+
+    def relations(self) -> dict[str, Any]:
+        """``near`` pairs, and ``prompt_similarity`` a tower, for the report."""
+
+
+def relations(method: Learner) -> dict[str, Any] | None:
+    """How the tasks lie to each other, for the report; ``None`` where the method doesn't know."""
+    return method.relations() if isinstance(method, Related) else None
 
 
 def chunks(items: Sequence[str], size: int) -> Iterable[Sequence[str]]:
@@ -564,45 +462,15 @@ def chunks(items: Sequence[str], size: int) -> Iterable[Sequence[str]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def spelled(hint: Any) -> str:
-    """A type as a person says it."""
-    kinds = [hint] if isinstance(hint, type) else list(get_args(hint))
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "nothing"}
-    return " or ".join(words.get(kind, str(kind)) for kind in kinds)
-
-
-def check_options(method: type[Method], options: dict[str, Any]) -> None:
-    """Refuse options that the constructor doesn't have, naming the nearest one it has, and values of another type.
-
-    Raises:
-        ConfigError: an unknown option, or text where a number must stand, and the like.
-    """
-    called = method.__module__.rpartition(".")[2]
-    hints = get_type_hints(method.__init__)
-    parameters = list(inspect.signature(method.__init__).parameters.values())[2:]  # after self and the backbone
-    known = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
-    for name, value in options.items():
-        if name not in known:
-            raise ConfigError(f"method {called!r} has no option {name!r}. {did_you_mean(name, known)}")
-        hint: Any = hints.get(name, Any)
-        try:
-            TypeAdapter(hint).validate_python(value, strict=True)
-        except ValidationError as error:
-            first = error.errors()[0]
-            if first["type"] != "literal_error":  # the constructor names the choices
-                raise ConfigError(
-                    f"method {called!r}: {name} must be {spelled(hint)}; got {value!r}, which isn't."
-                ) from error
-
-
 __all__ = [
     "FALLBACK",
     "Batches",
+    "Learner",
     "Method",
+    "MethodOptions",
+    "Problem",
     "TaskData",
     "TrainingBatch",
-    "check_options",
     "chunks",
     "no_batches",
-    "recorded",
 ]

@@ -7,24 +7,28 @@ those of all others: nearer to the old space than to stand still, and free to mo
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, TextInputs, TowerState
 from lpi.methods.adapters import (
-    Adapted,
+    DeltaBackbone,
     LowRank,
     Targets,
-    check_range,
     features_before,
     grouped,
     item_level,
     within,
 )
-from lpi.methods.base import Method, TaskData, TrainingBatch, recorded
+from lpi.methods.base import Method, Saved, TaskData, TrainingBatch
+from lpi.methods.options import PairOptions
+from lpi.options import Share, Weight
 
 
 def consolidation_loss(new: Tensor, old: Tensor, temperature: float) -> Tensor:
@@ -48,13 +52,7 @@ class CCLIP(Method):
 
     Args:
         backbone: where it starts; itself left as it is.
-        rank: of the changes of a task.
-        alpha: a change is multiplied by alpha / rank.
-        targets: which layers of the blocks: ``query_value``, ``attention``, ``mlp`` or ``all``.
-        merge: the share of a task's change that joins the weights.
-        weight: of the consolidation loss.
-        temperature: of the consolidation loss.
-        multi_positive: captions that equal another picture's count as positives of it.
+        options: see :class:`Options`.
 
     Raises:
         ConfigError: a number out of range, or an unknown choice.
@@ -68,33 +66,31 @@ class CCLIP(Method):
         here share the trainer's. The old features are those of pictures as in evaluation.
     """
 
-    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 3e-3}
+    @dataclass(frozen=True)
+    class Options(PairOptions):
+        """What C-CLIP takes."""
 
-    def __init__(
-        self,
-        backbone: DualEncoder,
-        *,
-        rank: int = 16,
-        alpha: float = 32.0,
-        targets: Targets = "all",
-        merge: float = 0.5,
-        weight: float = 1.0,
-        temperature: float = 0.07,
-        multi_positive: bool = True,
-    ) -> None:
-        super().__init__(backbone, **recorded(locals()))
-        check_range("alpha", alpha, 0.0)
-        check_range("merge", merge, 0.0, 1.0)
-        check_range("weight", weight, 0.0)
-        check_range("temperature", temperature, 1e-3)
-        self.adapted = Adapted(backbone, targets, own=True)
+        training: ClassVar[Mapping[str, Any]] = {"learning_rate": 3e-3}
+
+        rank: Annotated[int, "of the changes of a task"] = 16
+        alpha: Annotated[Weight, "a change is multiplied by alpha / rank"] = 32.0
+        targets: Annotated[Targets, "which layers of the blocks are changed"] = "all"
+        merge: Annotated[Share, "the share of a task's change that joins the weights"] = 0.5
+        weight: Annotated[Weight, "of the consolidation loss"] = 1.0
+        temperature: Annotated[float, Field(ge=1e-3), "of the consolidation loss"] = 0.07
+
+    options: Options
+
+    def __init__(self, backbone: DualEncoder, options: Options | None = None) -> None:
+        super().__init__(backbone, options)
+        self.adapted = DeltaBackbone(backbone, self.options.targets, own=True)
         self.before: tuple[Tensor, Tensor] | None = None
         self._start(torch.Generator().manual_seed(0))
 
     def _start(self, generator: torch.Generator) -> None:
         """A change of zero, and a projector drawn anew."""
         width = self.backbone.feature_width
-        self.change = LowRank(self.adapted.layers, rank=self.options["rank"], generator=generator)
+        self.change = LowRank(self.adapted.layers, rank=self.options.rank, generator=generator)
         self.projector = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
         for parameter in self.projector.parameters():
             drawn = 2 * torch.rand(parameter.shape, generator=generator) - 1
@@ -102,9 +98,8 @@ class CCLIP(Method):
 
     def begin_task(self, data: TaskData, generator: torch.Generator) -> None:
         """Start a change, and keep the features that the task's pairs have without it."""
-        super().begin_task(data, generator)
         self._start(generator)
-        self.to(self.device)
+        self.to(self.backbone.device)
         self.before = features_before(self, data)
 
     def trainable(self) -> list[nn.Parameter]:
@@ -114,28 +109,28 @@ class CCLIP(Method):
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """The item-level loss and the consolidation."""
         assert self.before is not None  # begin_task comes first
-        assert isinstance(batch.images, Tensor)  # there is no trunk
+        assert isinstance(batch.images, Tensor)  # no blocks are frozen
         o = self.options
-        with self.adapted.under((self.change, o["alpha"] / o["rank"])) as model:
+        with self.adapted.with_deltas((self.change, o.alpha / o.rank)) as model:
             images, texts = model.encode_images(batch.images), model.encode_texts(batch.texts)
         images, texts = F.normalize(images, dim=-1), F.normalize(texts, dim=-1)
         scale = self.backbone.logit_scale.exp()
-        parts = {"item": item_level(batch, images, texts, logit_scale=scale, multi_positive=o["multi_positive"])}
-        if o["weight"]:
+        parts = {"item": item_level(batch, images, texts, logit_scale=scale, multi_positive=o.multi_positive)}
+        if o.weight:
             new = self.projector(torch.cat([images, texts]))
             old = torch.cat([self.before[0][batch.picture_rows], self.before[1][batch.caption_rows]])
-            parts["consolidate"] = o["weight"] * consolidation_loss(new, old, o["temperature"])
+            parts["consolidate"] = o.weight * consolidation_loss(new, old, o.temperature)
         return parts
 
     def end_task(self, data: TaskData, generator: torch.Generator) -> None:
         """Merge the change."""
         o = self.options
-        self.adapted.merge(self.change, o["merge"] * o["alpha"] / o["rank"])
+        self.adapted.merge(self.change, o.merge * o.alpha / o.rank)
         self.before = None
 
     def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
         """See :class:`Method`; with what has been merged so far."""
-        assert isinstance(images, Tensor)  # there is no trunk
+        assert isinstance(images, Tensor)  # no blocks are frozen
         return F.normalize(self.adapted.model.encode_images(images), dim=-1)
 
     def text_features(self, texts: TextInputs, route: int) -> Tensor:
@@ -152,9 +147,8 @@ class CCLIP(Method):
         }
 
     @torch.no_grad()
-    def restore(self, tasks: Any, shared: dict[str, Tensor]) -> None:
+    def restore(self, tasks: Saved, shared: dict[str, Tensor]) -> None:
         """See :class:`Method`."""
-        super().restore(tasks, shared)
         for kind in ("weight", "bias"):
             for name, value in within(shared, kind).items():
                 cast(Tensor, getattr(self.adapted.layers[name], kind)).copy_(value)

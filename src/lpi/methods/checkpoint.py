@@ -2,7 +2,7 @@
 
 ::
 
-    config.json                 format, method, options, tasks, backbone name and identity
+    config.json                 format, method, problem, options, tasks, backbone name and identity
     tasks/00-appliance.safetensors   prompts and keys of a task (tens of kilobytes for LPI)
     tasks/00-appliance.json          its name, shapes and the identity of the backbone it was made for
     shared-01.safetensors       only where a method keeps something that belongs to no task
@@ -12,21 +12,30 @@ The frozen backbone is not saved: it is named, and its identity is checked when 
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from lpi.backbones.base import DualEncoder
-from lpi.backbones.loading import load_backbone
 from lpi.errors import CheckpointError, MissingFileError, OutputError
 from lpi.methods import Named, is_registered, method_class, named_class, outside, recorded_name
 from lpi.methods import method as build_method
-from lpi.methods.base import Method
+from lpi.methods.base import Learner, Problem, recorded_options, restore, stored_state
+from lpi.methods.older import renewed, renewed_state
+from lpi.methods.options import is_registered_router
+from lpi.plugins import source_of
+from lpi.routing import router_class
 from lpi.storage import read_json, read_tensors, write_json, write_tensors
 
-FORMAT = 1
+FORMAT = 2
+LOADERS = {
+    "retrieval": ("lpi.backbones.loading", "load_backbone"),
+    "grounding": ("lpi.backbones.detectors.loading", "load_grounding_backbone"),
+}
+"""Where the backbones of a problem are loaded; only what is needed is imported, for detectors take their time."""
 KEYS = {"format", "method", "options", "backbone", "tasks", "files"}
 """By these a ``config.json`` is known to be ours, of whatever format."""
 
@@ -36,7 +45,7 @@ def task_file(index: int, name: str) -> str:
     return f"{index:02d}-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')[:40] or 'task'}"
 
 
-def save_method(method: Method, folder: Path) -> None:
+def save_method(method: Learner, folder: Path) -> None:
     """Write a method to a folder; ``config.json`` comes last, so that a folder without it is an unfinished one.
 
     Of what else lies there, only the files of an earlier save that are no longer needed are taken away.
@@ -49,7 +58,7 @@ def save_method(method: Method, folder: Path) -> None:
     identity = method.backbone.identity
     files = [task_file(index, name) for index, name in enumerate(method.tasks)]
     for index, name in enumerate(method.tasks):
-        state = method.task_state(index)
+        state = stored_state(method, index)
         if state:
             write_tensors(folder / "tasks" / f"{files[index]}.safetensors", state)
         about = {"task": name, "backbone": identity, "shapes": {key: list(t.shape) for key, t in state.items()}}
@@ -64,7 +73,8 @@ def save_method(method: Method, folder: Path) -> None:
         {
             "format": FORMAT,
             "method": recorded_name(type(method)),
-            "options": method.options,
+            "problem": method.problem,
+            "options": recorded_options(method),
             "backbone": {
                 "name": method.backbone.name,
                 "identity": identity,
@@ -111,14 +121,20 @@ def is_plain(name: object) -> bool:
 
 
 def load_method(
-    folder: str | Path, *, backbone: DualEncoder | None = None, method: Named | None = None, **hub: Any
-) -> Method:
+    folder: str | Path,
+    *,
+    backbone: DualEncoder | None = None,
+    method: Named | None = None,
+    router: str | Path | None = None,
+    **hub: Any,
+) -> Any:
     """A method as it was saved. Nothing that lies in the folder is executed, whoever it is from.
 
     Args:
         folder: where :func:`save_method` wrote it, or a hub name.
         backbone: the frozen model to put it on; by default the one it names is loaded.
         method: its file or class, where it was saved by a method that is none of the library's.
+        router: the file of its router, where that is none of the library's.
         hub: what the hub's own loader takes.
 
     Raises:
@@ -127,26 +143,28 @@ def load_method(
     """
     root = _local(str(folder), hub)
     config = read_json(root / "config.json")
-    if config.get("format") != FORMAT:
-        raise CheckpointError(f"{root}/config.json has format {config.get('format')!r}; this version reads {FORMAT}.")
-    kind = class_of(config["method"], root, method)
+    if config.get("format") not in (1, FORMAT):
+        raise CheckpointError(
+            f"{root}/config.json has format {config.get('format')!r}; this version reads 1 and {FORMAT}."
+        )
+    first_format = config["format"] == 1
+    config = renewed(config, root) if first_format else config
+    kind = class_of(config["method"], root, method, problem=config["problem"])
     if backbone is None:
-        made_for = config["backbone"]
-        backbone = load_backbone(made_for["name"])
-        if list(backbone.inputs.image_size) != made_for["image_size"]:  # another size than the checkpoint's own
-            backbone = load_backbone(made_for["name"], image_size=made_for["image_size"][0])
+        backbone = load_made_for(config["backbone"], kind)
     check_identity(root, config["backbone"], backbone)
-    loaded = build_method(kind, backbone, **config["options"])
+    options = {**config["options"], **_router_of(config["options"].get("router"), root, router)}
+    loaded: Learner = build_method(kind, backbone, **{"preset": None, **options})
     states = []
     for name, file in zip(config["tasks"], config["files"], strict=True):
         about = read_json(root / "tasks" / f"{file}.json")
         check_identity(root / "tasks" / f"{file}.json", {"name": name, "identity": about["backbone"]}, backbone)
         state = read_tensors(root / "tasks" / f"{file}.safetensors") if about["shapes"] else {}
         _check_shapes(root / "tasks" / f"{file}.safetensors", state, about["shapes"])
-        states.append((name, state))
+        states.append((name, renewed_state(state) if first_format else state))
     shared = read_tensors(root / config["shared"]) if config["shared"] else {}
     try:
-        loaded.restore(states, shared)
+        restore(loaded, states, shared)
     except (KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise CheckpointError(
@@ -155,26 +173,62 @@ def load_method(
     return loaded
 
 
-def class_of(recorded: object, place: Path, named: Named | None = None) -> type[Method]:
+class Loader(Protocol):
+    """Loads a frozen model by its name."""
+
+    def __call__(self, source: str, *, image_size: int | None = None) -> DualEncoder:
+        """See :func:`lpi.backbones.loading.load_backbone`."""
+
+
+def load_made_for(made_for: dict[str, Any], kind: type[Learner]) -> DualEncoder:
+    """The frozen model that a saved method names, with the size of pictures that it had.
+
+    Args:
+        made_for: ``name`` and ``image_size``.
+        kind: the method, whose problem says what is loaded.
+    """
+    module, name = LOADERS[kind.problem]
+    load: Loader = getattr(importlib.import_module(module), name)
+    backbone = load(made_for["name"])
+    if list(backbone.inputs.image_size) != made_for["image_size"]:  # another size than the checkpoint's own
+        backbone = load(made_for["name"], image_size=made_for["image_size"][0])
+    return backbone
+
+
+def _router_of(recorded: object, place: Path, named: str | Path | None) -> dict[str, str]:
+    """The router that a person must name, because the one that was recorded is none of the library's."""
+    if is_registered_router(recorded):
+        return {}
+    if named is None:
+        raise CheckpointError(
+            f"{place} was saved with a router of its own, {Path(str(recorded)).name[:80]!r}; name its file: "
+            "load_method(folder, router='my_router.py')."
+        )
+    return {"router": source_of(router_class(str(named)))}
+
+
+def class_of(recorded: object, place: Path, named: Named | None = None, *, problem: str = "retrieval") -> type[Learner]:
     """The class of a saved method: of the library by its name on record, any other only as the caller names it.
 
     Args:
         recorded: what ``config.json`` says.
         place: the folder, for messages.
         named: what the caller says.
+        problem: what the method is asked, as ``config.json`` says.
 
     Raises:
         CheckpointError: a method that isn't the library's and wasn't named, or one that is and was named differently.
     """
-    if not is_registered(recorded):
+    asked: Problem = "grounding" if problem == "grounding" else "retrieval"
+    if not is_registered(recorded, problem):
         if named is None:
             raise CheckpointError(
                 f"{place} was saved by a method of its own, {Path(str(recorded)).name[:80]!r}; name its file: "
                 "load_method(folder, method='my_method.py'), or --method-file my_method.py."
             )
-        return named_class(named)
-    found = method_class(str(recorded))
-    if named is not None and (wanted := named_class(named)) is not found:
+        return named_class(named, asked)
+    found = method_class(str(recorded), asked)
+    if named is not None and (wanted := named_class(named, asked)) is not found:
         raise CheckpointError(
             f"{place} holds a {found.__name__}, not a {wanted.__name__}: it was saved by {recorded!r}, which needs no "
             "file of yours. Leave the method out."
@@ -184,10 +238,12 @@ def class_of(recorded: object, place: Path, named: Named | None = None) -> type[
 
 def unless_registered(folder: Path, named: Named | None) -> Named | None:
     """What a person named for whichever of several saved methods needs it: nothing, where this one is the library's."""
-    return None if is_registered(read_json(folder / "config.json").get("method")) else named
+    config = read_json(folder / "config.json")
+    last = str(config.get("method")).removeprefix("lpi.grounding.")
+    return None if is_registered(last) or is_registered(last, "grounding") else named
 
 
-def named_by(kind: type[Method]) -> type[Method] | None:
+def named_by(kind: type[Learner]) -> type[Learner] | None:
     """What a class names by being the one that loads: itself, unless it is the library's; see :func:`class_of`."""
     return outside(kind)
 

@@ -17,16 +17,18 @@ the block's projections, as in the released code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lpi.backbones.base import DualEncoder, TowerPrompts
-from lpi.methods.base import TaskData, recorded
-from lpi.methods.prompted import Plain, Prompted, Start, at_least, even, fitting_depth
+from lpi.backbones.base import TowerPrompts
+from lpi.methods.base import TaskData
+from lpi.methods.prompted import Plain, Prompted, PromptOptions, even, fitting_depth
+from lpi.options import Count, Weight
 from lpi.prompts.low_rank import TOWERS
 
 PAPER_DEPTH = 5
@@ -73,33 +75,31 @@ class CODAPrompt(Prompted):
 
     Args:
         backbone: the frozen dual encoder.
-        components: that a task adds to each tower (M / N in the paper: 100 over 10 tasks).
-        length: prompts a block, L_p, half of them keys and half values of its attention.
-        depth: prompted blocks of both towers, the lowest; by default the paper's 5, or all where there are fewer.
-        orthogonality_weight: weight of the three orthogonality terms, lambda.
+        options: see :class:`Options`.
     """
 
-    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 0.012}
+    @dataclass(frozen=True)
+    class Options(PromptOptions):
+        """What CODA-Prompt takes."""
 
-    def __init__(
-        self,
-        backbone: DualEncoder,
-        *,
-        components: int = 10,
-        length: int = 8,
-        depth: int | None = None,
-        orthogonality_weight: float = 0.1,
-        multi_positive: bool = True,
-        start: Start = "paper",
-    ) -> None:
-        at_least(1, components=components, length=length)
-        at_least(0, orthogonality_weight=orthogonality_weight)
-        even(length=length)
-        fitting_depth(depth, PAPER_DEPTH, min(backbone.depths.values()))
-        super().__init__(backbone, **recorded(locals()))
+        training: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.012}
+
+        components: Annotated[Count, "that a task adds to each tower (M / N in the paper: 100 over 10 tasks)"] = 10
+        length: Annotated[Count, "prompts a block, L_p, half of them keys and half values of its attention"] = 8
+        depth: Annotated[
+            int | None,
+            "prompted blocks of both towers, the lowest; by default the paper's 5, or all where there are fewer",
+        ] = None
+        orthogonality_weight: Annotated[Weight, "weight of the three orthogonality terms, lambda"] = 0.1
+
+        def check(self) -> None:
+            """See :class:`Table`."""
+            even(length=self.length)
+
+    options: Options
 
     def _layers(self) -> int:
-        return fitting_depth(self.options["depth"], PAPER_DEPTH, min(self.backbone.depths.values()))
+        return fitting_depth(self.options.depth, PAPER_DEPTH, min(self.backbone.depths.values()))
 
     def make_shared(self, generator: torch.Generator) -> nn.Module:
         """Only the gates, if there are any."""
@@ -107,10 +107,10 @@ class CODAPrompt(Prompted):
 
     def make_own(self, generator: torch.Generator, data: TaskData | None) -> nn.Module:
         """A task's components: prompts [depth, components, length * width], attention and keys [..., features]."""
-        count = self.options["components"]
+        count = self.options.components
         own = nn.ParameterDict()
         for tower in TOWERS:
-            sizes = (self.options["length"] * self.backbone.widths[tower], *[self.backbone.feature_width] * 2)
+            sizes = (self.options.length * self.backbone.widths[tower], *[self.backbone.feature_width] * 2)
             for part, size in zip(PARTS, sizes, strict=True):
                 layers = []
                 for layer in range(self._layers()):
@@ -141,13 +141,13 @@ class CODAPrompt(Prompted):
         """See :class:`Prompted`; each item has prompts of its own."""
         weights, prompts = self.weights(tower, query()), self.components("prompts", tower)
         states = torch.einsum("blm,lmw->blw", weights, prompts)
-        states = states.reshape(*states.shape[:2], self.options["length"], -1)  # [batch, depth, length, width]
+        states = states.reshape(*states.shape[:2], self.options.length, -1)  # [batch, depth, length, width]
         gate = dict(self.learned.named_parameters()).get(f"gate_{tower}")
         return (TowerPrompts(states, tuple(range(states.shape[1])), "prefix", gate=gate),)
 
     def constraints(self, plain: Plain) -> dict[str, Tensor]:
         """The three orthogonality terms, both towers."""
-        if not self.options["orthogonality_weight"]:
+        if not self.options.orthogonality_weight:
             return {}
         terms = [orthogonality(self.components(part, tower)) for tower in TOWERS for part in PARTS]
-        return {"orthogonality": self.options["orthogonality_weight"] * torch.stack(terms).sum()}
+        return {"orthogonality": self.options.orthogonality_weight * torch.stack(terms).sum()}

@@ -12,15 +12,16 @@ token (BERT) gets the context as tokens without positions behind its embeddings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from lpi.backbones.base import DualEncoder, TowerPrompts
-from lpi.methods.base import recorded
-from lpi.methods.prompted import PROMPT_STD, Prompted, Start, at_least, first_words, normal
+from lpi.backbones.base import TowerPrompts
+from lpi.methods.prompted import PROMPT_STD, Prompted, PromptOptions, first_words, normal
+from lpi.options import Count
 
 
 class CoOp(Prompted):
@@ -28,30 +29,29 @@ class CoOp(Prompted):
 
     Args:
         backbone: the frozen dual encoder.
-        length: context tokens, M.
-        words: the context starts at the embeddings of these words, as many as fit; what is left over, or all of it,
-            is drawn from N(0, 0.02^2).
+        options: see :class:`Options`.
     """
 
-    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 1.2e-3}
+    @dataclass(frozen=True)
+    class Options(PromptOptions):
+        """What CoOp takes."""
 
-    def __init__(
-        self,
-        backbone: DualEncoder,
-        *,
-        length: int = 16,
-        words: str = "",
-        multi_positive: bool = True,
-        start: Start = "paper",
-    ) -> None:
-        at_least(1, length=length)
-        super().__init__(backbone, **recorded(locals()))
+        training: ClassVar[Mapping[str, Any]] = {"learning_rate": 1.2e-3}
+
+        length: Annotated[Count, "context tokens, M"] = 16
+        words: Annotated[
+            str,
+            "the context starts at the embeddings of these words, as many as fit; what is left over, or all of it, is "
+            "drawn from N(0, 0.02^2)",
+        ] = ""
+
+    options: Options
 
     def make_shared(self, generator: torch.Generator) -> nn.Module:
         """The context, [length, text width]."""
-        context = normal((self.options["length"], self.backbone.text.width), PROMPT_STD, generator)
-        if self.options["words"]:
-            first_words(self.backbone, self.options["words"], context.data)
+        context = normal((self.options.length, self.backbone.text.width), PROMPT_STD, generator)
+        if self.options.words:
+            first_words(self.backbone, self.options.words, context.data)
         return nn.ParameterDict({"context": context, **self.gates(1, "text")})
 
     def entering(self, tower: str, route: int, query: Callable[[], Tensor]) -> Sequence[TowerPrompts]:
@@ -60,12 +60,12 @@ class CoOp(Prompted):
             return ()
         learned = dict(self.learned.named_parameters())
         states, gate = learned["context"][None], learned.get("gate_text")
-        return (TowerPrompts(states, (0,), "shallow", placeholders=self.room() > 0, gate=gate),)
+        return (TowerPrompts(states, (0,), "shallow", placeholders=self.reserved_tokens() > 0, gate=gate),)
 
-    def room(self) -> int:
+    def reserved_tokens(self) -> int:
         """The context takes its place before the caption."""
-        return self.placeholder_room(self.options["length"])
+        return self.placeholders(self.options.length)
 
-    def trunk(self) -> int:
+    def frozen_blocks(self) -> int:
         """No block of the vision tower learns anything."""
         return self.backbone.vision.depth

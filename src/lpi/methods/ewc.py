@@ -6,15 +6,17 @@ a weight only against a quadratic pull towards where it was, the harder the more
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from lpi.backbones.base import DualEncoder
-from lpi.methods.adapters import check_range, grouped, within
-from lpi.methods.base import TaskData, TrainingBatch, recorded
+from lpi.methods.adapters import grouped, within
+from lpi.methods.base import Saved, TaskData, TrainingBatch
 from lpi.methods.tuned import Tuned
+from lpi.options import Weight
 
 
 def joined(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -37,12 +39,7 @@ class EWC(Tuned):
 
     Args:
         backbone: where it starts; itself left as it is.
-        strength: lambda, of the pull towards what earlier tasks needed.
-        multi_positive: captions that equal another picture's count as positives of it.
-        upper: which share of each tower's blocks learns, from the top; 1 is everything.
-
-    Raises:
-        ConfigError: a negative strength.
+        options: see :class:`Options`.
 
     Paper: Elastic Weight Consolidation (arXiv 1612.00796), eq. 3, a penalty for each earlier task. The penalties are
         kept as one (:func:`joined`): the same gradients, and the memory doesn't grow with the tasks.
@@ -51,21 +48,23 @@ class EWC(Tuned):
         the samples' gradients are independent with mean zero, as they are at an optimum.
     """
 
-    def __init__(
-        self, backbone: DualEncoder, *, strength: float = 1000.0, multi_positive: bool = True, upper: float = 1.0
-    ) -> None:
-        options = recorded(locals())
-        super().__init__(backbone, multi_positive=multi_positive, upper=upper)
-        self.options = options
-        check_range("strength", strength, 0.0)
+    @dataclass(frozen=True)
+    class Options(Tuned.Options):
+        """What EWC takes."""
+
+        strength: Annotated[Weight, "lambda, of the pull towards what earlier tasks needed"] = 1000.0
+
+    options: Options
+
+    def __init__(self, backbone: DualEncoder, options: Options | None = None) -> None:
+        super().__init__(backbone, options)
         self.importance: dict[str, Tensor] = {}
         self.centre: dict[str, Tensor] = {}
 
     def begin_task(self, data: TaskData, generator: torch.Generator) -> None:
         """See :class:`Method`."""
-        super().begin_task(data, generator)
         for kept in (self.importance, self.centre):
-            kept.update({name: value.to(self.device) for name, value in kept.items()})
+            kept.update({name: value.to(self.backbone.device) for name, value in kept.items()})
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """The item-level loss and, from the second task on, the pull of the earlier ones."""
@@ -76,7 +75,7 @@ class EWC(Tuned):
                 (strength * (weights[name] - self.centre[name]).square()).sum()
                 for name, strength in self.importance.items()
             ]
-            parts["pull"] = 0.5 * self.options["strength"] * torch.stack(pull).sum()
+            parts["pull"] = 0.5 * self.options.strength * torch.stack(pull).sum()
         return parts
 
     def end_task(self, data: TaskData, generator: torch.Generator) -> None:
@@ -110,7 +109,7 @@ class EWC(Tuned):
             **grouped("centre", self.centre),
         }
 
-    def restore(self, tasks: Any, shared: dict[str, Tensor]) -> None:
+    def restore(self, tasks: Saved, shared: dict[str, Tensor]) -> None:
         """See :class:`Method`."""
         self.importance, self.centre = within(shared, "importance"), within(shared, "centre")
         super().restore(tasks, {name: value for name, value in shared.items() if "/" not in name})

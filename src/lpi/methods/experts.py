@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import copy
-from dataclasses import fields
-from operator import is_not
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from lpi.backbones.base import DualEncoder
-from lpi.errors import ConfigError
-from lpi.methods.base import Method
-from lpi.prompts.low_rank import TOWERS
-from lpi.prompts.task_keys import TaskKeys, task_distances, task_posteriors, whitening
+from lpi.errors import ConfigError, LpiError
+from lpi.methods.base import Learner, Saved, load_by_shape
+from lpi.methods.encoder import task_index
 
-KEY_PARTS = tuple(part.name for part in fields(TaskKeys))
-Own = TypeVar("Own", bound="Experts")
+Kept = TypeVar("Kept", bound="Experts")
+Own = TypeVar("Own", bound=Learner)
 
 
-class Keyed(nn.Module):
-    """What a task has for itself, with its routing keys as buffers; they are filled when the task ends."""
+def stage_of(method: Own, k: int) -> Own:
+    """A method as it was after stage ``k`` (0-based).
 
-    def __init__(self) -> None:
-        super().__init__()
-        for tower in TOWERS:
-            for part in KEY_PARTS:
-                self.register_buffer(f"{part}_{tower}", torch.empty(0))
-
-    def keys(self, tower: str) -> TaskKeys:
-        """The routing keys of one tower."""
-        return TaskKeys(*(self.get_buffer(f"{part}_{tower}").cpu() for part in KEY_PARTS))
-
-    def set_keys(self, tower: str, keys: TaskKeys) -> None:
-        """Keep the routing keys of one tower."""
-        for part in KEY_PARTS:
-            place = self.get_buffer(f"{part}_{tower}").device
-            setattr(self, f"{part}_{tower}", getattr(keys, part).to(place))
+    Raises:
+        LpiError: it keeps no earlier stage.
+        ConfigError: there was no such stage.
+    """
+    if not isinstance(method, Experts):
+        raise LpiError(f"{type(method).__name__} keeps no earlier stage.")
+    return method.stage(k)
 
 
-class Experts(Method):
+class Experts(Learner):
     """A method that keeps one module a task and never changes it once the task has been learned.
 
     Attributes:
@@ -50,13 +37,29 @@ class Experts(Method):
 
     experts: nn.ModuleList
 
+    def new_expert(self, generator: torch.Generator) -> nn.Module:
+        """The module of one more task, as it is before the task is learned."""
+        return nn.Module()
+
+    def task_state(self, index: int) -> dict[str, Tensor]:
+        """See :class:`Learner`: the task's module."""
+        return dict(self.experts[index].state_dict())
+
+    def restore(self, tasks: Saved, shared: dict[str, Tensor]) -> None:
+        """See :class:`Learner`."""
+        generator = torch.Generator().manual_seed(0)
+        self.experts = nn.ModuleList(load_by_shape(self.new_expert(generator), state) for _, state in tasks)
+        self.experts.to(self.backbone.device)
+
     def forget(self, task: str) -> None:
         """Take away what was learned and kept for a task; every other task stays bit-identical."""
-        index = self.task_index(task)
+        index = task_index(self, task)
         del self.experts[index]
         del self.tasks[index]
+        if self.router is not None:
+            self.router.forget(index)
 
-    def stage(self: Own, k: int) -> Own:
+    def stage(self: Kept, k: int) -> Kept:
         """The method as it was after stage ``k`` (0-based); shares backbone and experts with this one.
 
         Raises:
@@ -68,37 +71,6 @@ class Experts(Method):
         earlier._modules = dict(self._modules)
         earlier.experts = nn.ModuleList(list(self.experts)[: k + 1])
         earlier.tasks = self.tasks[: k + 1]
+        if self.router is not None:
+            earlier.router = self.router.stage(k)
         return earlier
-
-
-class KeyedExperts(Experts):
-    """Experts that are :class:`Keyed`; the options ``metric`` and ``posterior_temperature`` say how keys are read."""
-
-    def __init__(self, backbone: DualEncoder, **options: Any) -> None:
-        super().__init__(backbone, **options)
-        self._whitenings: dict[str, tuple[list[Tensor], Tensor]] = {}  # by tower: of which spreads, and the map
-
-    def _keys(self, tower: str) -> list[TaskKeys]:
-        return [cast(Keyed, expert).keys(tower) for expert in self.experts]
-
-    def distances(self, tower: str, plain: Tensor) -> Tensor:
-        """See :class:`Method`."""
-        keys, metric = self._keys(tower), self.options["metric"]
-        white = self._whitening(tower, keys) if metric == "whitened" else None
-        return task_distances(plain.cpu(), keys, metric, white=white)
-
-    def _whitening(self, tower: str, keys: Sequence[TaskKeys]) -> Tensor:
-        """:func:`whitening`, computed anew only when the tasks' spreads are no longer the same tensors.
-
-        It inverts a matrix as wide as the routing features, which a search would otherwise pay for with every query.
-        """
-        spreads = [expert.get_buffer(f"spread_{tower}") for expert in self.experts]
-        known = self._whitenings.get(tower)
-        if known is None or len(known[0]) != len(spreads) or any(map(is_not, known[0], spreads)):
-            known = self._whitenings[tower] = (spreads, whitening(keys))
-        return known[1]
-
-    def posteriors(self, distances: Tensor, tower: str) -> Tensor:
-        """See :class:`Method`."""
-        temperature = self.options["posterior_temperature"]
-        return task_posteriors(distances, self._keys(tower), metric=self.options["metric"], temperature=temperature)

@@ -6,6 +6,8 @@ towers already tell apart can be weighted anew, and nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -14,7 +16,8 @@ from torch import Tensor, nn
 from lpi.backbones.base import DualEncoder, TextInputs, Tower, TowerState
 from lpi.errors import BackboneError
 from lpi.methods.adapters import item_level, private_copy
-from lpi.methods.base import Method, TrainingBatch, recorded
+from lpi.methods.base import Method, Saved, TrainingBatch
+from lpi.methods.options import PairOptions
 from lpi.prompts.low_rank import TOWERS
 
 
@@ -38,17 +41,23 @@ class Linear(Method):
 
     Args:
         backbone: where they start.
-        multi_positive: captions that equal another picture's count as positives of it.
+        options: see :class:`Options`.
 
     Paper: the linear probe of CLIP (arXiv 2103.00020), section 3.2.
     Differs: its probe is a classifier over the features; retrieval has no classes, so the loss is the item loss.
         SigLIP has no projection: there the last linear layer of each pooler learns.
     """
 
-    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3}
+    @dataclass(frozen=True)
+    class Options(PairOptions):
+        """What linear heads take."""
 
-    def __init__(self, backbone: DualEncoder, *, multi_positive: bool = True) -> None:
-        super().__init__(backbone, **recorded(locals()))
+        training: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-3}
+
+    options: Options
+
+    def __init__(self, backbone: DualEncoder, options: Options | None = None) -> None:
+        super().__init__(backbone, options)
         towers = (backbone.vision, backbone.text)
         self.tuned = private_copy(backbone, [head(tower) for tower in towers])
         self._heads = {tower: head(getattr(self.tuned, tower)) for tower in TOWERS}
@@ -62,10 +71,10 @@ class Linear(Method):
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """The item-level loss."""
         images, texts = self.image_features(batch.images, 0), self.text_features(batch.texts, 0)
-        scale, multi = self.backbone.logit_scale.exp(), self.options["multi_positive"]
+        scale, multi = self.backbone.logit_scale.exp(), self.options.multi_positive
         return {"item": item_level(batch, images, texts, logit_scale=scale, multi_positive=multi)}
 
-    def trunk(self) -> int:
+    def frozen_blocks(self) -> int:
         """All vision blocks: their states are computed once."""
         return self.backbone.vision.depth
 
@@ -86,8 +95,7 @@ class Linear(Method):
             for name, value in layer.state_dict().items()
         }
 
-    def restore(self, tasks: Any, shared: dict[str, Tensor]) -> None:
+    def restore(self, tasks: Saved, shared: dict[str, Tensor]) -> None:
         """See :class:`Method`."""
-        super().restore(tasks, shared)
         for tower, layer in self._heads.items():
             layer.load_state_dict({name: shared[f"{tower}.{name}"] for name in layer.state_dict()})

@@ -6,16 +6,20 @@ are those of the PEFT library.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder
 from lpi.extras import missing_extra
-from lpi.methods.adapters import Targets, check_range, private_copy, target_layers
-from lpi.methods.base import TaskData, recorded
+from lpi.methods.adapters import Targets, private_copy, target_layers
+from lpi.methods.base import Saved, TaskData
+from lpi.methods.options import PairOptions
 from lpi.methods.tuned import Copied
+from lpi.options import Count, Size
 
 
 def inject(backbone: DualEncoder, *, rank: int, alpha: int, targets: Targets) -> dict[str, nn.Parameter]:
@@ -39,10 +43,7 @@ class LoRA(Copied):
 
     Args:
         backbone: the frozen dual encoder.
-        rank: of each change, r.
-        alpha: a change is multiplied by alpha / rank.
-        targets: which layers of the blocks: ``query_value``, ``attention``, ``mlp`` or ``all``.
-        multi_positive: captions that equal another picture's count as positives of it.
+        options: see :class:`Options`.
 
     Raises:
         ConfigError: a number out of range, or an unknown choice.
@@ -51,22 +52,23 @@ class LoRA(Copied):
     Paper: LoRA (arXiv 2106.09685), eq. 3 and section 4.2 (queries and values).
     """
 
-    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3}
+    @dataclass(frozen=True)
+    class Options(PairOptions):
+        """What LoRA takes."""
 
-    def __init__(
-        self,
-        backbone: DualEncoder,
-        *,
-        rank: int = 8,
-        alpha: int = 16,
-        targets: Targets = "query_value",
-        multi_positive: bool = True,
-    ) -> None:
-        super().__init__(backbone, **recorded(locals()))
-        check_range("rank", rank, 1)
-        check_range("alpha", alpha, 0)
+        training: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-3}
+
+        rank: Annotated[Count, "of each change, r"] = 8
+        alpha: Annotated[Size, "a change is multiplied by alpha / rank"] = 16
+        targets: Annotated[Targets, "which layers of the blocks are changed"] = "query_value"
+
+    options: Options
+
+    def __init__(self, backbone: DualEncoder, options: Options | None = None) -> None:
+        super().__init__(backbone, options)
+        o = self.options
         self.tuned = private_copy(backbone)
-        self._factors = inject(self.tuned, rank=rank, alpha=alpha, targets=targets)
+        self._factors = inject(self.tuned, rank=o.rank, alpha=o.alpha, targets=o.targets)
         self._start(torch.Generator().manual_seed(0))
 
     @torch.no_grad()
@@ -79,7 +81,6 @@ class LoRA(Copied):
 
     def begin_task(self, data: TaskData, generator: torch.Generator) -> None:
         """The first task starts at the frozen model, every further one where the last ended."""
-        super().begin_task(data, generator)
         if len(self.tasks) == 1:
             self._start(generator)
 
@@ -92,8 +93,7 @@ class LoRA(Copied):
         return {name: factor.detach() for name, factor in self._factors.items()}
 
     @torch.no_grad()
-    def restore(self, tasks: Any, shared: dict[str, Tensor]) -> None:
+    def restore(self, tasks: Saved, shared: dict[str, Tensor]) -> None:
         """See :class:`Method`."""
-        super().restore(tasks, shared)
         for name, factor in self._factors.items():
             factor.copy_(shared[name])

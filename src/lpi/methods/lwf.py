@@ -6,13 +6,16 @@ drawn towards them: what it knew is asked for through the new task's data, since
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 from torch import Tensor
 
-from lpi.backbones.base import DualEncoder
 from lpi.losses import distillation_loss
-from lpi.methods.adapters import check_range
-from lpi.methods.base import TrainingBatch, recorded
+from lpi.methods.base import TrainingBatch
 from lpi.methods.tuned import Compared
+from lpi.options import Weight
 
 
 class LwF(Compared):
@@ -20,13 +23,7 @@ class LwF(Compared):
 
     Args:
         backbone: where it starts; itself left as it is.
-        weight: lambda_o, of the distillation.
-        temperature: T, softens both sides' answers.
-        multi_positive: captions that equal another picture's count as positives of it.
-        upper: which share of each tower's blocks learns, from the top; 1 is everything.
-
-    Raises:
-        ConfigError: a negative weight, or a temperature of 0 or less.
+        options: see :class:`Options`.
 
     Paper: Learning without Forgetting (arXiv 1606.09282), eq. 2 and 3 and fig. 3; T = 2.
     Differs: there are no output heads. A picture's answer is its retrieval distribution over the batch's captions,
@@ -35,29 +32,23 @@ class LwF(Compared):
         The first task's teacher is the frozen model.
     """
 
-    def __init__(
-        self,
-        backbone: DualEncoder,
-        *,
-        weight: float = 1.0,
-        temperature: float = 2.0,
-        multi_positive: bool = True,
-        upper: float = 1.0,
-    ) -> None:
-        options = recorded(locals())
-        super().__init__(backbone, multi_positive=multi_positive, upper=upper)
-        self.options = options
-        check_range("weight", weight, 0.0)
-        check_range("temperature", temperature, 1e-3)
+    @dataclass(frozen=True)
+    class Options(Compared.Options):
+        """What LwF takes."""
+
+        weight: Annotated[Weight, "lambda_o, of the distillation"] = 1.0
+        temperature: Annotated[float, Field(ge=1e-3), "T, softens both sides' answers"] = 2.0
+
+    options: Options
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """The item-level loss, and the distance to the answers before the task."""
         images, texts = self.both(batch)
         parts = {"item": self.item(batch, images, texts)}
-        if self.options["weight"]:
-            temperature = self.options["temperature"]
+        if self.options.weight:
+            temperature = self.options.temperature
             sharpness = self.tuned.logit_scale.exp() / temperature
             old_images, old_texts = self.old(batch)
             distance = distillation_loss(sharpness * images @ texts.T, sharpness * old_images @ old_texts.T)
-            parts["distill"] = self.options["weight"] * temperature**2 * distance
+            parts["distill"] = self.options.weight * temperature**2 * distance
         return parts

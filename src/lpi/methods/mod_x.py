@@ -7,13 +7,15 @@ matched wrongly then.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from lpi.backbones.base import DualEncoder
-from lpi.methods.adapters import check_range
-from lpi.methods.base import TrainingBatch, recorded
+from lpi.methods.base import TrainingBatch
 from lpi.methods.tuned import Compared
+from lpi.options import Weight
 
 
 def off_diagonal_loss(new: Tensor, old: Tensor, positives: Tensor) -> Tensor:
@@ -38,12 +40,7 @@ class ModX(Compared):
 
     Args:
         backbone: where it starts; itself left as it is.
-        weight: alpha, of the alignment of the similarities.
-        multi_positive: captions that equal another picture's count as positives of it.
-        upper: which share of each tower's blocks learns, from the top; 1 is everything.
-
-    Raises:
-        ConfigError: a negative weight.
+        options: see :class:`Options`.
 
     Paper: Mod-X (arXiv 2305.07437), the screening of wrong rows and the loss L_Mod-X; alpha = 20 in the authors'
         scripts. As in their code the softmax is over plain cosines, and the sum is over the batch.
@@ -51,13 +48,13 @@ class ModX(Compared):
         The first task's teacher is the frozen model. Its similarities are those of pictures as in evaluation.
     """
 
-    def __init__(
-        self, backbone: DualEncoder, *, weight: float = 20.0, multi_positive: bool = True, upper: float = 1.0
-    ) -> None:
-        options = recorded(locals())
-        super().__init__(backbone, multi_positive=multi_positive, upper=upper)
-        self.options = options
-        check_range("weight", weight, 0.0)
+    @dataclass(frozen=True)
+    class Options(Compared.Options):
+        """What Mod-X takes."""
+
+        weight: Annotated[Weight, "alpha, of the alignment of the similarities"] = 20.0
+
+    options: Options
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """The item-level loss and the alignment of the similarities, both directions averaged."""
@@ -67,4 +64,4 @@ class ModX(Compared):
         old = old_images @ old_texts.T
         positives = batch.positives
         kept = (off_diagonal_loss(new, old, positives) + off_diagonal_loss(new.T, old.T, positives.T)) / 2
-        return {"item": self.item(batch, images, texts), "align": self.options["weight"] * kept}
+        return {"item": self.item(batch, images, texts), "align": self.options.weight * kept}

@@ -7,20 +7,23 @@ query takes; a query that none can rebuild goes to the frozen model.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, TextInputs, TowerState
-from lpi.errors import check_choice
-from lpi.methods.adapters import check_range, grouped, item_level, private_copy, target_layers, within
-from lpi.methods.base import FALLBACK, Method, TaskData, TrainingBatch, recorded
-from lpi.prompts.low_rank import TOWERS
+from lpi.errors import ConfigError
+from lpi.methods.adapters import grouped, item_level, private_copy, target_layers, within
+from lpi.methods.base import FALLBACK, Method, Saved, TaskData, TrainingBatch, router_losses, router_trainable
+from lpi.methods.options import PairOptions, RoutedOptions, RouterName, RouterTable
+from lpi.options import Count
+from lpi.routing.reconstruction import Reconstruction
 
 SCALE = 0.1  # of an expert's output, as the authors have it
 ROUTER_SPREAD = 0.02
@@ -104,51 +107,12 @@ class Experts(nn.Module):
         return added
 
 
-class Selector(nn.Module):
-    """The auto-encoder of one task and tower: how badly does it rebuild a feature?
-
-    A linear auto-encoder with a squared loss is at its best a principal component analysis (Baldi and Hornik, 1989),
-    so it is computed, not trained.
-    """
-
-    mean: Tensor
-    directions: Tensor
-    radius: Tensor
-
-    def __init__(self, features: int, hidden: int = 0) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("directions", torch.zeros(hidden, features))
-        self.register_buffer("radius", torch.zeros(()))
-
-    @classmethod
-    def fit(cls, points: Tensor, *, hidden: int, quantile: float) -> Selector:
-        """Of a task's frozen features, [points, features]; the radius is a quantile of its own points' errors."""
-        selector = cls(points.shape[1])
-        selector.mean = points.mean(dim=0)
-        _, _, directions = torch.linalg.svd(points - selector.mean, full_matrices=False)
-        selector.directions = directions[:hidden].contiguous()
-        selector.radius = selector(points).quantile(quantile)
-        return selector
-
-    def forward(self, points: Tensor) -> Tensor:
-        """The length of what is lost in rebuilding, [points]."""
-        centred = points - self.mean
-        return cast(Tensor, (centred - centred @ self.directions.T @ self.directions).norm(dim=1))
-
-
 class MoEAdapters(Method):
     """Mixture-of-experts adapters with a router a task and a discriminative auto-selector.
 
     Args:
         backbone: the frozen dual encoder.
-        experts: beside each MLP.
-        top: k, experts that a router chooses for an item; so many are frozen in each block when a task ends.
-        bottleneck: width of an expert.
-        hidden: width of the selector's auto-encoders.
-        ood: ``fallback`` sends what no task's auto-encoder can rebuild to the frozen model; ``nearest`` does not.
-        ood_quantile: how badly rebuilt is too badly, as a quantile of the training errors.
-        multi_positive: captions that equal another picture's count as positives of it.
+        options: see :class:`Options`.
 
     Raises:
         ConfigError: a number out of range, or an unknown choice.
@@ -162,29 +126,31 @@ class MoEAdapters(Method):
         auto-encoders are linear, over the backbone's own features of both towers (the paper: AlexNet's, of pictures).
     """
 
-    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 3e-3}
+    @dataclass(frozen=True)
+    class Options(RoutedOptions, PairOptions):
+        """What MoE-Adapters take."""
 
-    def __init__(
-        self,
-        backbone: DualEncoder,
-        *,
-        experts: int = 22,
-        top: int = 2,
-        bottleneck: int = 64,
-        hidden: int = 16,
-        ood: Literal["nearest", "fallback"] = "fallback",
-        ood_quantile: float = 0.99,
-        multi_positive: bool = True,
-    ) -> None:
-        super().__init__(backbone, **recorded(locals()))
-        check_range("experts", experts, 1)
-        check_range("top", top, 1, experts)
-        check_range("bottleneck", bottleneck, 1)
-        check_range("hidden", hidden, 0)
-        check_range("ood_quantile", ood_quantile, 0.0, 1.0)
-        check_choice("ood", ood, Literal["nearest", "fallback"])
+        training: ClassVar[Mapping[str, Any]] = {"learning_rate": 3e-3}
+
+        experts: Annotated[Count, "beside each MLP"] = 22
+        top: Annotated[
+            Count, "k, experts that a gate chooses for an item; so many are frozen in each block when a task ends"
+        ] = 2
+        bottleneck: Annotated[Count, "width of an expert"] = 64
+        router: RouterName = "reconstruction"
+        routing: RouterTable = field(default_factory=Reconstruction.Options)
+
+        def check(self) -> None:
+            """See :class:`Table`."""
+            super().check()
+            if self.top > self.experts:
+                raise ConfigError(f"top must be between 1 and {self.experts}; got {self.top}.")
+
+    options: Options
+
+    def __init__(self, backbone: DualEncoder, options: Options | None = None) -> None:
+        super().__init__(backbone, options)
         self.model = private_copy(backbone)
-        self.selectors = nn.ModuleList()
         self._start(torch.Generator().manual_seed(0))
         for name, (first, last) in self._edges().items():
             first.register_forward_pre_hook(partial(self._remember, name))
@@ -201,7 +167,7 @@ class MoEAdapters(Method):
         o = self.options
         self.blocks = nn.ModuleDict(
             {
-                name: Experts(first.in_features, o["experts"], o["bottleneck"], generator)
+                name: Experts(first.in_features, o.experts, o.bottleneck, generator)
                 for name, (first, _) in self._edges().items()
             }
         )
@@ -220,7 +186,7 @@ class MoEAdapters(Method):
         running = self._pass()
         if running is None:
             return output
-        added: Tensor = self.blocks[name](running.inputs.pop(name), running.route, self.options["top"])
+        added: Tensor = self.blocks[name](running.inputs.pop(name), running.route, self.options.top)
         return output + added
 
     def _all(self) -> list[Experts]:
@@ -230,48 +196,45 @@ class MoEAdapters(Method):
 
     def begin_task(self, data: TaskData, generator: torch.Generator) -> None:
         """Add routers; freeze the experts that earlier tasks used most."""
-        super().begin_task(data, generator)
         if len(self.tasks) == 1:
             self._start(generator)
         for block in self._all():
             block.add_router(generator)
-        self.to(self.device)
+        self.to(self.backbone.device)
 
     def trainable(self) -> list[nn.Parameter]:
         """The newest routers, and the experts that aren't frozen."""
-        return [parameter for parameter in self.blocks.parameters() if parameter.requires_grad]
+        own = [parameter for parameter in self.blocks.parameters() if parameter.requires_grad]
+        return [*own, *router_trainable(self)]
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """The item-level loss under the newest routers."""
         newest = len(self.tasks) - 1
         images, texts = self.image_features(batch.images, newest), self.text_features(batch.texts, newest)
-        scale, multi = self.backbone.logit_scale.exp(), self.options["multi_positive"]
-        return {"item": item_level(batch, images, texts, logit_scale=scale, multi_positive=multi)}
+        scale, multi = self.backbone.logit_scale.exp(), self.options.multi_positive
+        item = item_level(batch, images, texts, logit_scale=scale, multi_positive=multi)
+        return {"item": item} | router_losses(self, batch.plain)
 
     @torch.no_grad()
     def end_task(self, data: TaskData, generator: torch.Generator) -> None:
-        """Note the experts that the task used most, and fit its auto-encoders."""
+        """Note the experts that the task used most, and keep what routes its queries."""
         newest = len(self.tasks) - 1
         for block in self._all():
-            block.used = torch.zeros(len(block.experts), device=self.device)
+            block.used = torch.zeros(len(block.experts), device=self.backbone.device)
         for batch in data.batches(seed=0):
             self.image_features(batch.images, newest)
             self.text_features(batch.texts, newest)
         for block in self._all():
             if block.used is not None and block.used.any():
-                block.chosen[block.used.topk(self.options["top"]).indices] = True
+                block.chosen[block.used.topk(self.options.top).indices] = True
             block.used = None
-        pair = nn.ModuleDict()
-        for tower, features in (("vision", data.plain.image_features), ("text", data.plain.text_features)):
-            points = F.normalize(features.cpu().float(), dim=-1)
-            pair[tower] = Selector.fit(points, hidden=self.options["hidden"], quantile=self.options["ood_quantile"])
-        self.selectors.append(pair.to(self.device))
+        super().end_task(data, generator)
 
     # ---- encoding ----------------------------------------------------------------------------------------------------
 
     def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
         """See :class:`Method`; FALLBACK is the frozen backbone."""
-        assert isinstance(images, Tensor)  # there is no trunk
+        assert isinstance(images, Tensor)  # no blocks are frozen
         return self._encoded_under(route, lambda: self.model.encode_images(images))
 
     def text_features(self, texts: TextInputs, route: int) -> Tensor:
@@ -286,59 +249,21 @@ class MoEAdapters(Method):
         finally:
             RUNNING.reset(token)
 
-    # ---- routing -----------------------------------------------------------------------------------------------------
-
-    @property
-    def routed(self) -> bool:
-        """The selector sends every query to a task's routers, or past all experts."""
-        return True
-
-    def distances(self, tower: str, plain: Tensor) -> Tensor:
-        """How badly each task's auto-encoder rebuilds each query, [queries, tasks]."""
-        points = F.normalize(plain.float(), dim=-1).to(self.device)
-        pairs = [cast(nn.ModuleDict, pair) for pair in self.selectors]
-        return torch.stack([pair[tower](points) for pair in pairs], dim=1).cpu()
-
-    def posteriors(self, distances: Tensor, tower: str) -> Tensor:
-        """A softmax of the negative squared errors, in units of the tasks' mean squared radius, rows sum to 1."""
-        return (-distances.square() / self._radii(tower).square().mean().clamp(min=1e-6)).softmax(dim=1)
-
-    def _radii(self, tower: str) -> Tensor:
-        return torch.stack([cast(Selector, cast(nn.ModuleDict, pair)[tower]).radius.cpu() for pair in self.selectors])
-
-    def route(self, tower: str, plain: Tensor) -> Tensor:
-        """The task whose auto-encoder rebuilds best; FALLBACK where that is worse than it ever was in training."""
-        if not len(self.selectors):
-            return torch.full((len(plain),), FALLBACK)
-        error, task = self.distances(tower, plain).min(dim=1)
-        if self.options["ood"] == "nearest":
-            return task
-        return torch.where(error > self._radii(tower)[task], torch.full_like(task, FALLBACK), task)
-
     # ---- saving ------------------------------------------------------------------------------------------------------
 
     def task_state(self, index: int) -> dict[str, Tensor]:
-        """A task's routers and auto-encoders."""
-        routers = {name: cast(Experts, block).routers[index] for name, block in self.blocks.items()}
-        return {**grouped("router", routers), **grouped("selector", self.selectors[index].state_dict())}
+        """A task's gates."""
+        return grouped("router", {name: cast(Experts, block).routers[index] for name, block in self.blocks.items()})
 
     def shared_state(self) -> dict[str, Tensor]:
         """The experts, and which of them are frozen or will be."""
         return {name: value for name, value in self.blocks.state_dict().items() if ".routers." not in name}
 
-    def restore(self, tasks: Any, shared: dict[str, Tensor]) -> None:
+    def restore(self, tasks: Saved, shared: dict[str, Tensor]) -> None:
         """See :class:`Method`."""
-        super().restore(tasks, shared)
-        self.selectors = nn.ModuleList()
         for _, state in tasks:
             for name, block in self.blocks.items():
                 cast(Experts, block).routers.append(nn.Parameter(within(state, "router")[name]))
-            kept = within(state, "selector")
-            pair = nn.ModuleDict()
-            for tower in TOWERS:
-                pair[tower] = Selector(self.backbone.feature_width, len(kept[f"{tower}.directions"]))
-            pair.load_state_dict(kept)
-            self.selectors.append(pair)
         self.blocks.load_state_dict(
             {**shared, **{k: v for k, v in self.blocks.state_dict().items() if ".routers." in k}}
         )
@@ -348,4 +273,4 @@ class MoEAdapters(Method):
                 block.routers[-1].requires_grad_(True)
             for expert, frozen in zip(block.experts, block.frozen.tolist(), strict=True):
                 expert.requires_grad_(not frozen)
-        self.to(self.device)
+        self.to(self.backbone.device)

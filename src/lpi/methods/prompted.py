@@ -1,39 +1,40 @@
 """What the prompt-based rivals have in common: what they learn, what they keep, and how prompts reach a tower.
 
-A subclass says what is learned once and trained on from task to task (:meth:`Prompted.make_shared`), what is learned
-for one task and then left alone (:meth:`Prompted.make_own`), and what of it enters a tower for given items
-(:meth:`Prompted.entering`). The loss is the one that all methods here share, so that they differ in their prompts.
+A subclass says what is learned once and trained on from task to task (:meth:`PromptLearner.make_shared`), what is
+learned for one task and then left alone (:meth:`PromptLearner.make_own`), and what of it enters a tower for given items
+(:meth:`PromptLearner.entering`). The loss is the one that all methods here share, so that they differ in their prompts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, TextInputs, Tower, TowerPrompts, TowerState
-from lpi.errors import ConfigError, check_choice
+from lpi.errors import ConfigError
 from lpi.losses import item_loss
-from lpi.methods.base import FALLBACK, Method, TaskData, TrainingBatch
+from lpi.methods.base import (
+    FALLBACK,
+    Learner,
+    Method,
+    Saved,
+    TaskData,
+    TrainingBatch,
+    load_by_shape,
+    router_losses,
+    router_trainable,
+)
+from lpi.methods.options import MethodOptions, PairOptions
 from lpi.prompts.low_rank import normal
 
 Start = Literal["paper", "neutral"]
 Plain = Callable[[], tuple[Tensor, Tensor]]
 PROMPT_STD = 0.02
-
-
-def at_least(least: float, **numbers: float) -> None:
-    """Refuse options below what they must at least be.
-
-    Raises:
-        ConfigError: the first of them that is.
-    """
-    for name, number in numbers.items():
-        if not number >= least:
-            raise ConfigError(f"{name} must be at least {least:g}; got {number}.")
 
 
 def even(**lengths: int) -> None:
@@ -86,23 +87,31 @@ def first_words(backbone: DualEncoder, words: str, states: Tensor) -> None:
     states[: len(found)] = found.to(states)
 
 
-class Prompted(Method):
-    """Prompts on a frozen backbone.
+@dataclass(frozen=True)
+class PromptOptions(PairOptions):
+    """What every prompt-based method takes."""
+
+    start: Annotated[
+        Start,
+        "paper: prompts are attended to like other tokens from the first step on, which takes a model that aligns two "
+        "towers far from where it was; neutral (ours): what is attended from them passes a learned gate a layer that "
+        "starts at zero, so the first forward pass equals the frozen model's",
+    ] = "paper"
+
+
+class PromptLearner(Learner):
+    """Prompts on a frozen backbone, whatever they are learned for.
 
     Attributes:
         learned: what all tasks train, one after another.
         experts: what each task trains alone; frozen afterwards. Empty modules where a method has no such thing.
-
-    Args:
-        multi_positive: captions that equal another picture's count as positives of it.
-        start: ``paper``: prompts are attended to like other tokens from the first step on, which takes a model
-            that aligns two towers far from where it was. ``neutral`` (ours): what is attended from them passes a
-            learned gate a layer that starts at zero, so the first forward pass equals the frozen model's.
     """
 
-    def __init__(self, backbone: DualEncoder, **options: Any) -> None:
-        super().__init__(backbone, **options)
-        check_choice("start", options["start"], Start)
+    Options: ClassVar[type[MethodOptions]] = PromptOptions
+    options: PromptOptions
+
+    def __init__(self, backbone: DualEncoder, options: PromptOptions | None = None) -> None:
+        super().__init__(backbone, options)
         self.experts = nn.ModuleList()
         generator = torch.Generator().manual_seed(0)
         self.learned = self.make_shared(generator)
@@ -140,48 +149,73 @@ class Prompted(Method):
 
     def begin_task(self, data: TaskData, generator: torch.Generator) -> None:
         """Draw what all tasks share, if this is the first one, and what this one has for itself."""
-        super().begin_task(data, generator)
+        device = self.backbone.device
         if len(self.tasks) == 1:
-            self.learned = self.make_shared(generator).to(self.device)
-        self.experts.append(self.make_own(generator, data).to(self.device))
+            self.learned = self.make_shared(generator).to(device)
+        self.experts.append(self.make_own(generator, data).to(device))
 
     def end_task(self, data: TaskData, generator: torch.Generator) -> None:
         """What the task learned for itself never changes again."""
         self.experts.requires_grad_(False)
-
-    def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Symmetric InfoNCE of pictures and captions, and the method's own constraints."""
-        route = len(self.tasks) - 1
-        images = self._encode("vision", batch.images, self.entering("vision", route, lambda: batch.plain()[0]))
-        texts = self._encode("text", batch.texts, self.entering("text", route, lambda: batch.plain()[1]))
-        positives = batch.positives
-        if not self.options["multi_positive"]:
-            positives = F.one_hot(batch.owner, len(positives)).T.bool()
-        scale = self.backbone.logit_scale.exp()
-        return {"item": item_loss(images, texts, positives, logit_scale=scale)} | self.constraints(batch.plain)
+        super().end_task(data, generator)
 
     def trainable(self) -> list[nn.Parameter]:
         """What is shared, and the newest task's own."""
-        return [*self.learned.parameters(), *self.experts[-1].parameters()] if len(self.experts) else []
+        if not len(self.experts):
+            return []
+        return [*self.learned.parameters(), *self.experts[-1].parameters(), *router_trainable(self)]
 
     def gates(self, layers: int, *towers: str) -> dict[str, nn.Parameter]:
         """A gate a layer for each tower, at zero; none for ``start="paper"``."""
-        if self.options["start"] == "paper":
+        if self.options.start == "paper":
             return {}
         return {f"gate_{tower}": nn.Parameter(torch.zeros(layers)) for tower in towers}
 
-    def placeholder_room(self, length: int) -> int:
+    def placeholders(self, length: int) -> int:
         """How many placeholder tokens prompts of the text tower's first block stand in for: all of them, or none.
 
         Where a tower has placeholders, prompts stand before the caption's words and carry positions, as in CoOp. A
         gate needs tokens that leave the caption's positions alone.
         """
-        return length if self.options["start"] == "paper" and self.backbone.text.placeholders else 0
+        return length if self.options.start == "paper" and self.backbone.text.placeholders else 0
 
-    # ---- encoding ----------------------------------------------------------------------------------------------------
+    # ---- saving ------------------------------------------------------------------------------------------------------
+
+    def task_state(self, index: int) -> dict[str, Tensor]:
+        """What one task learned for itself."""
+        return dict(self.experts[index].state_dict())
+
+    def shared_state(self) -> dict[str, Tensor]:
+        """What all tasks learned."""
+        return dict(self.learned.state_dict())
+
+    def restore(self, tasks: Saved, shared: dict[str, Tensor]) -> None:
+        """See :class:`Learner`."""
+        self.learned.load_state_dict(shared)
+        generator = torch.Generator().manual_seed(0)
+        self.experts = nn.ModuleList()
+        for _, state in tasks:
+            self.experts.append(load_by_shape(self.make_own(generator, None), state))
+        self.experts.to(self.backbone.device)
+
+
+class Prompted(PromptLearner, Method):
+    """Prompts that are learned from pairs of pictures and captions."""
+
+    def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        """Symmetric InfoNCE of pictures and captions, and what the method and its router add."""
+        route = len(self.tasks) - 1
+        images = self._encode("vision", batch.images, self.entering("vision", route, lambda: batch.plain()[0]))
+        texts = self._encode("text", batch.texts, self.entering("text", route, lambda: batch.plain()[1]))
+        positives = batch.positives
+        if not self.options.multi_positive:
+            positives = F.one_hot(batch.owner, len(positives)).T.bool()
+        scale = self.backbone.logit_scale.exp()
+        item = item_loss(images, texts, positives, logit_scale=scale)
+        return {"item": item} | self.constraints(batch.plain) | router_losses(self, batch.plain)
 
     def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
-        """See :class:`Method`; FALLBACK is the unprompted backbone, and so is any route before the first task."""
+        """See :class:`Method`; FALLBACK is the frozen backbone, and so is any route before the first task."""
         return self._under("vision", images, route)
 
     def text_features(self, texts: TextInputs, route: int) -> Tensor:
@@ -200,37 +234,16 @@ class Prompted(Method):
 
     def _encode(self, tower: str, inputs: Any, parts: Sequence[TowerPrompts]) -> Tensor:
         encoder = self.backbone.vision if tower == "vision" else self.backbone.text
-        return F.normalize(run_tower(encoder, inputs, parts, self.trunk()), dim=-1)
-
-    # ---- saving ------------------------------------------------------------------------------------------------------
-
-    def task_state(self, index: int) -> dict[str, Tensor]:
-        """What one task learned for itself."""
-        return dict(self.experts[index].state_dict())
-
-    def shared_state(self) -> dict[str, Tensor]:
-        """What all tasks learned."""
-        return dict(self.learned.state_dict())
-
-    def restore(self, tasks: Any, shared: dict[str, Tensor]) -> None:
-        """See :class:`Method`."""
-        super().restore(tasks, shared)
-        self.learned.load_state_dict(shared)
-        self.experts = nn.ModuleList()
-        for _, state in tasks:
-            own = self.make_own(torch.Generator().manual_seed(0), None)
-            for name, _ in list(own.named_buffers()):  # how many keys a task has is known from its file alone
-                setattr(own, name, torch.empty_like(state[name]))
-            own.load_state_dict(state)
-            self.experts.append(own.requires_grad_(False).to(self.device))
+        return F.normalize(run_tower(encoder, inputs, parts, self.frozen_blocks()), dim=-1)
 
 
 __all__ = [
     "PROMPT_STD",
     "Plain",
+    "PromptLearner",
+    "PromptOptions",
     "Prompted",
     "Start",
-    "at_least",
     "even",
     "first_words",
     "fitting_depth",

@@ -7,17 +7,19 @@ people's pictures, and says how many numbers that takes.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from lpi.backbones.base import DualEncoder
 from lpi.data.records import normal_caption
-from lpi.methods.adapters import check_range, drawn_for
-from lpi.methods.base import TaskData, TrainingBatch, recorded
+from lpi.methods.adapters import drawn_for
+from lpi.methods.base import Saved, TaskData, TrainingBatch
+from lpi.methods.encoder import tokens
 from lpi.methods.tuned import Tuned
+from lpi.options import Size
 
 
 def reservoir(kept: int, size: int, seen: int, generator: torch.Generator) -> int | None:
@@ -40,13 +42,7 @@ class Replay(Tuned):
 
     Args:
         backbone: where it starts; itself left as it is.
-        size: n, pairs kept altogether.
-        replayed: pairs of the memory that join each batch.
-        multi_positive: captions that equal another picture's count as positives of it.
-        upper: which share of each tower's blocks learns, from the top; 1 is everything.
-
-    Raises:
-        ConfigError: a negative number.
+        options: see :class:`Options`.
 
     Paper: experience replay with reservoir sampling (arXiv 1902.10486), algorithms 1 and 2.
     Differs: the memory takes in a task's pairs when it ends, not batch by batch: within a task they are at hand. The
@@ -54,20 +50,17 @@ class Replay(Tuned):
         pairs alone would teach little.
     """
 
-    def __init__(
-        self,
-        backbone: DualEncoder,
-        *,
-        size: int = 200,
-        replayed: int = 16,
-        multi_positive: bool = True,
-        upper: float = 1.0,
-    ) -> None:
-        options = recorded(locals())
-        super().__init__(backbone, multi_positive=multi_positive, upper=upper)
-        self.options = options
-        check_range("size", size, 0)
-        check_range("replayed", replayed, 0)
+    @dataclass(frozen=True)
+    class Options(Tuned.Options):
+        """What replay takes."""
+
+        size: Annotated[Size, "n, pairs kept altogether"] = 200
+        replayed: Annotated[Size, "pairs of the memory that join each batch"] = 16
+
+    options: Options
+
+    def __init__(self, backbone: DualEncoder, options: Options | None = None) -> None:
+        super().__init__(backbone, options)
         self.pixels: list[Tensor] = []
         self.captions: list[str] = []
         self.seen = 0
@@ -75,37 +68,38 @@ class Replay(Tuned):
 
     def begin_task(self, data: TaskData, generator: torch.Generator) -> None:
         """See :class:`Method`."""
-        super().begin_task(data, generator)
         self._own = list(data.captions)
 
-    def trunk(self) -> int:
+    def frozen_blocks(self) -> int:
         """None: pictures of the memory join the batch as pixels."""
         return 0
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """The item-level loss of the batch and of pairs from the memory, together."""
-        if self.pixels and self.options["replayed"]:
+        if self.pixels and self.options.replayed:
             batch = self.mixed(batch)
         return super().loss(batch)
 
     def mixed(self, batch: TrainingBatch) -> TrainingBatch:
         """A batch with pairs of the memory behind its own; equal captions are right for each other's pictures."""
-        assert isinstance(batch.images, Tensor)  # there is no trunk
-        drawn = torch.randperm(len(self.pixels), generator=drawn_for(batch))[: self.options["replayed"]].tolist()
+        assert isinstance(batch.images, Tensor)  # no blocks are frozen
+        drawn = torch.randperm(len(self.pixels), generator=drawn_for(batch))[: self.options.replayed].tolist()
         inputs = self.backbone.inputs
-        images = inputs.normalise(torch.stack([self.pixels[row] for row in drawn]).to(self.device))
+        images = inputs.normalise(torch.stack([self.pixels[row] for row in drawn]).to(self.backbone.device))
         texts = [self._own[row] for row in batch.caption_rows.tolist()] + [self.captions[row] for row in drawn]
         words = [normal_caption(text) for text in texts]
         own, kept = words[: len(batch.texts)], words[len(batch.texts) :]
-        equal = torch.tensor([[a == b for b in kept] for a in own], device=self.device)  # [own texts, kept texts]
-        among = torch.tensor([[a == b for b in kept] for a in kept], device=self.device)
+        equal = torch.tensor(
+            [[a == b for b in kept] for a in own], device=self.backbone.device
+        )  # [own texts, kept texts]
+        among = torch.tensor([[a == b for b in kept] for a in kept], device=self.backbone.device)
         right = (batch.positives.float() @ equal.float()) > 0  # [own images, kept texts]
         positives = torch.cat([torch.cat([batch.positives, right], 1), torch.cat([equal.T, among], 1)])
-        owner = torch.cat([batch.owner, len(batch.images) + torch.arange(len(drawn), device=self.device)])
+        owner = torch.cat([batch.owner, len(batch.images) + torch.arange(len(drawn), device=self.backbone.device)])
         return replace(
             batch,
             images=torch.cat([batch.images, images]),
-            texts=self.tokens(texts),
+            texts=tokens(self, texts),
             positives=positives,
             owner=owner,
         )
@@ -114,10 +108,10 @@ class Replay(Tuned):
         """Let the task's pairs pass by the reservoir."""
         seed = int(torch.randint(2**31, (), generator=generator))
         for batch in data.batches(seed=seed):
-            assert isinstance(batch.images, Tensor)  # there is no trunk
+            assert isinstance(batch.images, Tensor)  # no blocks are frozen
             pictures = self.backbone.inputs.denormalise(batch.images).cpu()
             for picture, row in zip(pictures, batch.caption_rows.tolist(), strict=True):
-                place = reservoir(len(self.pixels), self.options["size"], self.seen, generator)
+                place = reservoir(len(self.pixels), self.options.size, self.seen, generator)
                 self.seen += 1
                 if place is not None:
                     self.pixels[place : place + 1] = [picture]
@@ -134,7 +128,7 @@ class Replay(Tuned):
             "memory/seen": torch.tensor(self.seen),
         }
 
-    def restore(self, tasks: Any, shared: dict[str, Tensor]) -> None:
+    def restore(self, tasks: Saved, shared: dict[str, Tensor]) -> None:
         """See :class:`Method`."""
         self.pixels = list(shared.get("memory/pixels", torch.empty(0)))
         self.captions = json.loads(bytes(shared["memory/captions"].tolist()))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, TextInputs, Tower, TowerState
-from lpi.errors import ConfigError
 from lpi.methods.adapters import features_before, item_level
-from lpi.methods.base import Method, TaskData, TrainingBatch, recorded
+from lpi.methods.base import Method, Saved, TaskData, TrainingBatch
+from lpi.methods.options import MethodOptions, PairOptions
+from lpi.options import Share
 from lpi.prompts.low_rank import TOWERS
 
 
@@ -23,6 +26,8 @@ class Copied(Method):
         tuned: the copy.
     """
 
+    Options: ClassVar[type[MethodOptions]] = PairOptions
+    options: PairOptions
     tuned: DualEncoder
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
@@ -35,14 +40,14 @@ class Copied(Method):
 
     def item(self, batch: TrainingBatch, images: Tensor, texts: Tensor) -> Tensor:
         """The item-level loss of a batch's features, scalar."""
-        multi = self.options["multi_positive"]
+        multi = self.options.multi_positive
         return item_level(batch, images, texts, logit_scale=self.tuned.logit_scale.exp(), multi_positive=multi)
 
     def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
         """See :class:`Method`."""
         vision = self.tuned.vision
         if isinstance(images, TowerState):  # what lies below has been run already
-            return F.normalize(vision.finish(vision.advance(images, self.trunk(), vision.depth)), dim=-1)
+            return F.normalize(vision.finish(vision.advance(images, self.frozen_blocks(), vision.depth)), dim=-1)
         return F.normalize(vision(images), dim=-1)
 
     def text_features(self, texts: TextInputs, route: int) -> Tensor:
@@ -60,35 +65,36 @@ def below(tower: Tower, blocks: int) -> list[nn.Module]:
 class Tuned(Copied):
     """A copy of the backbone whose weights go on learning.
 
+    What stays as it is (see ``upper``) need be run only once a picture.
+
     Args:
         backbone: where it starts; itself left as it is.
-        multi_positive: captions that equal another picture's count as positives of it.
-        learn_temperature: also train CLIP's logit scale; off where methods are compared, since a temperature that
-            runs away is not what is compared.
-        upper: which share of each tower's blocks learns, with all that stands above them; 1 is everything, the
-            embeddings too. What stays as it is need be run only once a picture.
-
-    Raises:
-        ConfigError: ``upper`` is out of range.
+        options: see :class:`Options`.
     """
 
-    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 2e-4, "weight_decay": 0.01}
+    @dataclass(frozen=True)
+    class Options(PairOptions):
+        """What every copy of the backbone takes."""
 
-    def __init__(
-        self,
-        backbone: DualEncoder,
-        *,
-        multi_positive: bool = True,
-        learn_temperature: bool = False,
-        upper: float = 1.0,
-    ) -> None:
-        super().__init__(backbone, **recorded(locals()))
-        if not 0.0 <= upper <= 1.0:
-            raise ConfigError(f"upper must be between 0 and 1; got {upper}.")
+        training: ClassVar[Mapping[str, Any]] = {"learning_rate": 2e-4, "weight_decay": 0.01}
+
+        upper: Annotated[
+            Share,
+            "which share of each tower's blocks learns, with all that stands above them; 1 is everything, the "
+            "embeddings too",
+        ] = 1.0
+        learn_temperature: Annotated[
+            bool, "also train CLIP's logit scale; one that runs away is not what is compared where methods are"
+        ] = False
+
+    options: Options
+
+    def __init__(self, backbone: DualEncoder, options: Options | None = None) -> None:
+        super().__init__(backbone, options)
         self.tuned = deepcopy(backbone)
         self.tuned.requires_grad_(True)
-        self.tuned.model.logit_scale.requires_grad_(learn_temperature)
-        for name in TOWERS if upper < 1 else ():
+        self.tuned.model.logit_scale.requires_grad_(self.options.learn_temperature)
+        for name in TOWERS if self.options.upper < 1 else ():
             for module in below(getattr(self.tuned, name), self._frozen(name)):
                 module.requires_grad_(False)
         if self.tuned.logit_bias is not None:  # SigLIP's; the softmax loss has no use for it
@@ -96,10 +102,10 @@ class Tuned(Copied):
 
     def _frozen(self, tower: str) -> int:
         """How many of a tower's lowest blocks stay as they are."""
-        depth, learning = self.backbone.depths[tower], float(self.options.get("upper", 1.0))
-        return depth - round(learning * depth)
+        depth = self.backbone.depths[tower]
+        return depth - round(self.options.upper * depth)
 
-    def trunk(self) -> int:
+    def frozen_blocks(self) -> int:
         """The vision blocks that stay as they are."""
         return self._frozen("vision")
 
@@ -111,9 +117,8 @@ class Tuned(Copied):
         """All weights of the copy."""
         return {name: tensor.contiguous() for name, tensor in self.tuned.model.state_dict().items()}
 
-    def restore(self, tasks: list[tuple[str, dict[str, Tensor]]], shared: dict[str, Tensor]) -> None:  # type: ignore[override]
+    def restore(self, tasks: Saved, shared: dict[str, Tensor]) -> None:
         """See :class:`Method`."""
-        super().restore(tasks, shared)
         self.tuned.model.load_state_dict(shared)
 
 
@@ -128,7 +133,6 @@ class Compared(Tuned):
 
     def begin_task(self, data: TaskData, generator: torch.Generator) -> None:
         """Record what the model gives for the task that it is about to learn."""
-        super().begin_task(data, generator)
         self.before = features_before(self, data)
 
     def old(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
@@ -137,5 +141,5 @@ class Compared(Tuned):
         return self.before[0][batch.picture_rows], self.before[1][batch.caption_rows]
 
     def end_task(self, data: TaskData, generator: torch.Generator) -> None:
-        """What was recorded has served."""
+        """Let go of the features from before the task."""
         self.before = None

@@ -12,15 +12,16 @@ stand behind the patches and not between the class token and them, which a tower
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from lpi.backbones.base import DualEncoder, TowerPrompts
-from lpi.methods.base import recorded
-from lpi.methods.prompted import Prompted, Start, at_least, fitting_depth
+from lpi.backbones.base import TowerPrompts
+from lpi.methods.prompted import Prompted, PromptOptions, fitting_depth
+from lpi.options import Count
 
 
 class VPT(Prompted):
@@ -28,31 +29,28 @@ class VPT(Prompted):
 
     Args:
         backbone: the frozen dual encoder.
-        length: prompt tokens a block, p. The paper searches from 1 to 200.
-        depth: how many of the lowest blocks get tokens of their own; all by default, 1 is the shallow form.
+        options: see :class:`Options`.
     """
 
-    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 1.2e-3}
+    @dataclass(frozen=True)
+    class Options(PromptOptions):
+        """What VPT takes."""
 
-    def __init__(
-        self,
-        backbone: DualEncoder,
-        *,
-        length: int = 10,
-        depth: int | None = None,
-        multi_positive: bool = True,
-        start: Start = "paper",
-    ) -> None:
-        at_least(1, length=length)
-        fitting_depth(depth, backbone.vision.depth, backbone.vision.depth)
-        super().__init__(backbone, **recorded(locals()))
+        training: ClassVar[Mapping[str, Any]] = {"learning_rate": 1.2e-3}
+
+        length: Annotated[Count, "prompt tokens a block, p; the paper searches from 1 to 200"] = 10
+        depth: Annotated[
+            int | None, "how many of the lowest blocks get tokens of their own; all by default, 1 is the shallow form"
+        ] = None
+
+    options: Options
 
     def make_shared(self, generator: torch.Generator) -> nn.Module:
         """The tokens, [depth, length, vision width], from U(-v, v) with v^2 = 6 / (3 side^2 + width): Xavier's."""
         vision = self.backbone.vision
-        layers = fitting_depth(self.options["depth"], vision.depth, vision.depth)
+        layers = fitting_depth(self.options.depth, vision.depth, vision.depth)
         bound = math.sqrt(6 / (3 * vision.config.patch_size**2 + vision.width))
-        drawn = torch.rand((layers, self.options["length"], vision.width), generator=generator)
+        drawn = torch.rand((layers, self.options.length, vision.width), generator=generator)
         return nn.ParameterDict({"tokens": nn.Parameter((2 * drawn - 1) * bound), **self.gates(layers, "vision")})
 
     def entering(self, tower: str, route: int, query: Callable[[], Tensor]) -> Sequence[TowerPrompts]:

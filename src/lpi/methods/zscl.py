@@ -6,17 +6,21 @@ the end is the average of the weights it went through, not the last ones.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, TextInputs
 from lpi.errors import ConfigError
-from lpi.methods.adapters import check_range, drawn_for, grouped, within
-from lpi.methods.base import TaskData, TrainingBatch, recorded
+from lpi.methods.adapters import drawn_for
+from lpi.methods.base import TaskData, TrainingBatch
 from lpi.methods.tuned import Tuned
+from lpi.options import Size, Weight
 from lpi.tasks.batches import PictureStore
 from lpi.tasks.stream import TaskStream
 
@@ -55,7 +59,7 @@ class Reference:
     def draw(self, generator: torch.Generator) -> tuple[Tensor, TextInputs, Tensor, Tensor]:
         """Pixels, tokens, and the frozen model's features of both, L2-normalised, of pairs drawn at random."""
         rows = torch.randperm(len(self.captions), generator=generator)[: self.size].tolist()
-        device, inputs = self.backbone.logit_scale.device, self.backbone.inputs
+        device, inputs = self.backbone.device, self.backbone.inputs
         pixels = inputs.normalise(self.store.pixels(rows).to(device))
         texts = inputs.tokenize([self.captions[row] for row in rows]).to(device)
         with torch.no_grad():
@@ -63,22 +67,43 @@ class Reference:
         return pixels, texts, F.normalize(plain[0], dim=-1), F.normalize(plain[1], dim=-1)
 
 
+class WeightAverage(nn.Module):
+    """The average of weights over a task's steps, in buffers, so that a stopped run finds it again."""
+
+    entered: Tensor
+    steps: Tensor
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        super().__init__()
+        for number, weight in enumerate(weights):
+            self.register_buffer(f"mean_{number}", weight.detach().clone(), persistent=False)
+        self.register_buffer("entered", torch.ones((), dtype=torch.int64), persistent=False)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    def means(self) -> list[Tensor]:
+        """The averages, in the order of the weights."""
+        return [self.get_buffer(f"mean_{number}") for number in range(len(self._buffers) - 2)]
+
+    def step(self, weights: Sequence[Tensor], *, every: int) -> None:
+        """Count a step that is about to be taken; of every so many, the weights before it enter the average."""
+        if self.steps and int(self.steps) % every == 0:
+            self.enter(weights)
+        self.steps += 1
+
+    @torch.no_grad()
+    def enter(self, weights: Sequence[Tensor]) -> None:
+        """The average of n + 1 weights from that of n and one more."""
+        self.entered += 1
+        for mean, weight in zip(self.means(), weights, strict=True):
+            mean += (weight - mean) / int(self.entered)
+
+
 class ZSCL(Tuned):
     """Full fine-tuning with distillation from the frozen model and an average over the weights.
 
     Args:
-        backbone: where it starts, and the teacher; itself left as it is.
-        weight: lambda, of each of the two distillation losses.
-        temperature: T, softens both sides' answers.
-        reference: a folder of tasks, as for a stream, whose training pictures and captions are distilled on; by
-            default the task's own batches.
-        reference_batch: pairs drawn from it a step.
-        ensemble_every: steps between two weights that enter the average; 0 doesn't average.
-        multi_positive: captions that equal another picture's count as positives of it.
-        upper: which share of each tower's blocks learns, from the top; 1 is everything.
-
-    Raises:
-        ConfigError: a number out of range, or a reference of fewer than two pictures.
+        backbone: where it starts; itself left as it is.
+        options: see :class:`Options`.
 
     Paper: ZSCL (arXiv 2303.06628), eq. 2 to 4 (distillation on reference pictures and texts) and eq. 6 (weight
         ensemble); T = 2, lambda = 1.
@@ -89,84 +114,58 @@ class ZSCL(Tuned):
         shorter.
     """
 
-    def __init__(
-        self,
-        backbone: DualEncoder,
-        *,
-        weight: float = 1.0,
-        temperature: float = 2.0,
-        reference: str | None = None,
-        reference_batch: int = 32,
-        ensemble_every: int = 10,
-        multi_positive: bool = True,
-        upper: float = 1.0,
-    ) -> None:
-        options = recorded(locals())
-        super().__init__(backbone, multi_positive=multi_positive, upper=upper)
-        self.options = options
-        check_range("weight", weight, 0.0)
-        check_range("temperature", temperature, 1e-3)
-        check_range("reference_batch", reference_batch, 2)
-        check_range("ensemble_every", ensemble_every, 0)
-        self.reference = Reference(reference, backbone, reference_batch) if reference is not None else None
-        self.average: list[Tensor] = []
-        self.averaged = self.seen = 0
+    @dataclass(frozen=True)
+    class Options(Tuned.Options):
+        """What ZSCL takes."""
+
+        weight: Annotated[Weight, "lambda, of each of the two distillation losses"] = 1.0
+        temperature: Annotated[float, Field(ge=1e-3), "T, softens both sides' answers"] = 2.0
+        reference: Annotated[
+            str | None,
+            "a folder of tasks, as for a stream, whose training pictures and captions are distilled on; by default "
+            "the task's own batches",
+        ] = None
+        reference_batch: Annotated[int, Field(ge=2), "pairs drawn from it a step"] = 32
+        ensemble_every: Annotated[Size, "steps between two weights that enter the average; 0 doesn't average"] = 10
+
+    options: Options
+
+    def __init__(self, backbone: DualEncoder, options: Options | None = None) -> None:
+        super().__init__(backbone, options)
+        o = self.options
+        self.reference = None if o.reference is None else Reference(o.reference, backbone, o.reference_batch)
+        self.average: WeightAverage | None = None
 
     def begin_task(self, data: TaskData, generator: torch.Generator) -> None:
         """The average begins with the weights as they are."""
-        super().begin_task(data, generator)
-        self.average = [weight.detach().clone() for weight in self.trainable()] if self._ensembles else []
-        self.averaged, self.seen = 1, 0
-
-    @property
-    def _ensembles(self) -> bool:
-        return bool(self.options["ensemble_every"])
+        self.average = WeightAverage(self.trainable()) if self.options.ensemble_every else None
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """The item-level loss and the distance to the frozen model on the reference pairs."""
-        if self.average and self.seen and self.seen % self.options["ensemble_every"] == 0:
-            self._enter_average()
-        self.seen += 1
+        if self.average is not None:
+            self.average.step(self.trainable(), every=self.options.ensemble_every)
         images, texts = self.both(batch)
         parts = {"item": self.item(batch, images, texts)}
-        if self.options["weight"]:
+        if self.options.weight:
             if self.reference is None:
                 plain_images, plain_texts = batch.plain()
             else:
                 pixels, tokens, plain_images, plain_texts = self.reference.draw(drawn_for(batch))
                 images, texts = self.image_features(pixels, 0), self.text_features(tokens, 0)
-            scale, temperature = self.tuned.logit_scale.exp(), self.options["temperature"]
+            scale, temperature = self.tuned.logit_scale.exp(), self.options.temperature
             teacher = scale * plain_images @ plain_texts.T
             for name, student, target in (
                 ("distill_images", scale * images @ plain_texts.T, teacher),
                 ("distill_texts", scale * texts @ plain_images.T, teacher.T),
             ):
-                parts[name] = self.options["weight"] * softened_divergence(student, target, temperature)
+                parts[name] = self.options.weight * softened_divergence(student, target, temperature)
         return parts
-
-    @torch.no_grad()
-    def _enter_average(self) -> None:
-        """The average of n + 1 weights from that of n and one more."""
-        self.averaged += 1
-        for mean, weight in zip(self.average, self.trainable(), strict=True):
-            mean += (weight - mean) / self.averaged
 
     @torch.no_grad()
     def end_task(self, data: TaskData, generator: torch.Generator) -> None:
         """From here on the average is the model."""
-        if self.average:
-            self._enter_average()
-            for mean, weight in zip(self.average, self.trainable(), strict=True):
+        if self.average is not None:
+            self.average.enter(self.trainable())
+            for mean, weight in zip(self.average.means(), self.trainable(), strict=True):
                 weight.copy_(mean)
-        self.average = []
-
-    def progress(self) -> dict[str, Tensor]:
-        """The average so far."""
-        means = {str(number): mean for number, mean in enumerate(self.average)}
-        return {"counts": torch.tensor([self.averaged, self.seen]), **grouped("average", means)}
-
-    def resume(self, progress: dict[str, Any]) -> None:
-        """See :class:`Method`."""
-        self.averaged, self.seen = progress["counts"].tolist()
-        means = within(progress, "average")
-        self.average = [means[str(number)] for number in range(len(means))]
+        self.average = None

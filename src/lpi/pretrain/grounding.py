@@ -21,18 +21,18 @@ from torch.nn import functional
 from transformers import OwlViTConfig, OwlViTForObjectDetection, OwlViTImageProcessorPil
 
 from lpi.backbones.base import TextInputs
+from lpi.backbones.detectors.base import GroundingBackbone
+from lpi.backbones.detectors.inputs import PictureInputs
+from lpi.backbones.detectors.loading import load_grounding_backbone
 from lpi.backbones.loading import EMBEDDED, load_backbone, load_tokenizer, locate, quiet
 from lpi.config import TrainingSettings
 from lpi.data.expressions.record import ReferringExpression
 from lpi.data.expressions.scenes import WAYS, general_expressions
 from lpi.data.scenes.supply import DEFAULT_SIDE
 from lpi.data.scenes.world import seeded
-from lpi.grounding.backbones.base import GroundingBackbone
-from lpi.grounding.backbones.inputs import PictureInputs
-from lpi.grounding.backbones.loading import load_grounding_backbone
-from lpi.grounding.losses import FOCAL_ALPHA, WEIGHTS
-from lpi.grounding.tuned import GroundingTuned
 from lpi.methods.base import Batches, TaskData, no_batches
+from lpi.methods.grounding.losses import FOCAL_ALPHA, WEIGHTS
+from lpi.methods.grounding.tuned import GroundingTuned
 from lpi.metrics.boxes import corners_of, generalised_iou
 from lpi.pretrain.phases import finish, learn_phase
 from lpi.trainer import OnStep, derived_seed

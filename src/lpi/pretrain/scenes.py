@@ -168,7 +168,7 @@ def pretrain(
         if not (folder / "model.safetensors").exists():
             say(f"{name}: training goes on in {out} if it is stopped")
             phase = settings.model_copy(update=changes)
-            learner = FineTune(load_backbone(start), learn_temperature=True)
+            learner = FineTune(load_backbone(start), FineTune.Options(learn_temperature=True))
             shown = records()
             task = Task(name, train=shown, validation=(), test=shown[:1])
             learn_phase(learner, task, start, folder, out / "progress.pt", settings=phase, seed=seed, on_step=on_step)

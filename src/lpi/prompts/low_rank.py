@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lpi.errors import ConfigError, check_choice
 
 TOWERS = ("vision", "text")
-Sharing = Literal["none", "layer", "layer+position"]
+Sharing = Literal["none", "layer"]
 Decomposition = Literal["cp", "free"]
 FACTOR_STD = 0.5
 
@@ -36,7 +36,7 @@ class LowRankPrompts(nn.Module):
         length: prompt tokens a layer, P.
         widths: hidden width of each tower, ``{"vision": dv, "text": dt}``.
         rank: number of components, r. At least 1.
-        sharing: which factors the towers have in common: ``none``, ``layer`` (the paper), ``layer+position``.
+        sharing: which factors the towers have in common: ``none``, ``layer`` (the paper).
         decomposition: ``cp``, or ``free`` for one unconstrained [D, P, width] tensor a tower.
         zero_channels: start the channel factors at zero, so that the prompts start at exactly zero.
         generator: source of the initial values.
@@ -79,11 +79,8 @@ class LowRankPrompts(nn.Module):
                 self.factors[f"layer_{tower}"] = normal((layers, rank), FACTOR_STD, generator)
         else:
             self.factors["layer"] = normal((layers, rank), FACTOR_STD, generator)
-        if sharing == "layer+position":
-            self.factors["position"] = normal((length, rank), FACTOR_STD, generator)
-        else:
-            for tower in TOWERS:
-                self.factors[f"position_{tower}"] = normal((length, rank), FACTOR_STD, generator)
+        for tower in TOWERS:
+            self.factors[f"position_{tower}"] = normal((length, rank), FACTOR_STD, generator)
         for tower in TOWERS:
             std = 0.0 if zero_channels else FACTOR_STD
             self.factors[f"channel_{tower}"] = normal((widths[tower], rank), std, generator)
@@ -110,9 +107,5 @@ def low_rank_parameters(
     >>> low_rank_parameters(layers=9, length=16, widths={"vision": 768, "text": 512}, rank=4)
     5284
     """
-    per_component = {
-        "none": 2 * layers + 2 * length,
-        "layer": layers + 2 * length,
-        "layer+position": layers + length,
-    }[sharing]
+    per_component = (2 * layers if sharing == "none" else layers) + 2 * length
     return rank * (per_component + widths["vision"] + widths["text"])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lpi.errors import ConfigError, DataError, check_choice
 
-Metric = Literal["cosine", "l1", "l2", "whitened"]
+Metric = Literal["cosine", "l1", "whitened"]
 DIRECTIONS = 16  # of a task's spread that are kept for the whitened distance
 FALLBACK = -1  # the route of a query that is far from every task: the unprompted backbone
 
@@ -19,7 +19,7 @@ def pairwise_distance(features: Tensor, centres: Tensor, metric: Metric) -> Tens
     """Distance of each feature to each centre, [features, centres]; cosine distance is 1 - cosine."""
     if metric == "cosine":
         return 1 - F.normalize(features, dim=-1) @ F.normalize(centres, dim=-1).T
-    return torch.cdist(features, centres, p=1.0) if metric == "l1" else euclidean(features, centres)
+    return torch.cdist(features, centres, p=1.0)
 
 
 def euclidean(features: Tensor, centres: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class TaskKeys:
         """
         check_choice("metric", metric, Metric)
         if not 0.0 < quantile <= 1.0:
-            raise ConfigError(f"ood_quantile must lie in (0, 1]; got {quantile}.")
+            raise ConfigError(f"quantile must lie in (0, 1]; got {quantile}.")
         points = F.normalize(features.float(), dim=-1)
         centroids = k_means(points, clusters, generator=generator)
         near = pairwise_distance(points, centroids, plain_metric(metric)).amin(dim=1)
@@ -170,7 +170,7 @@ def task_distances(
     Args:
         features: unprompted, [queries, features].
         keys: of each task.
-        metric: ``cosine``, ``l1``, ``l2``, or ``whitened``: L2 after :func:`whitening`.
+        metric: ``cosine``, ``l1``, or ``whitened``: L2 after :func:`whitening`.
         white: what :func:`whitening` gives for these keys, where it is known already.
     """
     points = F.normalize(features.float(), dim=-1)

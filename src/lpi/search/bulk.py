@@ -124,7 +124,7 @@ class BulkEmbedder(Embedder):
             self.encoder.batch,
             self.workers,
             self.threads,
-            str(self.encoder.method.device),
+            str(self.encoder.method.backbone.device),
             None if (own := outside(type(self.encoder.method))) is None else method_source(own),
         )
         columns = {

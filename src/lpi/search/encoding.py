@@ -17,10 +17,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lpi.backbones.base import View
 from lpi.config import ROUTED_WEIGHT
 from lpi.errors import LpiError
-from lpi.methods.base import Method, Mixture
+from lpi.methods.base import Method
+from lpi.methods.encoder import route_images, route_texts, routing_features
 from lpi.prompts.task_keys import FALLBACK
+from lpi.routing.base import Routing as Routed
+from lpi.routing.base import all_under, membership
 from lpi.search.scoring import Answering, Probes, check_scoring
 
 Half = NDArray[np.float16]
@@ -89,7 +93,7 @@ class Encoder:
 
     def routing_features(self, pixels: Tensor) -> Half:
         """What the router looks at, of prepared pictures, [pictures, routing features]; see :meth:`frozen`."""
-        return self._features(pixels, self.method.routing_images)
+        return self._features(pixels, lambda images: look_of(self.method, images))
 
     def under(self, pixels: Tensor, route: int) -> Half:
         """Features under a route, [pictures, features]; see :meth:`frozen`."""
@@ -103,7 +107,8 @@ class Encoder:
         for part in torch.split(pixels, self.batch):
             filled = torch.zeros(self.batch, *part.shape[1:], dtype=torch.uint8)
             filled[: len(part)] = part
-            rows.append(encode(self.inputs.normalise(filled.to(self.method.device)))[: len(part)].float().cpu())
+            ready = self.inputs.normalise(filled.to(self.method.backbone.device))
+            rows.append(encode(ready)[: len(part)].float().cpu())
         features = torch.cat(rows) if rows else torch.empty(0, self.method.backbone.feature_width)
         if not bool(features.isfinite().all()):
             raise LpiError("the model gives features that aren't numbers (NaN). Check its weights, or train again.")
@@ -112,24 +117,23 @@ class Encoder:
     @torch.no_grad()
     def routing(self, features: Half) -> Routing:
         """Where pictures belong, decided from their kept routing features [pictures, routing features] alone."""
-        method = self.method
-        width = method.backbone.view_width("vision", method.routing_view("vision"))
+        backbone, router = self.method.backbone, self.method.router
+        width = backbone.view_width("vision", View() if router is None else router.look("vision"))
         parts: list[list[Tensor]] = []
-        for start in range(
-            0, max(len(features), 1), ROUTING_ROWS
-        ):  # once for no pictures: the shapes are right then, too
+        # once for no pictures: the shapes are right then, too
+        for start in range(0, max(len(features), 1), ROUTING_ROWS):
             own = features[start : start + ROUTING_ROWS]
             filled = np.zeros((ROUTING_ROWS, width), dtype=np.float32)
             if len(own):
                 filled[: len(own)] = unit(own.astype(np.float32))
-            rows = torch.from_numpy(filled).to(method.device)
-            routes, weights = method.mixture("vision", rows)
-            belongs = method.tasks_of(routes[:, 0]) if method.tells_tasks else torch.full((ROUTING_ROWS,), FALLBACK)
-            distances, confidence = torch.empty(ROUTING_ROWS, 0), torch.full((ROUTING_ROWS,), torch.nan)
-            if method.tells_tasks:
-                distances = method.distances("vision", rows)
-                confidence = method.posteriors(distances, "vision").amax(dim=1)
-            parts.append([part.cpu()[: len(own)] for part in (routes, belongs, weights, distances, confidence)])
+            rows = torch.from_numpy(filled).to(backbone.device)
+            found = all_under(0, rows) if router is None else router("vision", rows)
+            tasks = torch.full((ROUTING_ROWS,), FALLBACK) if router is None else found.tasks
+            confidence = torch.full((ROUTING_ROWS,), torch.nan)
+            if found.distances.shape[1]:
+                confidence = found.posteriors.amax(dim=1)
+            columns = (found.routes, tasks, found.weights, found.distances, confidence)
+            parts.append([part[: len(own)] for part in columns])
         whole = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
         kept, shares = without_negligible(whole[0].astype(np.int64), whole[2].astype(np.float32))
         return Routing(
@@ -139,6 +143,13 @@ class Encoder:
             distances=whole[3].astype(np.float32),
             confidence=whole[4].astype(np.float32),
         )
+
+
+def look_of(method: Method, images: Tensor) -> Tensor:
+    """What the method's router looks at of normalised pixels, [images, routing features]."""
+    if method.router is None:
+        return method.backbone.view_images(images, View())
+    return routing_features(method.router, method.backbone, "vision", images)
 
 
 # ---- queries ---------------------------------------------------------------------------------------------------------
@@ -154,8 +165,8 @@ def text_probes(method: Method, texts: Sequence[str], scoring: str) -> Probes:
         scoring: ``plain`` or ``routed``.
     """
     check_scoring(scoring)
-    mixture = method.text_mixture(texts)  # once: it decides the vectors, and is told besides
-    return _probes(method, "text", method.encode_texts(texts, mixture=mixture), mixture, scoring)
+    routing = route_texts(method, texts)  # once: it decides the vectors, and is told besides
+    return _probes(method, method.encode_texts(texts, routing=routing), routing, scoring)
 
 
 @torch.no_grad()
@@ -168,8 +179,8 @@ def image_probes(method: Method, pixels: Tensor, scoring: str) -> Probes:
         scoring: ``plain`` or ``routed``.
     """
     check_scoring(scoring)
-    mixture = method.image_mixture(pixels)
-    return _probes(method, "vision", method.encode_images(pixels, mixture=mixture), mixture, scoring)
+    routing = route_images(method, pixels)
+    return _probes(method, method.encode_images(pixels, routing=routing), routing, scoring)
 
 
 @torch.no_grad()
@@ -182,30 +193,29 @@ def caption_scores(method: Method, pixels: Tensor, captions: Sequence[str], scor
         captions: at least one.
         scoring: ``plain`` or ``routed``.
     """
-    mixture, texts = method.image_mixture(pixels), text_probes(method, captions, scoring)
-    picture = method.encode_images(pixels, mixture=mixture).float().cpu()
-    membership = None if texts.membership is None else method.mixture_belonging("vision", mixture)
-    return texts.scores(picture, membership)[:, 0]
+    routing, texts = route_images(method, pixels), text_probes(method, captions, scoring)
+    picture = method.encode_images(pixels, routing=routing).float().cpu()
+    return texts.scores(picture, None if texts.membership is None else routing.membership)[:, 0]
 
 
-def _probes(method: Method, tower: str, vectors: Tensor, mixture: Mixture, scoring: str) -> Probes:
+def _probes(method: Method, vectors: Tensor, routing: Routed, scoring: str) -> Probes:
     membership = None
-    if scoring == "routed" and method.tells_tasks:
-        membership = ROUTED_WEIGHT * method.mixture_belonging(tower, mixture)
-    return Probes(vectors.float().cpu(), membership, answering(method, mixture))
+    if scoring == "routed" and routing.distances.shape[1]:
+        membership = ROUTED_WEIGHT * routing.membership
+    return Probes(vectors.float().cpu(), membership, answering(method, routing))
 
 
-def answering(method: Method, mixture: Mixture) -> tuple[Answering, ...]:
+def answering(method: Method, routing: Routed) -> tuple[Answering, ...]:
     """The tasks that each query was routed to; an empty name is the frozen model. Nothing where there is no routing.
 
     Args:
         method: whose.
-        mixture: of the queries, as its ``text_mixture`` or ``image_mixture`` gives it.
+        routing: of the queries.
     """
-    if not method.routed:
-        return ((),) * len(mixture.routes)
+    if method.router is None:
+        return ((),) * len(routing.routes)
     answers: list[Answering] = []
-    for tasks, shares in zip(method.tasks_of(mixture.routes).tolist(), mixture.weights.tolist(), strict=True):
+    for tasks, shares in zip(method.router.tasks_of(routing.routes).tolist(), routing.weights.tolist(), strict=True):
         counts: dict[str, float] = {}
         for task, share in zip(tasks, shares, strict=True):
             name = "" if task == FALLBACK else method.tasks[task]
@@ -226,7 +236,9 @@ def task_membership(
         tasks: the task that each was sent to, FALLBACK for none.
     """
     measured = torch.as_tensor(distances, dtype=torch.float32).reshape(len(tasks), len(method.tasks))
-    return method.belonging("vision", measured, torch.as_tensor(tasks, dtype=torch.int64)).cpu()
+    assert method.router is not None  # or nothing was measured
+    posteriors = method.router.posteriors("vision", measured)
+    return membership(posteriors, torch.as_tensor(tasks, dtype=torch.int64)).cpu()
 
 
 # ---- mixtures --------------------------------------------------------------------------------------------------------
@@ -264,8 +276,8 @@ def steady_size(method: Method) -> int:
     pixels = torch.randint(0, 256, (max(SIZES), 3, height, width), dtype=torch.uint8, generator=generator)
 
     def encode(images: Tensor) -> Tensor:
-        ready = inputs.normalise(images.to(method.device))
-        frozen = torch.cat([method.backbone.encode_images(ready), method.routing_images(ready)], dim=1)
+        ready = inputs.normalise(images.to(method.backbone.device))
+        frozen = torch.cat([method.backbone.encode_images(ready), look_of(method, ready)], dim=1)
         return torch.cat([frozen, method.image_features(ready, 0)], dim=1) if method.tasks else frozen
 
     for size in SIZES:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +16,9 @@ from lpi.backbones.loading import load_backbone
 from lpi.errors import CheckpointError
 from lpi.methods import Named, named_class
 from lpi.methods import method as build_method
-from lpi.methods.base import Method
+from lpi.methods.base import Method, recorded_options, stored_state
 from lpi.methods.checkpoint import load_method, unless_registered
+from lpi.options import as_values
 from lpi.prompts.task_keys import FALLBACK
 from lpi.search.manifest import Description, Frozen, Json, KnownTask, Manifest, Stage
 from lpi.storage import read_json
@@ -49,14 +49,14 @@ def tensors_hash(tensors: dict[str, Tensor]) -> str:
 
 def task_hashes(method: Method) -> list[str]:
     """What stands for each task's prompts and keys, in the order of the tasks."""
-    return [tensors_hash(method.task_state(index)) for index in range(len(method.tasks))]
+    return [tensors_hash(stored_state(method, index)) for index in range(len(method.tasks))]
 
 
 def _base(method: Method) -> list[Any]:
     name = type(method).__module__.rpartition(".")[2]
     # an option that a method was given later has its default in whatever was made before: that is no difference
-    usual = {key: option.default for key, option in inspect.signature(type(method)).parameters.items()}
-    options = {key: value for key, value in method.options.items() if value != usual.get(key)}
+    usual = as_values(type(method).Options()) | {"preset": method.options.preset}
+    options = {key: value for key, value in recorded_options(method).items() if value != usual.get(key)}
     return [method.backbone.identity, name, options, tensors_hash(method.shared_state())]
 
 
@@ -75,7 +75,7 @@ class RouteKeys:
     def __init__(self, method: Method) -> None:
         self._base = _base(method)
         self._hashes = task_hashes(method)
-        self._own = method.routed and method.stable
+        self._own = method.router is not None and method.stable
         self._keys = {FALLBACK: FROZEN}
 
     def __getitem__(self, route: int) -> str:
@@ -195,6 +195,6 @@ def load_stage(
         CheckpointError: the copy, or the backbone that it names, is no longer what the index was made with.
     """
     place = folder / "models" / stage.model
-    method = load_method(place, backbone=backbone, method=unless_registered(place, method_file))
+    method: Method = load_method(place, backbone=backbone, method=unless_registered(place, method_file))
     check_same(folder, manifest.recorded(stage), method, str(place))
     return method

@@ -126,7 +126,7 @@ def learn(
     place = writer.folder / "lessons" / key
     remove_lessons(writer.folder, keep=place)
     if (place / "model" / "config.json").exists():
-        method = _load(writer, place).to(writer.method.device)
+        method = _load(writer, place).to(writer.method.backbone.device)
         seconds = read_json(place / "learned.json")["seconds"]
     else:
         method, seconds = _train(writer, task, place, settings=settings, seed=seed, on_step=on_step)
@@ -137,7 +137,8 @@ def learn(
 
 def _load(writer: Writer, place: Path) -> Method:
     named = outside(type(writer.method))  # whoever opened the index named it
-    return load_method(place / "model", backbone=writer.method.backbone, method=named)
+    method: Method = load_method(place / "model", backbone=writer.method.backbone, method=named)
+    return method
 
 
 def _train(
@@ -151,7 +152,7 @@ def _train(
     write_json(place / "learned.json", {"task": task.name, "seconds": seconds})
     save_method(method, place / "model")
     # as it will be loaded again: nothing that only lives in memory may decide a vector
-    return _load(writer, place).to(writer.method.device), seconds
+    return _load(writer, place).to(writer.method.backbone.device), seconds
 
 
 def measure(

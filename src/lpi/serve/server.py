@@ -20,7 +20,7 @@ from lpi.serve.security import is_loopback, token_for
 from lpi.serve.service import Service
 
 if TYPE_CHECKING:
-    from lpi.grounding.base import GroundingMethod
+    from lpi.methods.grounding.base import GroundingMethod
 
 GRACE_SECONDS = 5
 WAITING_OUTSIDE = 1024  # connections that the system keeps until they are taken

@@ -29,7 +29,7 @@ from lpi.serve.metrics import Metrics
 if TYPE_CHECKING:
     from PIL import Image
 
-    from lpi.grounding.base import Found, GroundingMethod
+    from lpi.methods.grounding.base import Found, GroundingMethod
 
 Result = TypeVar("Result")
 

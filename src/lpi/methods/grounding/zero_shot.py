@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lpi.errors import LpiError
-from lpi.grounding.base import GroundingBatch, GroundingMethod
+from lpi.methods.grounding.base import GroundingBatch, GroundingMethod
 
 
 class GroundingZeroShot(GroundingMethod):
@@ -15,6 +15,10 @@ class GroundingZeroShot(GroundingMethod):
 
     stable: ClassVar[bool] = True
 
-    def loss(self, batch: GroundingBatch) -> dict[str, Tensor]:  # type: ignore[override]
+    def trainable(self) -> list[nn.Parameter]:
+        """Nothing."""
+        return []
+
+    def loss(self, batch: GroundingBatch) -> dict[str, Tensor]:
         """There is none; the trainer does not ask a method without trainable parameters."""
         raise LpiError("zero_shot has nothing to learn.")

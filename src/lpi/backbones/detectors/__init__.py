@@ -1,8 +1,8 @@
 """Frozen detectors that read an expression, with a place to put prompts in both of their towers."""
 
-from lpi.grounding.backbones.base import Detections, GroundingBackbone, GroundingPrompts
-from lpi.grounding.backbones.inputs import GroundingInputs, PictureInputs
-from lpi.grounding.backbones.loading import load_grounding_backbone
+from lpi.backbones.detectors.base import Detections, GroundingBackbone, GroundingPrompts
+from lpi.backbones.detectors.inputs import GroundingInputs, PictureInputs
+from lpi.backbones.detectors.loading import load_grounding_backbone
 
 __all__ = [
     "Detections",

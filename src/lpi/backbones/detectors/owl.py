@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from lpi.backbones.base import TextInputs, TowerState
+from lpi.backbones.detectors.base import Detections, GroundingBackbone, GroundingPrompts
+from lpi.backbones.detectors.inputs import PictureInputs, QueryInputs
+from lpi.backbones.detectors.parts import Given, with_parts
 from lpi.errors import ConfigError
-from lpi.grounding.backbones.base import Detections, GroundingBackbone, GroundingPrompts
-from lpi.grounding.backbones.inputs import PictureInputs, QueryInputs
-from lpi.grounding.backbones.parts import Given, with_parts
 
 
 def clip_part(model: Any) -> tuple[str, Any]:

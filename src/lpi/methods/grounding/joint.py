@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from lpi.grounding.tuned import GroundingTuned
+from lpi.methods.grounding.tuned import GroundingTuned
 
 
 class GroundingJoint(GroundingTuned):

@@ -1,6 +1,6 @@
 """Sequential full fine-tuning: every weight of the detector learns each task in turn. The classical forgetter."""
 
-from lpi.grounding.tuned import GroundingTuned
+from lpi.methods.grounding.tuned import GroundingTuned
 
 
 class GroundingFineTune(GroundingTuned):

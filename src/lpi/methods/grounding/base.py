@@ -1,27 +1,26 @@
 """The contract of a learner that finds what an expression means, over tasks that arrive one after another.
 
-It is a method as any other: tasks begin and end, a loss is given, queries are sent to tasks. What differs is what goes
-in (a picture together with an expression) and what comes out (boxes with scores).
+It learns as any other method does: tasks begin and end, a loss is given, queries are sent to tasks. What differs is
+what goes in (a picture together with an expression) and what comes out (boxes with scores).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from lpi.backbones.base import TextInputs
+from lpi.backbones.detectors.base import Detections, GroundingBackbone
+from lpi.backbones.detectors.inputs import PictureInputs, to_pixels
 from lpi.backbones.given import PictureLike, given_picture, given_texts
-from lpi.errors import CheckpointError, LpiError
-from lpi.grounding.backbones.base import Detections, GroundingBackbone
-from lpi.grounding.backbones.inputs import PictureInputs, to_pixels
-from lpi.grounding.losses import detection_losses
-from lpi.methods import outside
-from lpi.methods.base import FALLBACK, Method
+from lpi.methods.base import FALLBACK, Learner, Problem
+from lpi.methods.encoder import task_index, tokens
+from lpi.methods.grounding.losses import detection_losses
+from lpi.methods.options import MethodOptions, RoutedOptions
 from lpi.metrics.boxes import apart
 
 
@@ -59,21 +58,29 @@ class Found:
     task: str | None
 
 
-class GroundingMethod(Method):
+@dataclass(frozen=True)
+class GroundingOptions(RoutedOptions):
+    """What every method for expressions takes."""
+
+    training: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.003}
+
+
+class GroundingMethod(Learner):
     """A continual learner of referring expressions over a frozen detector.
 
-    Beside what every :class:`Method` answers (``begin_task``, ``loss`` of a :class:`GroundingBatch`, ``end_task``,
+    Beside what every :class:`Learner` answers (``begin_task``, ``loss`` of a :class:`GroundingBatch`, ``end_task``,
     ``trainable``), it answers :meth:`detect` under a route, and :meth:`routes`.
     """
 
+    problem: ClassVar[Problem] = "grounding"
+    Options: ClassVar[type[MethodOptions]] = GroundingOptions
     backbone: GroundingBackbone
-    #: what every method learns from by default; see :func:`lpi.grounding.losses.detection_losses`
+    #: what every method learns from by default; see :func:`lpi.methods.grounding.losses.detection_losses`
     weights: ClassVar[dict[str, float]] = {"alignment": 0.2, "place": 1.0}
-    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 0.003}
 
     # ---- what a method answers -----------------------------------------------------------------------------------
 
-    def loss(self, batch: GroundingBatch) -> dict[str, Tensor]:  # type: ignore[override]
+    def loss(self, batch: GroundingBatch) -> dict[str, Tensor]:
         """Named scalars, already weighted; the detector's losses by default."""
         return detection_losses(self.detect(batch.pictures, batch.texts, 0), batch.boxes, **self.weights)
 
@@ -81,20 +88,15 @@ class GroundingMethod(Method):
         """What is found under one route; FALLBACK is the frozen detector."""
         return self.backbone.detect(pictures, texts)
 
-    def routes(self, plain: dict[str, Tensor]) -> Tensor:
+    def routes(self, features: Mapping[str, Tensor]) -> Tensor:
         """The route of each expression, int64 [batch].
 
         Args:
-            plain: unprompted features of the pictures and the expressions, [batch, features] each.
+            features: frozen features of the pictures and the expressions, [batch, features] each.
         """
-        return torch.zeros(len(plain["vision"]), dtype=torch.int64)
+        return torch.zeros(len(features["vision"]), dtype=torch.int64)
 
     # ---- what others call ------------------------------------------------------------------------------------------
-
-    @property
-    def device(self) -> torch.device:
-        """Where the detector lives."""
-        return self.backbone.device
 
     @torch.no_grad()
     def search(self, pictures: PictureInputs, texts: TextInputs, routes: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,10 +112,10 @@ class GroundingMethod(Method):
         return torch.stack(boxes), torch.stack(scores)
 
     @torch.no_grad()
-    def plain(self, pictures: PictureInputs, expressions: Sequence[str]) -> dict[str, Tensor]:
-        """Unprompted features of pictures and expressions, [batch, features] a tower, to be routed by."""
-        routing = [self.text_for_routing(expression) for expression in expressions]
-        texts = self.backbone.inputs.tokenize(routing).to(self.device)
+    def routing_features(self, pictures: PictureInputs, expressions: Sequence[str]) -> dict[str, Tensor]:
+        """Frozen features of pictures and expressions, [batch, features] a tower, to be routed by."""
+        worded = [self.router.wording(expression) for expression in expressions] if self.router else list(expressions)
+        texts = self.backbone.inputs.tokenize(worded).to(self.backbone.device)
         return self.backbone.plain_features(pictures, texts)
 
     @torch.no_grad()
@@ -143,21 +145,21 @@ class GroundingMethod(Method):
         expressions, image = given_texts(expressions)[0], given_picture(image)
         if not expressions:
             return []
-        one = self.backbone.inputs.pictures([image]).to(self.device)
+        one = self.backbone.inputs.pictures([image]).to(self.backbone.device)
         pictures = one.rows(torch.zeros(len(expressions), dtype=torch.int64))
         if task is not None:
-            routes = torch.full((len(expressions),), self.task_index(task))
-        elif self.routed:
-            routes = self.routes(self.plain(pictures, expressions)).cpu()
+            routes = torch.full((len(expressions),), task_index(self, task))
+        elif self.router is not None:
+            routes = self.routes(self.routing_features(pictures, expressions)).cpu()
         else:
             routes = torch.zeros(len(expressions), dtype=torch.int64)
-        boxes, scores = self.search(pictures, self.tokens(expressions), routes)
+        boxes, scores = self.search(pictures, tokens(self, expressions), routes)
         corners = to_pixels(boxes, pictures.frames).cpu()
         corners[..., 0::2] = corners[..., 0::2].clamp(0, image.width)
         corners[..., 1::2] = corners[..., 1::2].clamp(0, image.height)
         answers = []
         for row, route in enumerate(routes.tolist()):
-            used = self.tasks[route] if self.routed and route != FALLBACK else task
+            used = self.tasks[route] if self.router is not None and route != FALLBACK else task
             best = apart(corners[row], scores[row].cpu(), most=count, share=suppress).tolist()
             answers.append(
                 [
@@ -170,43 +172,3 @@ class GroundingMethod(Method):
                 ]
             )
         return answers
-
-    # ---- what a detector doesn't have ------------------------------------------------------------------------------
-
-    def encode_images(self, *unused: Any, **ignored: Any) -> Tensor:
-        """There is no vector of a picture alone.
-
-        Raises:
-            LpiError: always.
-        """
-        raise LpiError(f"{type(self).__name__} finds boxes; it has no vectors of pictures alone. Use locate().")
-
-    def encode_texts(self, *unused: Any, **ignored: Any) -> Tensor:
-        """There is no vector of an expression alone.
-
-        Raises:
-            LpiError: always.
-        """
-        raise LpiError(f"{type(self).__name__} finds boxes; it has no vectors of texts alone. Use locate().")
-
-    @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls,
-        source: str | Path,
-        *,
-        backbone: GroundingBackbone | None = None,
-        method: str | Path | type[Method] | None = None,
-        **hub: Any,
-    ) -> GroundingMethod:
-        """A method from a folder; see :func:`lpi.grounding.methods.load_grounding_method`.
-
-        Raises:
-            CheckpointError: it was saved by another method, or for another detector, or is damaged.
-            MissingFileError: it is not there.
-        """
-        from lpi.grounding.methods import load_grounding_method
-
-        loaded = load_grounding_method(source, backbone=backbone, method=outside(cls) if method is None else method)
-        if not isinstance(loaded, cls):
-            raise CheckpointError(f"{source} holds a {type(loaded).__name__}, not a {cls.__name__}. Load it as that.")
-        return loaded

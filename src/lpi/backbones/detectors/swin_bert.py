@@ -17,10 +17,10 @@ from transformers.modeling_outputs import BackboneOutput, BaseModelOutput
 from transformers.models.grounding_dino import modeling_grounding_dino
 
 from lpi.backbones.base import TextInputs, Tower, TowerPrompts, TowerState
+from lpi.backbones.detectors.base import Detections, GroundingBackbone, GroundingPrompts
+from lpi.backbones.detectors.inputs import PhraseInputs, PictureInputs
+from lpi.backbones.detectors.parts import Given, with_parts
 from lpi.errors import ConfigError, ShapeError
-from lpi.grounding.backbones.base import Detections, GroundingBackbone, GroundingPrompts
-from lpi.grounding.backbones.inputs import PhraseInputs, PictureInputs
-from lpi.grounding.backbones.parts import Given, with_parts
 
 TOWERS = ("vision", "text")
 # with a type for token ids that plain tensors don't have

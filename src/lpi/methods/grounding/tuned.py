@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from lpi.backbones.base import TextInputs
-from lpi.grounding.backbones.base import Detections, GroundingBackbone
-from lpi.grounding.backbones.inputs import PictureInputs
-from lpi.grounding.base import GroundingMethod
+from lpi.backbones.detectors.base import Detections, GroundingBackbone
+from lpi.backbones.detectors.inputs import PictureInputs
+from lpi.methods.base import Saved
+from lpi.methods.grounding.base import GroundingMethod, GroundingOptions
 
 
 class GroundingTuned(GroundingMethod):
@@ -21,10 +23,16 @@ class GroundingTuned(GroundingMethod):
         backbone: where it starts; itself left as it is.
     """
 
-    default_training: ClassVar[dict[str, Any]] = {"learning_rate": 2e-4, "weight_decay": 0.01}
+    @dataclass(frozen=True)
+    class Options(GroundingOptions):
+        """What a copy of the detector takes."""
 
-    def __init__(self, backbone: GroundingBackbone) -> None:
-        super().__init__(backbone)
+        training: ClassVar[Mapping[str, Any]] = {"learning_rate": 2e-4, "weight_decay": 0.01}
+
+    options: Options
+
+    def __init__(self, backbone: GroundingBackbone, options: Options | None = None) -> None:
+        super().__init__(backbone, options)
         self.tuned = deepcopy(backbone).requires_grad_(True)
 
     def trainable(self) -> list[nn.Parameter]:
@@ -39,8 +47,7 @@ class GroundingTuned(GroundingMethod):
         """All weights of the copy; what several layers have in common is there once."""
         return {name: weight.detach() for name, weight in self.tuned.model.named_parameters()}
 
-    def restore(self, tasks: Sequence[tuple[str, dict[str, Tensor]]], shared: dict[str, Tensor]) -> None:
+    def restore(self, tasks: Saved, shared: dict[str, Tensor]) -> None:
         """See :class:`Method`."""
-        super().restore(tasks, shared)
         for name, weight in self.tuned.model.named_parameters():
             weight.data.copy_(shared[name])

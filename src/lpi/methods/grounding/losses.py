@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers.loss.loss_grounding_dino import GroundingDinoHungarianMatcher, GroundingDinoImageLoss
 
+from lpi.backbones.detectors.base import Detections
 from lpi.errors import ShapeError
 from lpi.extras import missing, missing_extra
-from lpi.grounding.backbones.base import Detections
 from lpi.metrics.boxes import HIT, corners_of, iou
 
 COSTS = {"class_cost": 1.0, "bbox_cost": 5.0, "giou_cost": 2.0}  # of the matching; Grounding DINO's own

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from lpi.backbones.base import DualEncoder, TextInputs, TowerPrompts
+from lpi.backbones.base import DualEncoder, Problem, TextInputs, TowerPrompts
+from lpi.backbones.detectors.inputs import GroundingInputs, PictureInputs
 from lpi.errors import BackboneError
-from lpi.grounding.backbones.inputs import GroundingInputs, PictureInputs
 
 Exchange = Callable[[dict[str, Tensor], int], dict[str, Tensor]]
 """From both towers' states at the prompt positions, [batch, length, width], and the layer, to what is added to them."""
@@ -65,6 +65,7 @@ class GroundingBackbone(DualEncoder):
             pictures and expressions are encoded on their own, as in any dual encoder.
     """
 
+    problem: ClassVar[Problem] = "grounding"
     joint: ClassVar[bool] = False
     inputs: GroundingInputs  # type: ignore[assignment]
 

@@ -1,0 +1,185 @@
+"""From pictures and texts to vectors: routed item by item, encoded in batches under each route, and mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lpi.backbones.base import DualEncoder, TextInputs, TowerState
+from lpi.backbones.given import PictureLike, given_pixels, given_texts
+from lpi.errors import UnknownNameError, did_you_mean
+from lpi.prompts.task_keys import FALLBACK
+from lpi.routing.base import Router, Routing, all_under
+from lpi.routing.mix import mix
+
+ENCODE_BATCH = 64
+
+
+class Reading(Protocol):
+    """What reads texts: the part of a method that tokens depend on."""
+
+    @property
+    def backbone(self) -> DualEncoder:
+        """The frozen model."""
+
+    def reserved_tokens(self) -> int:
+        """How many tokens of the text context are taken."""
+
+
+class Learned(Protocol):
+    """What learned tasks by name."""
+
+    @property
+    def tasks(self) -> list[str]:
+        """In the order of learning."""
+
+
+class Encoding(Reading, Learned, Protocol):
+    """What gives vectors under a route: a method of retrieval."""
+
+    @property
+    def router(self) -> Router | None:
+        """Says whose knowledge a query takes."""
+
+    def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
+        """Of pictures, [images, features]."""
+
+    def text_features(self, texts: TextInputs, route: int) -> Tensor:
+        """Of captions, [texts, features]."""
+
+
+def tokens(method: Reading, texts: Sequence[str]) -> TextInputs:
+    """Tokens of captions on the backbone's device, with room for what the method puts among them."""
+    backbone = method.backbone
+    return backbone.inputs.tokenize(texts, room=method.reserved_tokens()).to(backbone.device)
+
+
+def task_index(method: Learned, task: str) -> int:
+    """The position of a task among those learned.
+
+    Raises:
+        UnknownNameError: it wasn't learned.
+    """
+    if task not in method.tasks:
+        raise UnknownNameError(f"No task is called {task!r}. {did_you_mean(str(task), method.tasks)}")
+    return method.tasks.index(task)
+
+
+@torch.no_grad()
+def routing_features(router: Router, backbone: DualEncoder, tower: str, inputs: Tensor | Sequence[str]) -> Tensor:
+    """What a router looks at, from the frozen backbone: L2-normalised, [items, routing features].
+
+    Args:
+        router: says what, and in which words captions are looked at.
+        backbone: the frozen model.
+        tower: ``vision`` or ``text``.
+        inputs: normalised pixels [images, 3, height, width], or captions.
+    """
+    if tower == "vision":
+        assert isinstance(inputs, Tensor)
+        return backbone.view_images(inputs, router.look("vision"))
+    worded = backbone.inputs.tokenize([router.wording(str(text)) for text in inputs]).to(backbone.device)
+    return backbone.view_texts(worded, router.look("text"))
+
+
+@torch.no_grad()
+def route_images(method: Encoding, images: PictureLike | Sequence[PictureLike]) -> Routing:
+    """Where pictures are routed, and how much each route counts.
+
+    Args:
+        method: whose router.
+        images: as :meth:`lpi.methods.base.Method.encode_images` takes them.
+    """
+    backbone, router = method.backbone, method.router
+    pixels = backbone.inputs.pixels(images)
+    if router is None or not len(pixels):
+        return all_under(0, pixels)
+    found: Routing = router(
+        "vision",
+        _in_batches(
+            len(pixels),
+            lambda rows: routing_features(router, backbone, "vision", _ready(method, pixels, rows)),
+        ),
+    )
+    return found
+
+
+@torch.no_grad()
+def route_texts(method: Encoding, texts: str | Sequence[str]) -> Routing:
+    """Where captions are routed, and how much each route counts."""
+    words, router = given_texts(texts)[0], method.router
+    if router is None or not len(words):
+        return all_under(0, torch.empty(len(words), 0))
+
+    def look(rows: Tensor) -> Tensor:
+        return routing_features(router, method.backbone, "text", [words[row] for row in rows.tolist()])
+
+    found: Routing = router("text", _in_batches(len(words), look))
+    return found
+
+
+@torch.no_grad()
+def encode_images(
+    method: Encoding,
+    images: PictureLike | Sequence[PictureLike],
+    *,
+    task: str | None = None,
+    routing: Routing | None = None,
+) -> Tensor:
+    """See :meth:`lpi.methods.base.Method.encode_images`."""
+    inputs = method.backbone.inputs
+    pixels, single = given_pixels(images, inputs.prepare, inputs.image_size)
+    if task is not None:
+        routing = all_under(task_index(method, task), pixels)
+    features = _mixed(
+        method,
+        route_images(method, pixels) if routing is None else routing,
+        lambda rows, route: method.image_features(_ready(method, pixels, rows), route),
+    )
+    return features[0] if single else features
+
+
+@torch.no_grad()
+def encode_texts(
+    method: Encoding, texts: str | Sequence[str], *, task: str | None = None, routing: Routing | None = None
+) -> Tensor:
+    """See :meth:`lpi.methods.base.Method.encode_texts`."""
+    words, single = given_texts(texts)
+
+    def encode(rows: Tensor, route: int) -> Tensor:
+        chosen = [words[row] for row in rows.tolist()]
+        if route == FALLBACK:  # nothing of the method's own takes room in the context
+            backbone = method.backbone
+            return F.normalize(backbone.encode_texts(backbone.inputs.tokenize(chosen).to(backbone.device)), dim=-1)
+        return method.text_features(tokens(method, chosen), route)
+
+    if task is not None:
+        routing = all_under(task_index(method, task), torch.empty(len(words), 0))
+    features = _mixed(method, route_texts(method, words) if routing is None else routing, encode)
+    return features[0] if single else features
+
+
+def _ready(method: Reading, pixels: Tensor, rows: Tensor) -> Tensor:
+    return method.backbone.inputs.normalise(pixels[rows].to(method.backbone.device))
+
+
+def _mixed(method: Encoding, routing: Routing, encode: Callable[[Tensor, int], Tensor]) -> Tensor:
+    backbone = method.backbone
+    return mix(
+        routing.routes,
+        routing.weights,
+        encode,
+        width=backbone.feature_width,
+        batch=ENCODE_BATCH,
+        device=backbone.device,
+    )
+
+
+def _in_batches(count: int, encode: Callable[[Tensor], Tensor]) -> Tensor:
+    """Features of ``count`` items in batches, [count, features], float32."""
+    starts = range(0, count, ENCODE_BATCH)
+    return torch.cat([encode(torch.arange(start, min(start + ENCODE_BATCH, count))) for start in starts]).float()

@@ -1,0 +1,55 @@
+"""Saved methods of the first format: flat options, and routing keys among what a task learned."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from lpi.errors import CheckpointError
+from lpi.methods.base import ROUTING
+
+GONE: dict[str, Any] = {"initial": "fresh", "frozen_share": 0.0}
+"""Options that there are no more, and the value at which nothing is lost without them."""
+GONE_FROM_DETECTORS: dict[str, Any] = {
+    "distill_weight": 0.0,
+    "memory": 0,
+    "multi_positive": True,
+    "adapter_rank": 0,
+    "adapter_targets": "attention",
+}
+PARTS = "centroids|radius|scale|spread|rest|prototypes"
+
+
+def renewed(config: Mapping[str, Any], place: object) -> dict[str, Any]:
+    """A ``config.json`` of the first format as this one has it.
+
+    Raises:
+        CheckpointError: it was saved with an option that there is no more.
+    """
+    name = str(config["method"])
+    package, _, last = name.rpartition(".")
+    problem = "grounding" if package == "lpi.grounding" else "retrieval"
+    options = dict(config["options"])
+    gone = GONE | (GONE_FROM_DETECTORS if (problem, last) == ("grounding", "lpi") else {})
+    for option, value in gone.items():
+        if options.pop(option, value) != value:
+            raise CheckpointError(f"{place}: it was made with {option}, which this version doesn't have. Train again.")
+    return {**config, "method": last if problem == "grounding" else name, "problem": problem, "options": options}
+
+
+def renewed_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the first format stored for a task as this one has it: routing keys apart from what was learned."""
+    return {_renewed_name(name): tensor for name, tensor in state.items()}
+
+
+def _renewed_name(name: str) -> str:
+    keyed = re.fullmatch(rf"(?:expert/)?((?:{PARTS}|key)_(?:vision|text))", name)
+    if keyed:
+        return ROUTING + keyed[1]
+    rebuilt = re.fullmatch(r"selector/(vision|text)\.(\w+)", name)
+    if rebuilt:
+        return f"{ROUTING}{rebuilt[2]}_{rebuilt[1]}"
+    return name.replace("expert/change.", "expert/")

@@ -1,0 +1,197 @@
+"""Routers are parts: any of them serves any method that is routed, and one of one's own is one file."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lpi.backbones import DualEncoder
+from lpi.config import EvaluationSettings
+from lpi.errors import CheckpointError, ConfigError, MissingFileError, UnknownNameError
+from lpi.evaluation.protocol import Evaluator
+from lpi.methods import method, recorded_options
+from lpi.methods.base import Method
+from lpi.methods.checkpoint import load_method
+from lpi.methods.encoder import route_images, route_texts
+from lpi.prompts.task_keys import FALLBACK
+from lpi.routing import Routing, all_under, router_class, router_names
+from lpi.routing.mix import mix
+from lpi.routing.score import Probe, routed_score, scored_features
+from lpi.tasks.stream import TaskStream
+
+SIZES: dict[str, dict[str, Any]] = {
+    "dar": {"rank": 2},
+    "dualprompt": {"general_length": 2, "expert_length": 4},
+    "lpi": {"rank": 2, "length": 4, "interaction_rank": 2},
+    "moe_adapters": {"experts": 4, "bottleneck": 4},
+    "s_prompts": {"vision_length": 4, "text_length": 4},
+    "zero_shot": {},
+}
+#: what CONTRIBUTING.md shows a person
+GUIDE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+MINE = GUIDE.split("```python\n")[2].partition("```\n")[0]
+
+Learn = Callable[..., Method]
+
+
+def encoded(model: Method, pictures: Tensor, captions: list[str]) -> list[Tensor]:
+    return [model.encode_images(pictures), model.encode_texts(captions)]
+
+
+@pytest.mark.parametrize("router", router_names())
+@pytest.mark.parametrize("name", SIZES)
+def test_any_router_serves_any_method(
+    name: str,
+    router: str,
+    clip: DualEncoder,
+    learn: Learn,
+    stream: TaskStream,
+    pictures: Tensor,
+    captions: list[str],
+    tmp_path: Path,
+) -> None:
+    model = learn(method(name, clip, router=router, **SIZES[name]), stream.tasks, steps=1)
+    assert model.options.router == router
+    assert model.options.routing == router_class(router).Options()  # with the router's own defaults, whoever has it
+    for routing, items in ((route_images(model, pictures), pictures), (route_texts(model, captions), captions)):
+        assert routing.distances.shape == routing.posteriors.shape == (len(items), 3)
+        torch.testing.assert_close(routing.posteriors.sum(1), torch.ones(len(items)))
+        torch.testing.assert_close(routing.weights.sum(1), torch.ones(len(items)))
+        torch.testing.assert_close(routing.membership.sum(1), torch.ones(len(items)))
+        assert routing.routes.shape == routing.weights.shape
+    before = encoded(model, pictures, captions)
+    for features in before:
+        torch.testing.assert_close(features.norm(dim=1), torch.ones(len(features)))
+    model.save_pretrained(tmp_path)
+    loaded = load_method(tmp_path, backbone=clip)
+    assert all(torch.equal(a, b) for a, b in zip(before, encoded(loaded, pictures, captions), strict=True))
+    record = Evaluator(clip, stream, EvaluationSettings(scoring="routed")).stage(model, 2)
+    assert record["routing"]["vision"]["accuracy"] >= 0
+
+
+def test_the_frozen_model_with_a_router_keeps_its_vectors(
+    clip: DualEncoder, learn: Learn, stream: TaskStream, pictures: Tensor
+) -> None:
+    model = learn(method("zero_shot", clip, router="whitened"), stream.tasks)
+    torch.testing.assert_close(model.encode_images(pictures), method("zero_shot", clip).encode_images(pictures))
+    assert model.trainable() == []
+    assert model.stage(0).tasks == ["warm"]
+    model.forget("warm")
+    assert model.tasks == ["cold", "dull"]
+    assert route_images(model, pictures).distances.shape[1] == 2
+
+
+def test_router_options_stand_in_a_table(clip: DualEncoder) -> None:
+    model = method("dar", clip, router="whitened", routing={"clusters": 2, "view": "features"})
+    assert recorded_options(model)["routing"]["clusters"] == 2
+    assert model.router is not None
+    assert model.router.look("vision").depth is None
+    with pytest.raises(ConfigError, match=r"has no option 'routing\.margin'"):
+        method("dar", clip, router="whitened", routing={"margin": 0.1})
+    with pytest.raises(UnknownNameError, match=r"No router is called 'whitend'\. Did you mean 'whitened'"):
+        method("dar", clip, router="whitend")
+    with pytest.raises(ConfigError, match=r"view must be 'features'; got 'states'"):
+        method("dualprompt", clip, view="states")
+
+
+def test_the_older_word_for_keys_keeps_what_both_routers_have(clip: DualEncoder) -> None:
+    options = method("lpi", clip, metric="cosine", clusters=2).options
+    assert (options.router, options.routing.metric) == ("nearest", "cosine")
+    assert (options.routing.clusters, options.routing.view, options.routing.soft_tasks) == (2, "states", 3)
+    assert method("s_prompts", clip, metric="whitened").options.router == "whitened"
+    with pytest.raises(ConfigError, match="method 'dar' has no option 'metric'"):
+        method("dar", clip, metric="cosine")
+
+
+# ---- one of one's own ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    file = tmp_path / "my_router.py"
+    file.write_text(MINE)
+    return file
+
+
+def test_a_router_of_ones_own_is_one_file(
+    mine: Path, clip: DualEncoder, learn: Learn, stream: TaskStream, pictures: Tensor, captions: list[str]
+) -> None:
+    assert len(MINE.splitlines()) < 40
+    model = learn(method("dar", clip, rank=2, router=str(mine), routing={"sharpness": 2.0}), stream.tasks)
+    assert type(model.router).__name__ == "NearestMean"
+    assert {*route_images(model, pictures).tasks.tolist()} <= {0, 1, 2}
+    model.save_pretrained(mine.parent / "model")
+    with pytest.raises(CheckpointError, match=r"a router of its own, 'my_router\.py'; name its file"):
+        load_method(mine.parent / "model", backbone=clip)
+    loaded = load_method(mine.parent / "model", backbone=clip, router=mine)
+    assert loaded.router.options == model.router.options  # type: ignore[union-attr]
+    pairs = zip(encoded(model, pictures, captions), encoded(loaded, pictures, captions), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    with pytest.raises(MissingFileError, match="there is no such file with a router"):
+        method("dar", clip, router=str(mine.parent / "gone.py"))
+
+
+# ---- mixing and scoring ----------------------------------------------------------------------------------------------
+
+
+def test_mixing_is_the_weighted_sum_of_what_counts() -> None:
+    features = torch.nn.functional.normalize(torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
+    routes = torch.tensor([[0, 1], [2, 0], [1, 1], [2, 2], [0, 2]])
+    weights = torch.tensor([[0.7, 0.3], [0.5, 0.5], [0.4, 0.6], [1.0, 0.0], [0.9, 0.1]])
+    asked: list[tuple[int, int]] = []
+
+    def encode(rows: Tensor, route: int) -> Tensor:
+        asked.extend((row, route) for row in rows.tolist())
+        return features[route][rows]
+
+    found = mix(routes, weights, encode, width=4, batch=2)
+    for row in range(5):
+        total = sum(weights[row, place] * features[routes[row, place], row] for place in range(2))
+        torch.testing.assert_close(found[row], total / total.norm())  # type: ignore[union-attr, operator]
+    assert (3, 2) in asked
+    alone = mix(routes[:, :1], torch.ones(5, 1), encode, width=4)
+    assert torch.equal(alone, features[routes[:, 0], torch.arange(5)])
+
+
+def test_a_routed_score_is_the_cosine_and_the_agreement() -> None:
+    generator = torch.Generator().manual_seed(1)
+    queries, candidates = (
+        Probe(
+            torch.nn.functional.normalize(torch.randn(count, 6, generator=generator), dim=1),
+            torch.rand(count, 3, generator=generator).softmax(1),
+        )
+        for count in (4, 5)
+    )
+    slow = torch.tensor(
+        [
+            [
+                float(queries.vector[i] @ candidates.vector[j])
+                + 0.2 * float(queries.membership[i] @ candidates.membership[j])  # type: ignore[index]
+                for j in range(5)
+            ]
+            for i in range(4)
+        ]
+    )
+    torch.testing.assert_close(routed_score(queries, candidates, 0.2), slow)
+    torch.testing.assert_close(scored_features(queries, 0.2) @ scored_features(candidates, 0.2).T, slow)
+    plain = Probe(queries.vector)
+    torch.testing.assert_close(routed_score(plain, candidates, 0.2), queries.vector @ candidates.vector.T)
+    assert len(queries) == 4
+    assert torch.equal(queries[1].vector, queries.vector[1:2])
+
+
+def test_what_belongs_to_no_task_agrees_with_all_alike() -> None:
+    posteriors = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+    routing = Routing(
+        torch.zeros(2, 1),
+        posteriors,
+        posteriors,
+        torch.tensor([[0], [FALLBACK]]),
+        torch.ones(2, 1),
+        torch.tensor([0, FALLBACK]),
+    )
+    assert routing.membership.tolist() == [pytest.approx([0.9, 0.1]), [0.5, 0.5]]
+    assert all_under(0, torch.zeros(3, 2)).membership.shape == (3, 0)
