@@ -95,7 +95,7 @@ def test_the_shipped_comparison_has_a_row_for_every_method_of_the_library() -> N
     names = {experiment.row(name).method["name"] for name in experiment.row_names()}
     for name in experiment.row_names():
         method = experiment.row(name).method
-        assert method.get("preset") in (None, *method_class(method["name"]).presets)
+        assert method.get("preset") in (None, *method_class(method["name"]).Options.presets())
     assert set(method_names()) <= names
 
 
