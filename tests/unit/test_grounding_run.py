@@ -24,6 +24,7 @@ from lpi.methods import method as make_method
 from lpi.methods.base import FALLBACK
 from lpi.methods.encoder import tokens
 from lpi.methods.grounding.base import GroundingMethod
+from lpi.methods.options import RoutedOptions
 from lpi.report import write_report
 from lpi.routing.nearest import NearestKeys
 from lpi.tasks.grounding import GroundingStream
@@ -179,7 +180,7 @@ class Oracle(GroundingMethod):
     stable = True
 
     def __init__(self, backbone: GroundingBackbone, truth: dict[str, Tensor]) -> None:
-        super().__init__(backbone, GroundingMethod.Options(router="nearest", routing=NearestKeys.Options()))
+        super().__init__(backbone, RoutedOptions(router="nearest", routing=NearestKeys.Options()))
         self.truth, self.asked = truth, 0
         self.sent = torch.tensor([0])
 
