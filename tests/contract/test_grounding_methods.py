@@ -20,11 +20,11 @@ from lpi.backbones.detectors import GroundingBackbone
 from lpi.config import TrainingSettings
 from lpi.data.expressions.record import ReferringExpression
 from lpi.errors import ConfigError, LpiError, UnknownNameError
+from lpi.expression_data import ExpressionSet
 from lpi.methods import method, method_class, method_names, recorded_options
 from lpi.methods.base import Learner, relations, stored_parameters
 from lpi.methods.checkpoint import load_method
 from lpi.methods.grounding.base import GroundingMethod
-from lpi.expression_data import ExpressionSet
 from lpi.methods.options import options_of
 from lpi.options import described
 from lpi.trainer import Step, learn_task

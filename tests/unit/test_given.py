@@ -1,6 +1,7 @@
 """What a person may give to be encoded: every call has the right outcome, or one line that says what is wanted."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def test_a_text_is_one_vector_and_a_list_one_each(method: Method, routed: Method
     ],
 )
 def test_what_is_no_text_is_one_clear_line(texts: Any, said: str, method: Method) -> None:
-    for call in (method.encode_texts, method.text_mixture, method.backbone.inputs.tokenize, given_texts):
+    for call in (method.encode_texts, partial(route_texts, method), method.backbone.inputs.tokenize, given_texts):
         with pytest.raises(ConfigError, match=said) as refused:
             call(texts)
         assert "\n" not in str(refused.value)
@@ -170,7 +171,7 @@ def test_a_picture_is_turned_as_its_camera_says_but_once(method: Method, tmp_pat
 def test_what_is_no_picture_or_could_be_read_in_two_ways_is_one_clear_line(
     images: Any, said: str, method: Method
 ) -> None:
-    for call in (method.encode_images, method.image_mixture, method.backbone.inputs.images):
+    for call in (method.encode_images, partial(route_images, method), method.backbone.inputs.images):
         with pytest.raises(ConfigError, match=said) as refused:
             call(images)
         assert "\n" not in str(refused.value)

@@ -12,8 +12,8 @@ from tiny_grounding import pictures, tiny_owl
 from lpi.backbones.detectors import load_grounding_backbone
 from lpi.cli import main as entry
 from lpi.config import TrainingSettings
-from lpi.methods import method as make_method
 from lpi.expression_data import ExpressionSet
+from lpi.methods import method as make_method
 from lpi.tasks.grounding import GroundingStream
 from lpi.trainer import learn_task
 

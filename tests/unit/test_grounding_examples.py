@@ -9,12 +9,12 @@ from PIL import Image
 from tiny_grounding import pictures, tiny_dino, tiny_owl
 
 from lpi import expression_data as examples
+from lpi.backbones.detectors import GroundingBackbone, load_grounding_backbone
 from lpi.config import EvaluationSettings
 from lpi.data.expressions.record import ReferringExpression
 from lpi.errors import DataError
 from lpi.evaluation.precision import TestExpressions
 from lpi.expression_data import ExpressionSet
-from lpi.backbones.detectors import GroundingBackbone, load_grounding_backbone
 from lpi.methods import method as make_method
 
 OPENED: list[tuple[str, int | None]] = []

@@ -1,6 +1,7 @@
 """A run over expressions: learns in turn, measures every stage, goes on after a stop, and ends in figures."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ from lpi.evaluation.results import RUN, Results, collect, table
 from lpi.evaluation.run import evaluate_saved
 from lpi.evaluation.scheduler import make_cells, run_cells, run_experiment, variants_of
 from lpi.evaluation.tuning import tune
-from lpi.methods.base import FALLBACK
-from lpi.metrics.boxes import KS
 from lpi.methods import method as make_method
+from lpi.methods.base import FALLBACK
+from lpi.methods.encoder import tokens
 from lpi.methods.grounding.base import GroundingMethod
+from lpi.methods.options import RoutedOptions
+from lpi.metrics.boxes import KS
 from lpi.report import write_report
+from lpi.routing.nearest import NearestKeys
 from lpi.tasks.grounding import GroundingStream
 from lpi.trainer import Step
 
@@ -217,20 +221,16 @@ class Oracle(GroundingMethod):
     stable = True
 
     def __init__(self, backbone: GroundingBackbone, truth: dict[str, Tensor]) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, RoutedOptions(router="nearest", routing=NearestKeys.Options()))
         self.truth, self.asked = truth, 0
         self.sent = torch.tensor([0])
 
-    @property
-    def routed(self) -> bool:
-        return True
-
-    def tokens(self, texts: Any) -> Any:
+    def read(self, method: Any, texts: Any) -> Any:
         self.texts = list(texts)
-        return super().tokens(texts)
+        return tokens(method, texts)
 
-    def routes(self, plain: dict[str, Tensor]) -> Tensor:
-        return self.sent[: len(plain["vision"])]
+    def routes(self, features: Mapping[str, Tensor]) -> Tensor:
+        return self.sent[: len(features["vision"])]
 
     def detect(self, pictures: PictureInputs, texts: Any, route: int) -> Detections:
         self.asked += len(texts)
@@ -246,7 +246,7 @@ def records(stream: GroundingStream) -> list[ReferringExpression]:
     return [record for task in stream.tasks for record in task.test]
 
 
-def test_precision_follows_the_route_and_is_asked_for_once(owl: Path) -> None:
+def test_precision_follows_the_route_and_is_asked_for_once(owl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = load_grounding_backbone(owl)
     stream = GroundingStream.from_scenes(families=["food", "animal"], train=2, validation=0, test=5, held_out=0)
     tests = records(stream)
@@ -263,6 +263,7 @@ def test_precision_follows_the_route_and_is_asked_for_once(owl: Path) -> None:
         text: torch.cat([(box[:2] + box[2:]) / 2, box[2:] - box[:2]]) for text, box in zip(words, corners, strict=True)
     }
     method = Oracle(backbone, truth)
+    monkeypatch.setattr("lpi.evaluation.grounding.tokens", method.read)
     evaluator = GroundingEvaluator(backbone, stream, EvaluationSettings(batch=4, transfer=False))
     method.sent = torch.tensor([0, 0, 1, 1, 1, 0, 1, 1, FALLBACK, 1])
     record = evaluator.stage(method, 1)
@@ -320,8 +321,8 @@ def test_every_row_of_the_shipped_experiment_can_be_built(owl: Path) -> None:
         options = dict(shipped.variant(name).method)
         small = {} if "name" in shipped.rows.get(name, {}).get("method", {}) else {"length": 4}
         built[name] = make_method(options.pop("name"), backbone, **options, **small)
-    assert built["lpi"].options["route_by"] == "both"
-    assert built["s_prompts"].options["decomposition"] == "free"
+    assert built["lpi"].options.route_by == "both"
+    assert built["s_prompts"].options.prompts.decomposition == "free"
     assert built["joint"].joint
     assert {name[3:] for name in built if name.startswith("no_")} == {
         "interaction",

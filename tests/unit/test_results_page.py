@@ -119,7 +119,7 @@ def test_the_shipped_comparison_has_a_row_for_every_method_of_the_library() -> N
     names = {experiment.variant(name).method["name"] for name in experiment.variant_names()}
     for name in experiment.variant_names():
         method = experiment.variant(name).method
-        assert method.get("preset") in (None, *method_class(method["name"]).presets)
+        assert method.get("preset") in (None, *method_class(method["name"]).Options.presets())
     assert set(method_names()) <= names
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from lpi.evaluation.protocol import Evaluator
 from torch import Tensor
 
 from lpi.backbones import DualEncoder
 from lpi.config import EvaluationSettings
 from lpi.errors import CheckpointError, ConfigError, MissingFileError, UnknownNameError
-from lpi.evaluation.protocol import Evaluator
 from lpi.methods import method, recorded_options
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import load_method

@@ -198,7 +198,7 @@ def test_a_model_whose_prompts_were_exchanged_is_refused_by_name(mine: World) ->
     model = next((mine.index / "models").iterdir())
     file = sorted((model / "tasks").glob("*.safetensors"))[1]
     tensors = load_file(file)
-    tensors["radius_vision"] += 1
+    tensors["routing/radius_vision"] += 1
     save_file(tensors, file)
     with pytest.raises(CheckpointError, match=r"was made with another model than .*: task 'cold' has prompts"):
         SearchIndex.open(mine.index)

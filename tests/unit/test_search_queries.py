@@ -27,7 +27,8 @@ WORDS = ["a red dot", "a very long query about a teal bar", "gold", "blue tip"]
 
 def test_a_query_names_the_tasks_that_answer_it_and_how_much_each_counts(index: SearchIndex, world: World) -> None:
     method = index.method()
-    routes, weights = method.mixture("text", routing_features(method.router, method.backbone, "text", WORDS))
+    routing = route_texts(method, WORDS)
+    routes, weights = routing.routes, routing.weights
     named = [query.routes for query in index.encode_texts(WORDS)]
     assert named == [
         ((method.tasks[route], weight),) for route, weight in zip(routes[:, 0], weights[:, 0], strict=True)
@@ -48,8 +49,8 @@ def test_a_mixture_is_told_largest_share_first_and_a_query_far_from_all_has_no_t
         assert shares == sorted(shares, reverse=True)
         assert sum(shares) == pytest.approx(1.0, abs=1e-5)
     assert max(len(routes) for routes in named) > 1 or all(routes == (("", 1.0),) for routes in named)
-    for expert in soft.experts:
-        expert.radius_text.zero_()
+    for kept in soft.router.kept:
+        kept["radius_text"].zero_()
     assert answering(soft, route_texts(soft, ["red dot"])) == ((("", 1.0),),)
 
 
@@ -64,17 +65,14 @@ def test_what_routed_a_query_also_tells_how_much_it_belongs_to_each_task(
 ) -> None:
     method = index.method()
     looks = routing_features(method.router, method.backbone, "text", WORDS)
-    tasks = method.tasks_of(method.mixture("text", looks)[0][:, 0])
-    expected = 0.1 * method.belonging("text", method.distances("text", looks), tasks)
+    expected = 0.1 * method.router("text", looks).membership
     looked: list[str] = []
-    look = method.routing_texts
-    monkeypatch.setattr(method, "routing_texts", lambda texts: looked.extend(texts) or look(texts))
+    monkeypatch.setattr(method.router, "wording", lambda text: looked.append(text) or text)
     found = text_probes(method, WORDS, "routed").membership
     assert looked == WORDS, "the router looks once"
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    unrouted = lpi.method("zero_shot", clip)
-    with pytest.raises(ConfigError, match="of routed queries only"):
-        unrouted.mixture_belonging("text", route_texts(unrouted, WORDS))
+    unrouted = route_texts(lpi.method("zero_shot", clip), WORDS)
+    assert unrouted.membership.shape == (len(WORDS), 0)  # nothing is told apart
 
 
 # ---- several at once -------------------------------------------------------------------------------------------------

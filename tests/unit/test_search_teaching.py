@@ -235,7 +235,7 @@ def test_each_domains_queries_meet_the_pictures_of_all(world: World, tmp_path: P
     pixels = torch.stack([torch.tensor(inputs.prepare(picture)).permute(2, 0, 1) for picture in pictures])
     vectors = method.encode_texts(texts), method.encode_images(pictures)
     routed_to = {"text": route_texts(method, texts), "vision": route_images(method, pixels)}
-    sure = [0.1**0.5 * method.mixture_belonging(tower, mixture) for tower, mixture in routed_to.items()]
+    sure = [0.1**0.5 * routing.membership for routing in routed_to.values()]
     both = [torch.cat(side, dim=1) for side in zip(vectors, sure, strict=True)]
     for measured, (ours, theirs) in ((found, vectors), (routed, both)):
         expected = recall_both_directions(

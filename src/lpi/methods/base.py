@@ -362,17 +362,15 @@ def begin(method: Learner, data: TaskData, generator: torch.Generator) -> None:
     """
     if data.name in method.tasks:
         raise ConfigError(f"task {data.name!r} was learned already. Forget it first, or give the new one a name.")
+    router = method.router
+    if router is not None and not router.learns:  # first, for it may have no room for a further task
+        router.begin_task(data.looks, generator)
     method.tasks.append(data.name)
-    try:
-        method.begin_task(data, generator)
-        router = method.router
-        if router is not None:
-            if len(router.kept) < len(method.tasks):  # the method may have done it, where the order of draws matters
-                router.begin_task(data.looks, generator)
-            router.to(method.backbone.device)
-    except LpiError:
-        method.tasks.pop()
-        raise
+    method.begin_task(data, generator)
+    if router is not None:
+        if len(router.kept) < len(method.tasks):  # a method draws keys itself where the order of draws matters
+            router.begin_task(data.looks, generator)
+        router.to(method.backbone.device)
 
 
 def end(method: Learner, data: TaskData, generator: torch.Generator) -> None:

@@ -18,7 +18,7 @@ from lpi.extras import missing_extra
 from lpi.methods.adapters import Targets, private_copy, target_layers
 from lpi.methods.base import Saved, TaskData
 from lpi.methods.options import PairOptions
-from lpi.methods.tuned import Copied
+from lpi.methods.tuned import TrainableCopy
 from lpi.options import Count, Size
 
 
@@ -38,7 +38,7 @@ def inject(backbone: DualEncoder, *, rank: int, alpha: int, targets: Targets) ->
     return {name: weight for name, weight in backbone.model.named_parameters() if ".lora_" in name}
 
 
-class LoRA(Copied):
+class LoRA(TrainableCopy):
     """One set of low-rank changes for all tasks.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from lpi.config import short_name
 from lpi.errors import ConfigError, UnknownNameError, check_choice, did_you_mean
-from lpi.options import Table, as_values, changed, hints, leaves
+from lpi.options import Table, as_values, changed, hints, leaves, value_at
 from lpi.routing import Router, router_class, router_names
 from lpi.routing.nearest import NearestKeys
 
@@ -219,6 +219,19 @@ def router_of(options: MethodOptions) -> type[Router] | None:
 def is_registered_router(name: object) -> bool:
     """Whether a name, wherever it was found, is that of a router of the library, or of none."""
     return name is None or name in router_names()
+
+
+def differing(options: MethodOptions) -> dict[str, Any]:
+    """The options that aren't as they come, by their paths; what options began with is no difference.
+
+    An option that a method is given later has its default in whatever was made before: that is no difference either.
+    """
+    usual = type(options)()
+    known = set(leaves(usual))
+    values = {path: value_at(options, path) for path in leaves(options) if path != "preset"}
+    if "router" in values:
+        values["router"] = recorded(options)["router"]
+    return {path: v for path, v in values.items() if path not in known or v != value_at(usual, path)}
 
 
 def recorded(options: MethodOptions) -> dict[str, Any]:

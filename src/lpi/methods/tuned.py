@@ -19,7 +19,7 @@ from lpi.options import Share
 from lpi.prompts.low_rank import TOWERS
 
 
-class Copied(Method):
+class TrainableCopy(Method):
     """What learns is a copy of the backbone, or a part of one, and encodes for every task alike.
 
     Attributes:
@@ -62,7 +62,7 @@ def below(tower: Tower, blocks: int) -> list[nn.Module]:
     return [*found, *tower.layers[:blocks]]
 
 
-class Tuned(Copied):
+class Tuned(TrainableCopy):
     """A copy of the backbone whose weights go on learning.
 
     What stays as it is (see ``upper``) need be run only once a picture.

@@ -44,6 +44,10 @@ class ZeroShot(Experts, Method):
         """See :class:`Method`."""
         self.experts.append(nn.Module())
 
+    def task_state(self, index: int) -> dict[str, Tensor]:
+        """See :class:`Learner`: nothing."""
+        return {}
+
     def trainable(self) -> list[nn.Parameter]:
         """Nothing, unless the router learns."""
         return router_trainable(self)

@@ -16,9 +16,9 @@ from lpi.backbones.loading import load_backbone
 from lpi.errors import CheckpointError
 from lpi.methods import Named, named_class
 from lpi.methods import method as build_method
-from lpi.methods.base import Method, recorded_options, stored_state
+from lpi.methods.base import Method, stored_state
 from lpi.methods.checkpoint import load_method, unless_registered
-from lpi.options import as_values
+from lpi.methods.options import differing
 from lpi.prompts.task_keys import FALLBACK
 from lpi.search.manifest import Description, Frozen, Json, KnownTask, Manifest, Stage
 from lpi.storage import read_json
@@ -54,10 +54,7 @@ def task_hashes(method: Method) -> list[str]:
 
 def _base(method: Method) -> list[Any]:
     name = type(method).__module__.rpartition(".")[2]
-    # an option that a method was given later has its default in whatever was made before: that is no difference
-    usual = as_values(type(method).Options()) | {"preset": method.options.preset}
-    options = {key: value for key, value in recorded_options(method).items() if value != usual.get(key)}
-    return [method.backbone.identity, name, options, tensors_hash(method.shared_state())]
+    return [method.backbone.identity, name, differing(method.options), tensors_hash(method.shared_state())]
 
 
 def model_hash(method: Method) -> str:

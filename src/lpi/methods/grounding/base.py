@@ -20,7 +20,7 @@ from lpi.backbones.given import PictureLike, given_picture, given_texts
 from lpi.methods.base import FALLBACK, Learner, Problem
 from lpi.methods.encoder import task_index, tokens
 from lpi.methods.grounding.losses import detection_losses
-from lpi.methods.options import MethodOptions, RoutedOptions
+from lpi.methods.options import MethodOptions
 from lpi.metrics.boxes import apart
 
 
@@ -59,7 +59,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class GroundingOptions(RoutedOptions):
+class GroundingOptions(MethodOptions):
     """What every method for expressions takes."""
 
     training: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.003}

@@ -34,6 +34,7 @@ from lpi.methods.options import Preset, RouterTable
 from lpi.options import Weight
 from lpi.prompts.interaction import OTHER, Interaction
 from lpi.prompts.low_rank import TOWERS
+from lpi.routing import router_class
 from lpi.routing.nearest import NearestKeys
 from lpi.routing.whitened import WhitenedKeys
 
@@ -109,6 +110,8 @@ class GroundingLPI(LowRankTasks, GroundingMethod):
         def check(self) -> None:
             """See :class:`Table`: a detector has no vectors of pictures or expressions alone, to look at or to mix."""
             super().check()
+            if self.router is not None and router_class(self.router).learns:
+                raise ConfigError(f"router must keep keys, not learn them, for a detector; got {self.router!r}.")
             for name, only in (("view", "features"), ("soft_tasks", 1)):
                 value = getattr(self.routing, name, only)
                 if value != only:
