@@ -293,6 +293,15 @@ def test_a_run_over_data_that_changed_since_is_refused(
         run_cells(make_cells(experiment, variants_of(experiment, ["zero_shot"]), seeds=[0], orders=1, out=tmp_path))
 
 
+def test_a_run_of_another_version_is_refused_in_a_line(experiment: Experiment, tmp_path: Path) -> None:
+    run_experiment(experiment, names=["zero_shot"], out=tmp_path, say=silent)
+    file = tmp_path / "small" / "zero_shot" / "seed-0" / "run.json"
+    write_json(file, {key: value for key, value in read_json(file).items() if key != "format"})
+    with pytest.raises(ConfigError, match=r"seed-0 holds a run of another version of lpi.* start over with --fresh"):
+        run_experiment(experiment, names=["zero_shot"], out=tmp_path, say=silent)
+    run_experiment(experiment, names=["zero_shot"], out=tmp_path, say=silent, fresh=True)
+
+
 def test_a_run_whose_pictures_were_replaced_under_the_same_names_is_refused(
     world: dict[str, Any], tmp_path: Path
 ) -> None:

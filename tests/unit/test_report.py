@@ -262,6 +262,11 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path):
     [
         ("run.json", '{"experiment": ', r"run\.json is damaged \(line 1, column 16"),
         ("run.json", "[]", r"run\.json: expected dict; got list"),
+        (
+            "run.json",
+            '{"experiment": "a", "row": "b", "seed": 0, "stream": {}, "method": {}}',
+            "is a run of another version of lpi",
+        ),
         ("run.json", '{"experiment": "a"}', r'run\.json: expected str under "row"; got nothing'),
         ("stages/00-food.json", '{"stage": 0}', r'00-food\.json: "task": Field required; got nothing'),
         ("frozen.json", "{}", r'frozen\.json: "stages": Field required; got nothing'),
