@@ -93,7 +93,7 @@ def step(record: Record) -> Tables:
     """Steps of training and embedding beside the floor that floating-point work sets."""
     parts = ("train", "image", "text")
     variants = {name: record[name] for name in ("ours", "stock", "into") if name in record}
-    variants |= {f"unprompted, {name}": own for name, own in record.get("unprompted", {}).items()}
+    variants |= {f"frozen, {name}": own for name, own in record.get("frozen", {}).items()}
     if "bfloat16" in record:
         variants["bfloat16, of the float32 floor"] = record["bfloat16"]
         variants["bfloat16, of its own floor"] = record["bfloat16"].get("of_own_floor", {})
@@ -251,6 +251,7 @@ MAKERS: dict[str, Callable[[Record], Tables]] = {
     "search_load": search_load,
     "search_scale": search_scale,
     "search_bridge": search_bridge,
+    "search_bridge_large": search_bridge,
     "search_teach": search_teach,
     "search_faults": search_faults,
     "resume": resume,

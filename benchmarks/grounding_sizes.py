@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lpi.grounding.methods import load_grounding_method
 from transformers import (
     BertTokenizer,
     GroundingDinoConfig,
@@ -45,6 +44,7 @@ from lpi.data.expressions.scenes import load_scene_expressions
 from lpi.evaluation.machine import environment
 from lpi.evaluation.memory import PeakMemory
 from lpi.evaluation.scheduler import run_experiment
+from lpi.methods.checkpoint import load_method
 from lpi.storage import read_json, write_json
 
 MODELS = ("grounding-dino", "mm-grounding-dino", "owlv2")
@@ -133,7 +133,7 @@ def measure(name: str, folder: Path, *, side: int, batch: int, steps: int, quick
 
     run = run_experiment(experiment, out=folder / "runs", say=lambda line: None, on_step=note)["lpi"][0]
     result = read_json(run / "result.json")
-    learner = load_grounding_method(run / "model")
+    learner = load_method(run / "model")
     picture = load_scene_expressions(families=["food"], train=0, validation=0, test=1, held_out=0)[0]
     started = time.monotonic()
     ((best, *_),) = learner.locate(picture.picture.open(), [picture.expression], task="food")

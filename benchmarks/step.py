@@ -23,7 +23,7 @@ tokens beside start and end, 16 prompts in each of the first 9 layers, float32. 
 **The rows**: ``ours``: `lpi.methods.lpi.LPI`, prompt tokens of their own in every prompted layer (``replace``; at the
 text's placeholders), the whole loss of a first task (item and layer level) and backward to the factors. ``stock``: the
 same prompts as plain parameters through a loop over the stock modules, text padded to 77 tokens, item loss.
-``into``: our default injection. ``unprompted``: the frozen model, ours and stock ``get_image_features`` and
+``into``: our default injection. ``frozen``: the frozen model, ours and stock ``get_image_features`` and
 ``get_text_features`` (padded to 77). ``bfloat16``: ``ours`` under autocast, as multiples of the *float32* floor, and
 of its own. Tokenising, decoding and the optimiser's step are outside all of them.
 
@@ -165,8 +165,8 @@ def products(sizes: Sizes, dtype: torch.dtype) -> list[tuple[float, Work]]:
 # What is measured ---------------------------------------------------------------------------------------------------
 
 
-class Plain:
-    """Random unprompted features: all that a method wants to see of a task before its first step."""
+class Frozen:
+    """Random frozen features: all that a method wants to see of a task before its first step."""
 
     def __init__(self, rows: int, features: int) -> None:
         self.image_features = nn.functional.normalize(torch.randn(rows, features), dim=-1)
@@ -275,7 +275,7 @@ class Bench:
     def _learner(self, **options: Any) -> LPI:
         sizes = self.sizes
         learner: LPI = method("lpi", self.backbone, length=sizes.prompts, depth=sizes.depth, **options)
-        data = TaskData("random", Plain(sizes.batch, sizes.features), self.captions)
+        data = TaskData("random", Frozen(sizes.batch, sizes.features), self.captions)
         begin(learner, data, torch.Generator().manual_seed(0))
         return learner
 
@@ -325,13 +325,13 @@ class Bench:
 
     def _training_batch(self, tokens: TextInputs) -> TrainingBatch:
         rows = self.sizes.batch
-        plain = Plain(rows, self.sizes.features)
+        frozen = Frozen(rows, self.sizes.features)
         return TrainingBatch(
             images=self.pixels,
             texts=tokens,
             positives=torch.eye(rows, dtype=torch.bool),
             owner=torch.arange(rows),
-            plain=lambda: (plain.image_features, plain.text_features),
+            frozen=lambda: (frozen.image_features, frozen.text_features),
         )
 
     def stock_work(self) -> dict[str, Work]:
@@ -365,7 +365,7 @@ class Bench:
             "image": quiet(lambda: self.stock.get_image_features(pixel_values=self.pixels)),
             "text": quiet(lambda: self.stock.get_text_features(input_ids=self.padded)),
         }
-        return {"unprompted ours": ours, "unprompted stock": stock}
+        return {"frozen ours": ours, "frozen stock": stock}
 
     def variants(self, bfloat16: bool) -> dict[str, dict[str, Work]]:
         """Everything to measure, by row and part."""
@@ -430,7 +430,7 @@ def record(sizes: Sizes, seconds: Seconds, peaks: dict[str, float], rounds: int)
         "ours": multiples("ours", with_tokens),
         "stock": multiples("stock", with_tokens),
         "into": multiples("into", without),
-        "unprompted": {side: multiples(f"unprompted {side}", without) for side in ("ours", "stock")},
+        "frozen": {side: multiples(f"frozen {side}", without) for side in ("ours", "stock")},
         "bfloat16": None,
     }
     if "bfloat16" in seconds:

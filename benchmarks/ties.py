@@ -44,9 +44,9 @@ FILES = {
 def both_rules(test: TestSet, query: str, gallery: str, columns: list[int]) -> dict[str, Any]:
     """Recall of the frozen model by the rule of today and by the one before, and how many queries have a tie."""
     pairs = test.pairs[:, columns]
-    scores = cosine_block(test.plain[query], test.plain[gallery])
-    ranks = count_ranks(scores, len(test.plain[query]), pairs)
-    every = scores(0, len(test.plain[query]))
+    scores = cosine_block(test.frozen[query], test.frozen[gallery])
+    ranks = count_ranks(scores, len(test.frozen[query]), pairs)
+    every = scores(0, len(test.frozen[query]))
     right = torch.zeros_like(every, dtype=torch.bool)
     right[pairs[:, 0], pairs[:, 1]] = True
     best = every.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)

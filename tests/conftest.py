@@ -139,7 +139,7 @@ def ready() -> Callable[..., TrainingBatch]:
             texts=tokens(method, batch.texts),
             positives=batch.positives,
             owner=batch.owner,
-            plain=lambda: (training.image_features[batch.indices], training.text_features[rows]),
+            frozen=lambda: (training.image_features[batch.indices], training.text_features[rows]),
             picture_rows=batch.indices,
             caption_rows=torch.tensor(rows),
         )

@@ -97,7 +97,7 @@ class EvaluationSettings(Settings):
             that doesn't grow, in which a model that doesn't change forgets nothing.
         scoring: ``plain`` cosines, or ``routed``: plus ``routed_weight`` times the agreement of both sides' routing.
         routed_weight: see ``scoring``.
-        foreign_pairs: for ``routed``: what a pair is scored by of which one side belongs to no task: the vectors that
+        unrouted_score: for ``routed``: what a pair is scored by of which one side belongs to no task: the vectors that
             the method ``mixed``, or those of the ``frozen`` model, as if nothing had been learned.
         oracle: also measure with the true task given.
         transfer: also measure the next task before it is learned.
@@ -115,7 +115,7 @@ class EvaluationSettings(Settings):
     fixed_gallery: bool = True
     scoring: Literal["plain", "routed"] = "plain"
     routed_weight: float = Field(default=ROUTED_WEIGHT, ge=0)
-    foreign_pairs: Literal["mixed", "frozen"] = "mixed"
+    unrouted_score: Literal["mixed", "frozen"] = "mixed"
     oracle: bool = True
     transfer: bool = True
     batch: int = Field(default=128, ge=1)
@@ -361,7 +361,7 @@ NOT_OBEYED: dict[str, dict[str, tuple[str, ...]]] = {
             "fixed_gallery",
             "scoring",
             "routed_weight",
-            "foreign_pairs",
+            "unrouted_score",
             "diagnostics",
         ),
     },

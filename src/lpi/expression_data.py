@@ -129,7 +129,7 @@ class ExpressionSet:
 
     @cached_property
     def image_features(self) -> Tensor:
-        """Unprompted, L2-normalised, of every different picture, [pictures, features], in the order of first sight."""
+        """Frozen, L2-normalised, of every different picture, [pictures, features], in the order of first sight."""
         first: dict[str, ReferringExpression] = {}
         for record in self.records:
             first.setdefault(record.picture.name, record)
@@ -142,11 +142,11 @@ class ExpressionSet:
 
     @cached_property
     def text_features(self) -> Tensor:
-        """Unprompted, L2-normalised, of every different expression, [expressions, features]."""
+        """Frozen, L2-normalised, of every different expression, [expressions, features]."""
         return self.features_of(self.expressions)
 
     def features_of(self, texts: Sequence[str]) -> Tensor:
-        """Unprompted, L2-normalised features of any texts, [texts, features]."""
+        """Frozen, L2-normalised features of any texts, [texts, features]."""
         return self._all(texts, lambda part: self._plain(None, part)["text"])
 
     @torch.no_grad()
@@ -154,7 +154,7 @@ class ExpressionSet:
         device = self.backbone.device
         texts = None if expressions is None else self.backbone.inputs.tokenize(expressions).to(device)
         with in_full(device):
-            return self.backbone.plain_features(None if pictures is None else pictures.to(device), texts)
+            return self.backbone.frozen_features(None if pictures is None else pictures.to(device), texts)
 
     def _all(self, items: Sequence[Item], features: Callable[[Sequence[Item]], Tensor]) -> Tensor:
         parts = [features(items[first : first + self.batch]) for first in range(0, len(items), self.batch)]

@@ -20,7 +20,7 @@ from lpi.tasks.batches import Augment, Batch, PictureStore, batches
 from lpi.tasks.stream import Task
 
 FEATURES = View()  # what a router looks at by default
-TRUNK_BYTES = 2 * 2**30  # states of the unprompted blocks are kept up to here
+FROZEN_STATES_BYTES = 2 * 2**30  # states of the frozen blocks are kept up to here
 
 
 class Epochs(Protocol):
@@ -76,13 +76,13 @@ class TrainingSet:
 
     @cached_property
     def image_features(self) -> Tensor:
-        """Unprompted, L2-normalised, [pictures, features]."""
-        return plain_image_features(self.backbone, self.store, self.batch)
+        """Frozen, L2-normalised, [pictures, features]."""
+        return frozen_image_features(self.backbone, self.store, self.batch)
 
     @cached_property
     def text_features(self) -> Tensor:
-        """Unprompted, L2-normalised, of every different caption, [captions, features]."""
-        return plain_text_features(self.backbone, self.captions, self.batch)
+        """Frozen, L2-normalised, of every different caption, [captions, features]."""
+        return frozen_text_features(self.backbone, self.captions, self.batch)
 
     def data(self, steps: int = 0, batches: Batches = no_batches) -> TaskData:
         """What a method may look at."""
@@ -94,9 +94,9 @@ class TrainingSet:
             return self.image_features if tower == "vision" else self.text_features
         if (tower, view) not in self._views:
             if tower == "vision":
-                self._views[tower, view] = plain_image_features(self.backbone, self.store, self.batch, view)
+                self._views[tower, view] = frozen_image_features(self.backbone, self.store, self.batch, view)
             else:
-                self._views[tower, view] = plain_text_features(self.backbone, self.captions, self.batch, view)
+                self._views[tower, view] = frozen_text_features(self.backbone, self.captions, self.batch, view)
         return self._views[tower, view]
 
     def once_more(self, method: Method, settings: TrainingSettings) -> Batches:
@@ -120,7 +120,7 @@ class TrainingSet:
         """See :class:`TrainingData`. Blocks that no prompt enters are run here, once for all epochs."""
         augment = None if settings.augment == "none" else Augment(kind=settings.augment)
         blocks = method.frozen_blocks()
-        trunk = None if blocks == 0 or augment is not None else trunk_states(self.backbone, self.store, blocks)
+        below = None if blocks == 0 or augment is not None else frozen_states(self.backbone, self.store, blocks)
 
         def give(*, seed: int, epoch: int, start: int = 0) -> Iterator[TrainingBatch]:
             source = batches(
@@ -134,38 +134,38 @@ class TrainingSet:
                 epoch=epoch,
                 start=start,
             )
-            return (self.ready(batch, method, trunk) for batch in source)
+            return (self.ready(batch, method, below) for batch in source)
 
         return give
 
-    def ready(self, batch: Batch, method: Method, trunk: TowerState | None = None) -> TrainingBatch:
+    def ready(self, batch: Batch, method: Method, below: TowerState | None = None) -> TrainingBatch:
         """A batch as a method takes it.
 
         Args:
             batch: of this task.
             method: tokenises the captions, and says where the tensors go.
-            trunk: states of all pictures after the method's trunk, instead of the batch's pixels.
+            below: states of all pictures after the blocks that the method leaves as they are, instead of pixels.
         """
         images: Tensor | TowerState
-        if trunk is None:
+        if below is None:
             images = self.backbone.inputs.normalise(batch.pixels.to(method.backbone.device))
         else:
-            images = replace(trunk, states=trunk.states[batch.indices])
+            images = replace(below, states=below.states[batch.indices])
         rows = [self.caption_row[text] for text in batch.texts]
         return TrainingBatch(
             images=images,
             texts=tokens(method, batch.texts),
             positives=batch.positives.to(method.backbone.device),
             owner=batch.owner.to(method.backbone.device),
-            plain=lambda: (self.image_features[batch.indices], self.text_features[rows]),
+            frozen=lambda: (self.image_features[batch.indices], self.text_features[rows]),
             picture_rows=batch.indices,
             caption_rows=torch.tensor(rows, dtype=torch.int64),
         )
 
 
 @torch.no_grad()
-def plain_image_features(backbone: DualEncoder, store: PictureStore, batch: int, view: View = FEATURES) -> Tensor:
-    """Unprompted, L2-normalised features of all pictures in a store, [pictures, features]; or another view of them."""
+def frozen_image_features(backbone: DualEncoder, store: PictureStore, batch: int, view: View = FEATURES) -> Tensor:
+    """Frozen, L2-normalised features of all pictures in a store, [pictures, features]; or another view of them."""
     device = backbone.logit_scale.device
     parts = []
     with in_full(device):
@@ -176,7 +176,7 @@ def plain_image_features(backbone: DualEncoder, store: PictureStore, batch: int,
 
 
 @torch.no_grad()
-def trunk_states(backbone: DualEncoder, store: PictureStore, blocks: int, *, batch: int = 64) -> TowerState | None:
+def frozen_states(backbone: DualEncoder, store: PictureStore, blocks: int, *, batch: int = 64) -> TowerState | None:
     """States of all pictures after the lowest ``blocks`` vision blocks; ``None`` if they would fill the memory."""
     device, vision = backbone.logit_scale.device, backbone.vision
     parts: list[Tensor] = []
@@ -184,15 +184,15 @@ def trunk_states(backbone: DualEncoder, store: PictureStore, blocks: int, *, bat
     for start in range(0, len(store), batch):
         pixels = store.pixels(range(start, min(start + batch, len(store)))).to(device)
         state = vision.advance(vision.begin(backbone.inputs.normalise(pixels)), 0, blocks)
-        if state.states[0].nbytes * len(store) > TRUNK_BYTES:
+        if state.states[0].nbytes * len(store) > FROZEN_STATES_BYTES:
             return None
         parts.append(state.states)
     return None if state is None else replace(state, states=torch.cat(parts))
 
 
 @torch.no_grad()
-def plain_text_features(backbone: DualEncoder, texts: Sequence[str], batch: int, view: View = FEATURES) -> Tensor:
-    """Unprompted, L2-normalised features of captions, [captions, features]; or another view of them.
+def frozen_text_features(backbone: DualEncoder, texts: Sequence[str], batch: int, view: View = FEATURES) -> Tensor:
+    """Frozen, L2-normalised features of captions, [captions, features]; or another view of them.
 
     Batched by length, so that little is padding.
     """

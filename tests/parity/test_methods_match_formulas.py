@@ -235,8 +235,8 @@ def test_what_a_method_gave_before_a_task_is_kept_row_by_row(clip: DualEncoder, 
     model = method("lwf", clip)
     data = task_data(model, stream, 1)
     pictures, captions = features_before(model, data)
-    torch.testing.assert_close(pictures, data.plain.image_features, rtol=1e-4, atol=1e-5)  # still the frozen model
-    torch.testing.assert_close(captions, data.plain.text_features, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(pictures, data.frozen.image_features, rtol=1e-4, atol=1e-5)  # still the frozen model
+    torch.testing.assert_close(captions, data.frozen.text_features, rtol=1e-4, atol=1e-5)
 
 
 def test_zscl_has_the_gradient_of_the_papers_cross_entropy() -> None:

@@ -210,7 +210,7 @@ def test_l2p_s_second_term_is_the_distance_to_the_chosen_keys(
     model = taught("l2p", clip, learn, stream, pool=8, chosen=2, length=2, match_weight=0.5)
     batch = ready(model, stream.tasks[1])
     expected = torch.zeros(())
-    for tower, plain in zip(("vision", "text"), batch.plain(), strict=True):
+    for tower, plain in zip(("vision", "text"), batch.frozen(), strict=True):
         cosines = torch.cosine_similarity(plain[:, None], shared(model, f"keys_{tower}")[None], dim=-1)
         expected = expected + (1 - cosines.sort(dim=1, descending=True).values[:, :2]).sum(1).mean()
     losses = model.loss(batch)
@@ -263,7 +263,7 @@ def test_dualprompt_sends_a_query_to_the_nearest_key_and_pulls_only_the_newest(
     assert isinstance(model, DualPrompt)
     batch = ready(model, stream.tasks[1])
     expected = torch.zeros(())
-    for tower, plain in zip(("vision", "text"), batch.plain(), strict=True):
+    for tower, plain in zip(("vision", "text"), batch.frozen(), strict=True):
         keys = [kept[f"key_{tower}"] for kept in model.router.kept]
         cosines = torch.stack([torch.cosine_similarity(plain, key[None], dim=1) for key in keys], dim=1)
         assert torch.equal(model.router(tower, plain).routes[:, 0], cosines.argmax(dim=1))
@@ -346,7 +346,7 @@ def test_s_prompts_ask_the_nearest_centroid_in_l1(
     clip: DualEncoder, learn: Learn, ready: Ready, stream: TaskStream
 ) -> None:
     model = taught("s_prompts", clip, learn, stream, tasks=3, vision_length=2, text_length=2, clusters=3)
-    plain = torch.cat([ready(model, task).plain()[0] for task in stream.tasks])
+    plain = torch.cat([ready(model, task).frozen()[0] for task in stream.tasks])
     for query, found in zip(plain, model.router("vision", plain).routes[:, 0].tolist(), strict=True):
         distances = [
             min(float((query - centre).abs().sum()) for centre in keys.centroids)

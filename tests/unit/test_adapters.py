@@ -140,8 +140,8 @@ def test_zscl_distils_on_the_reference_that_is_named(
         assert parts["distill_images"] != model.loss(batch)["distill_images"]
     assert torch.equal(parts["distill_images"], again["distill_images"])  # the same pairs for a batch
     model = method("zscl", clip, reference=str(folder), reference_batch=4)
-    pixels, texts, plain_images, plain_texts = model.reference.draw(torch.Generator().manual_seed(0))
-    assert len(pixels) == len(texts) == len(plain_images) == len(plain_texts) == 4
+    pixels, texts, frozen_images, frozen_texts = model.reference.draw(torch.Generator().manual_seed(0))
+    assert len(pixels) == len(texts) == len(frozen_images) == len(frozen_texts) == 4
 
 
 def test_a_reference_that_can_not_serve_is_refused(clip: DualEncoder, stream: TaskStream, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_routes_of_two_experts_count_as_the_nearer_ones(clip: DualEncoder, strea
     always, never = (learn(method("dar", clip, rank=2, margin=margin), stream.tasks) for margin in (2.0, 0.0))
     records = [evaluator.stage(model, 2) for model in (always, never)]
     for tower in ("vision", "text"):
-        routes = always.router(tower, evaluator.test.plain[tower]).routes[:, 0]
+        routes = always.router(tower, evaluator.test.frozen[tower]).routes[:, 0]
         assert int(routes.min()) >= 1000
         assert records[0].routing[tower] == records[1].routing[tower]
         assert sum(map(sum, records[0].routing[tower].confusion)) == len(routes)

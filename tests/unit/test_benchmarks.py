@@ -43,7 +43,7 @@ def test_a_quick_run_writes_every_figure(tmp_path: Path) -> None:
     for row in ("ours", "stock", "into"):
         assert set(figures[row]) == {"train", "image", "text"}
         assert all(multiple > 0 for multiple in figures[row].values())
-    assert set(figures["unprompted"]["stock"]) == {"image", "text"}
+    assert set(figures["frozen"]["stock"]) == {"image", "text"}
     assert (figures["bfloat16"] is not None) == step.has_bfloat16()
     assert figures["seconds"]["ours"]["train"]["min"] <= figures["seconds"]["ours"]["train"]["median"]
     assert "--quick" in figures["command"]

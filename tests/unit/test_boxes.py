@@ -8,11 +8,11 @@ import torch
 
 from lpi.errors import ConfigError, ShapeError
 from lpi.metrics.boxes import (
-    apart,
     area,
     generalised_iou,
     hit_ranks,
     iou,
+    nms,
     precision_at,
     precision_per_task,
 )
@@ -125,9 +125,9 @@ def test_what_is_measured_does_not_depend_on_the_order_of_equally_scored_boxes()
     corners = torch.rand(30, 2, generator=drawn)
     boxes = torch.cat([corners, corners + 0.2 + 0.3 * torch.rand(30, 2, generator=drawn)], dim=1)
     scores = torch.randint(0, 6, (30,), generator=drawn) / 6
-    kept = set(apart(boxes, scores, most=10, share=0.3, ties=True).tolist())
+    kept = set(nms(boxes, scores, most=10, share=0.3, ties=True).tolist())
     order = torch.randperm(30, generator=drawn)
-    again = {int(order[place]) for place in apart(boxes[order], scores[order], most=10, share=0.3, ties=True)}
+    again = {int(order[place]) for place in nms(boxes[order], scores[order], most=10, share=0.3, ties=True)}
     assert again == kept
     assert len(kept) >= 10
 
@@ -193,7 +193,7 @@ def test_what_is_no_box_or_no_figure_is_refused(call, error, words):
         call()
 
 
-def naively_apart(boxes: torch.Tensor, scores: torch.Tensor, most: int, share: float) -> list[int]:
+def naive_nms(boxes: torch.Tensor, scores: torch.Tensor, most: int, share: float) -> list[int]:
     """Every box against all that were kept before it, one pair at a time."""
     kept: list[int] = []
     for place in sorted(range(len(boxes)), key=lambda place: (-float(scores[place]), place)):
@@ -210,12 +210,12 @@ def test_boxes_are_kept_apart_as_by_hand(share: float, most: int) -> None:
     corners = torch.rand(40, 2, generator=drawn)
     boxes = torch.cat([corners, corners + 0.2 + 0.3 * torch.rand(40, 2, generator=drawn)], dim=1)
     scores = torch.randint(0, 20, (40,), generator=drawn) / 20  # with equal ones among them
-    kept = apart(boxes, scores, most=most, share=share).tolist()
-    assert kept == naively_apart(boxes, scores, most, share)
+    kept = nms(boxes, scores, most=most, share=share).tolist()
+    assert kept == naive_nms(boxes, scores, most, share)
     assert len(kept) <= most
     if share == 1.0:
         assert len(kept) == most
 
 
 def test_no_boxes_are_apart() -> None:
-    assert apart(torch.empty(0, 4), torch.empty(0), most=3).tolist() == []
+    assert nms(torch.empty(0, 4), torch.empty(0), most=3).tolist() == []

@@ -180,18 +180,18 @@ def test_a_swin_gives_the_same_maps_with_prompts_of_zero(dino: SwinBertBackbone)
 @torch.no_grad()
 def test_plain_features_are_of_length_one(kind: str, widths: tuple[int, int], request: pytest.FixtureRequest) -> None:
     backbone: GroundingBackbone = request.getfixturevalue(kind)
-    plain = backbone.plain_features(backbone.inputs.pictures(IMAGES), backbone.inputs.tokenize(EXPRESSIONS[:3]))
+    plain = backbone.frozen_features(backbone.inputs.pictures(IMAGES), backbone.inputs.tokenize(EXPRESSIONS[:3]))
     assert (plain["vision"].shape[1], plain["text"].shape[1]) == widths
     assert backbone.feature_width == widths[0]
     for features in plain.values():
         torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
-    assert set(backbone.plain_features(None, backbone.inputs.tokenize(["dog"]))) == {"text"}
+    assert set(backbone.frozen_features(None, backbone.inputs.tokenize(["dog"]))) == {"text"}
 
 
 @torch.no_grad()
 def test_an_expressions_features_do_not_depend_on_padding(dino: SwinBertBackbone) -> None:
-    both = dino.plain_features(None, dino.inputs.tokenize(["dog", EXPRESSIONS[2]]))["text"]
-    alone = dino.plain_features(None, dino.inputs.tokenize(["dog"]))["text"]
+    both = dino.frozen_features(None, dino.inputs.tokenize(["dog", EXPRESSIONS[2]]))["text"]
+    alone = dino.frozen_features(None, dino.inputs.tokenize(["dog"]))["text"]
     torch.testing.assert_close(both[:1], alone, rtol=0, atol=1e-6)
 
 
@@ -229,7 +229,7 @@ def test_an_owl_cuts_long_expressions_and_keeps_the_end(owl: GroundingBackbone) 
     assert ids.shape == (2, 16)
     assert ids.argmax(dim=1).tolist() == [15, 2]
     with pytest.raises(ConfigError, match="room must leave 3 tokens of the context of 16; got 14"):
-        owl.inputs.tokenize(["dog"], room=14)
+        owl.inputs.tokenize(["dog"], reserved=14)
 
 
 def test_boxes_go_to_pixels_and_back() -> None:

@@ -69,13 +69,13 @@ def test_boxes_of_an_owlv2_refer_to_the_square(tmp_path: Path) -> None:
 def test_features_belong_to_the_pictures_in_the_order_of_first_sight(tmp_path: Path) -> None:
     owl = load_grounding_backbone(tiny_owl(tmp_path))
     alone = [
-        owl.plain_features(owl.inputs.pictures([record.picture.open()]), None)["vision"]
+        owl.frozen_features(owl.inputs.pictures([record.picture.open()]), None)["vision"]
         for record in (RECORDS[0], RECORDS[2], RECORDS[3])
     ]
     torch.testing.assert_close(ExpressionSet("a", RECORDS, owl).image_features, torch.cat(alone), atol=1e-4, rtol=0)
     test = TestExpressions([RECORDS[:2], RECORDS[2:]], owl, EvaluationSettings())
     of_each = torch.cat([alone[number] for number in (0, 0, 1, 2, 2)])
-    torch.testing.assert_close(test.plain["vision"], of_each, atol=1e-4, rtol=0)
+    torch.testing.assert_close(test.frozen["vision"], of_each, atol=1e-4, rtol=0)
     assert (alone[0] - alone[2]).abs().max() > 1e-3  # the other way round, they would be others'
 
 
@@ -98,12 +98,12 @@ def test_an_epoch_depends_on_seed_and_epoch_alone(dino: GroundingBackbone) -> No
 def test_features_are_of_different_pictures_and_different_expressions(dino: GroundingBackbone) -> None:
     training = ExpressionSet("a", RECORDS, dino, batch=2)
     data = training.data(7)
-    assert data.plain.image_features.shape == (3, 64)
-    assert data.plain.text_features.shape == (4, 24)
+    assert data.frozen.image_features.shape == (3, 64)
+    assert data.frozen.text_features.shape == (4, 24)
     assert data.captions == ["the red car", "dog", "a cat", "the big tree"]
     assert (data.name, data.steps) == ("a", 7)
-    alone = dino.plain_features(None, dino.inputs.tokenize(["a cat"]))["text"]
-    torch.testing.assert_close(data.plain.text_features[2:3], alone, rtol=0, atol=1e-5)
+    alone = dino.frozen_features(None, dino.inputs.tokenize(["a cat"]))["text"]
+    torch.testing.assert_close(data.frozen.text_features[2:3], alone, rtol=0, atol=1e-5)
 
 
 def test_pictures_are_opened_once_as_long_as_there_is_room(

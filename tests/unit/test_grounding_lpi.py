@@ -33,7 +33,7 @@ def batch_of(backbone: GroundingBackbone) -> GroundingBatch:
 def data_of(backbone: GroundingBackbone, name: str, shift: float = 0.0) -> TaskData:
     """A task of four expressions; ``shift`` moves its features, so that tasks can be told apart."""
     batch = batch_of(backbone)
-    plain = backbone.plain_features(batch.pictures, batch.texts)
+    plain = backbone.frozen_features(batch.pictures, batch.texts)
     moved = SimpleNamespace(image_features=plain["vision"] + shift, text_features=plain["text"] + shift)
     return TaskData(name, moved, EXPRESSIONS, 2)
 

@@ -74,7 +74,7 @@ def test_the_pool_is_asked_by_frozen_features_and_the_loss_counts_how_far_the_ke
     assert isinstance(method, GroundingL2P)
     batch = batch_for(method)
     parts = method.loss(batch)
-    plain = owl.plain_features(batch.pictures, batch.texts)
+    plain = owl.frozen_features(batch.pictures, batch.texts)
     far = 0.0
     for tower in ("vision", "text"):
         keys = method.learned.get_parameter(f"keys_{tower}").detach()

@@ -56,7 +56,7 @@ def test_texts_are_padded_to_the_longest_of_the_batch(inputs: Inputs) -> None:
 
 @pytest.mark.parametrize("room", [0, 5])
 def test_a_caption_that_is_too_long_is_cut_and_keeps_its_end(inputs: Inputs, room: int) -> None:
-    ids = inputs.tokenize(["dog " * 40], room=room).ids[0]
+    ids = inputs.tokenize(["dog " * 40], reserved=room).ids[0]
     assert len(ids) == 12 - room
     assert ids[-1] == inputs.tokenizer.eos_token_id
     assert ids[0] == inputs.tokenizer.bos_token_id
@@ -65,12 +65,12 @@ def test_a_caption_that_is_too_long_is_cut_and_keeps_its_end(inputs: Inputs, roo
 def test_captions_that_would_be_cut_are_found(inputs: Inputs) -> None:
     captions = ["dog", "dog " * 10, "dog " * 11, "dog " * 40]
     assert inputs.too_long(captions) == [2, 3]  # ten words, start and end fill the context of 12
-    assert inputs.too_long(captions, room=1) == [1, 2, 3]
+    assert inputs.too_long(captions, reserved=1) == [1, 2, 3]
 
 
 def test_room_for_more_than_the_context_is_refused(inputs: Inputs) -> None:
     with pytest.raises(ConfigError, match="context of 12; got 10"):
-        inputs.tokenize(["dog"], room=10)
+        inputs.tokenize(["dog"], reserved=10)
 
 
 def test_siglip_is_padded_to_its_context_and_attends_to_all_of_it() -> None:
@@ -78,7 +78,7 @@ def test_siglip_is_padded_to_its_context_and_attends_to_all_of_it() -> None:
     texts = inputs.tokenize(["dog"])
     assert texts.ids.shape == (1, 12)
     assert texts.mask.tolist() == [[1] * 12]
-    assert inputs.tokenize(["dog"], room=4).ids.shape == (1, 8)
+    assert inputs.tokenize(["dog"], reserved=4).ids.shape == (1, 8)
 
 
 def test_padding_is_on_the_right_whatever_the_tokenizer_says() -> None:

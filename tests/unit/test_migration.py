@@ -92,7 +92,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory, stream: TaskStream) -> dict
     taught.index = root / "taught"
     taught.build(taught.index, taught.model)
     plain = Moving(root).take(world)
-    plain.index = root / "unprompted"
+    plain.index = root / "frozen"
     plain.build(plain.index, plain.plain)
     return {"taught": taught, "plain": plain}
 

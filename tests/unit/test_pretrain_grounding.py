@@ -18,7 +18,7 @@ from lpi.pretrain.grounding import (
     SceneDetector,
     SceneSupply,
     TinyDetector,
-    corners_of,
+    cxcywh_to_xyxy,
     finer,
     focal,
     near_middle,
@@ -44,7 +44,7 @@ def test_the_towers_begin_as_those_of_the_embedded_backbone(tmp_path: Path) -> N
     image = Image.effect_noise((96, 96), 60).convert("RGB")
     pixels = detector.inputs.pictures([image])
     words = ["the small red car", "a dog to the left of the oven"]
-    found = detector.plain_features(pixels, detector.inputs.tokenize(words))
+    found = detector.frozen_features(pixels, detector.inputs.tokenize(words))
     with torch.no_grad():
         pictures = torch.nn.functional.normalize(backbone.encode_images(pixels.pixels), dim=-1)
         texts = torch.nn.functional.normalize(backbone.encode_texts(backbone.inputs.tokenize(words)), dim=-1)
@@ -101,7 +101,7 @@ def test_the_supply_depends_on_seed_and_number_alone(begun: Path) -> None:
     batch = first[0]
     assert len(batch.texts) == len(batch.owner) == len(batch.boxes)
     assert batch.owner.bincount(minlength=4).max() <= 4
-    corners = corners_of(batch.boxes)
+    corners = cxcywh_to_xyxy(batch.boxes)
     assert (corners >= -1e-5).all()
     assert (corners <= 1 + 1e-5).all()
 

@@ -85,7 +85,7 @@ def test_routing_by_the_partner_is_what_a_loop_over_pairs_gives(
 ) -> None:
     evaluator.stage(learner, 2)
     test = evaluator.test
-    distance = {tower: learner.router(tower, test.plain[tower]).distances for tower in TOWERS}
+    distance = {tower: learner.router(tower, test.frozen[tower]).distances for tower in TOWERS}
     captions_of = [[t for t, o in enumerate(test.owner.tolist()) if o == p] for p in range(test.count("vision"))]
     routes: dict[str, list[int]] = {"vision": [], "text": []}
     for picture, own in enumerate(captions_of):
@@ -192,7 +192,7 @@ def test_a_score_with_routing_is_held_against_cosines_and_against_the_frozen_mod
         scores[tower] = learner.router.posteriors(tower, distances)
         lost = learner.router(tower, looks).tasks == FALLBACK
         scores[tower][lost] = 1 / 3  # of no task: agrees with all of them alike
-    slow = test.plain["text"] @ test.plain["vision"].T + 0.5 * scores["text"] @ scores["vision"].T
+    slow = test.frozen["text"] @ test.frozen["vision"].T + 0.5 * scores["text"] @ scores["vision"].T
     right = torch.zeros_like(slow, dtype=torch.bool)
     right[test.pairs[:, 0], test.pairs[:, 1]] = True
     best = slow.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
@@ -208,7 +208,7 @@ def test_a_pair_with_a_stranger_can_be_left_to_the_frozen_model(
     learner = learn(
         lpi.method("lpi", clip, **{**small, "ood": "fallback", "ood_quantile": 0.5}), stream.tasks, learning_rate=0.5
     )
-    settings = EvaluationSettings(scoring="routed", routed_weight=0.05, foreign_pairs="frozen")
+    settings = EvaluationSettings(scoring="routed", routed_weight=0.05, unrouted_score="frozen")
     evaluator = Evaluator(clip, stream, settings)
     record = evaluator.stage(learner, 2)
     test, known, own, agreement = evaluator.test, {}, {}, {}
@@ -223,7 +223,7 @@ def test_a_pair_with_a_stranger_can_be_left_to_the_frozen_model(
         )
     assert all(0 < float(part.float().mean()) < 1 for part in known.values())
     both = known["text"][:, None] & known["vision"][None]
-    cosines = torch.where(both, own["text"] @ own["vision"].T, test.plain["text"] @ test.plain["vision"].T)
+    cosines = torch.where(both, own["text"] @ own["vision"].T, test.frozen["text"] @ test.frozen["vision"].T)
     scores = cosines + 0.05 * agreement["text"] @ agreement["vision"].T
     features = evaluator.final_features(learner)
     assert torch.allclose(features["text"] @ features["vision"].T, scores, atol=1e-5)

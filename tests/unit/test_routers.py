@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from lpi.evaluation.protocol import Evaluator
 from torch import Tensor
 
 from lpi.backbones import DualEncoder
 from lpi.config import EvaluationSettings
 from lpi.errors import CheckpointError, ConfigError, MissingFileError, UnknownNameError
+from lpi.evaluation.recall import Evaluator
 from lpi.methods import method, recorded_options
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import load_method
@@ -69,7 +69,8 @@ def test_any_router_serves_any_method(
     loaded = load_method(tmp_path, backbone=clip)
     assert all(torch.equal(a, b) for a, b in zip(before, encoded(loaded, pictures, captions), strict=True))
     record = Evaluator(clip, stream, EvaluationSettings(scoring="routed")).stage(model, 2)
-    assert record["routing"]["vision"]["accuracy"] >= 0
+    assert record.routing is not None
+    assert 0 <= record.routing["vision"].accuracy <= 1
 
 
 def test_the_frozen_model_with_a_router_keeps_its_vectors(

@@ -340,7 +340,7 @@ def test_siglip_s_placeholders_stand_in_front_and_the_last_token_keeps_its_posit
     backbone = backbones["siglip"]
     tower, embeddings = backbone.text, backbone.text.module.embeddings
     prompts = prompts_for(tower, (0,), "replace", placeholders=True)
-    texts = backbone.inputs.tokenize(CAPTIONS, room=4)
+    texts = backbone.inputs.tokenize(CAPTIONS, reserved=4)
     state = tower.begin(texts, prompts)
     places = embeddings.position_embedding.weight
     torch.testing.assert_close(state.ordinary, embeddings.token_embedding(texts.ids) + places[4:])
@@ -410,7 +410,7 @@ def test_prompts_that_do_not_fit_the_tower_are_refused(backbones: dict[str, Dual
     with pytest.raises(ConfigError, match="ClipVisionTower has no placeholder tokens"):
         backbone.encode_images(pixels, TowerPrompts(torch.zeros(1, 2, 32), (0,), "add", placeholders=True))
     long = TowerPrompts(torch.zeros(1, 30, 24), (0,), "add", placeholders=True)
-    with pytest.raises(ShapeError, match=r"30 placeholders and 3 tokens .* context of 24\. Tokenise with room=30"):
+    with pytest.raises(ShapeError, match=r"30 placeholders and 3 tokens .* context of 24\. Tokenise with reserved=30"):
         backbone.encode_texts(texts, long)
 
 

@@ -224,7 +224,7 @@ def test_accumulated_gradients_are_averaged_over_the_batches(
             tokens(plain, batch.texts),
             batch.positives,
             batch.owner,
-            plain=lambda: (torch.empty(0), torch.empty(0)),
+            frozen=lambda: (torch.empty(0), torch.empty(0)),
         )
         loss = torch.stack(list(plain.loss(ready).values())).sum()
         for total, gradient in zip(gradients, torch.autograd.grad(loss, parameters), strict=True):
@@ -310,8 +310,8 @@ def test_keeping_the_states_below_the_prompts_changes_nothing_but_the_time(
 ) -> None:
     backbone = families(family)
     found = []
-    for room in (features.TRUNK_BYTES, 0):
-        monkeypatch.setattr(features, "TRUNK_BYTES", room)
+    for room in (features.FROZEN_STATES_BYTES, 0):
+        monkeypatch.setattr(features, "FROZEN_STATES_BYTES", room)
         model = build(backbone, placement="last", depth=1, injection=injection, start=start)
         assert model.frozen_blocks() > 0
         learn_task(model, stream.tasks[0], settings=settings(optimiser="sgd"))

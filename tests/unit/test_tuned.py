@@ -5,7 +5,7 @@ import torch
 
 from lpi.config import TrainingSettings
 from lpi.errors import ConfigError
-from lpi.features import trunk_states
+from lpi.features import frozen_states
 from lpi.methods import method
 from lpi.tasks.batches import PictureStore
 from lpi.trainer import learn_task
@@ -39,7 +39,7 @@ def test_pictures_cost_their_lower_blocks_once_and_come_out_the_same(clip, strea
     inputs = clip.inputs
     pictures = [record.picture for record in stream.tasks[0].test]
     store = PictureStore(pictures, inputs.prepare, side=min(inputs.image_size))
-    states = trunk_states(clip, store, model.frozen_blocks())
+    states = frozen_states(clip, store, model.frozen_blocks())
     pixels = inputs.normalise(store.pixels(range(len(store))))
     with torch.no_grad():
         torch.testing.assert_close(model.image_features(states, 0), model.image_features(pixels, 0))

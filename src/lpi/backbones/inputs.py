@@ -235,22 +235,22 @@ class Inputs:
             shapes.append(shape[0])
         return PatchInputs(torch.stack(rows), torch.stack(masks), torch.stack(shapes))
 
-    def tokenize(self, texts: str | Sequence[str], *, room: int = 0) -> TextInputs:
+    def tokenize(self, texts: str | Sequence[str], *, reserved: int = 0) -> TextInputs:
         """Texts as tokens, cut to what the context takes; the end token is kept.
 
         Args:
             texts: at least one; a single text is a batch of one.
-            room: tokens to leave free for prompts in place of placeholders.
+            reserved: tokens to leave free for prompts in place of placeholders.
 
         Returns:
-            Padded to the longest of the batch (SigLIP: to the context less ``room``).
+            Padded to the longest of the batch (SigLIP: to the context less ``reserved``).
 
         Raises:
-            ConfigError: ``room`` leaves no room for a caption, or these are no texts.
+            ConfigError: ``reserved`` leaves no room for a caption, or these are no texts.
         """
-        longest = self.context - room
+        longest = self.context - reserved
         if longest < 3:
-            raise ConfigError(f"room must leave 3 tokens of the context of {self.context}; got {room}.")
+            raise ConfigError(f"reserved must leave 3 tokens of the context of {self.context}; got {reserved}.")
         encoded = self.tokenizer(
             given_texts(texts)[0],
             truncation=True,
@@ -262,10 +262,10 @@ class Inputs:
         ids, mask = encoded["input_ids"], encoded["attention_mask"]
         return TextInputs(ids, torch.ones_like(mask) if self.whole_context else mask)
 
-    def too_long(self, texts: str | Sequence[str], *, room: int = 0) -> list[int]:
+    def too_long(self, texts: str | Sequence[str], *, reserved: int = 0) -> list[int]:
         """Which of the texts would be cut, by their place."""
         encoded = self.tokenizer(given_texts(texts)[0], truncation=False, padding=False, verbose=False)["input_ids"]
-        return [place for place, ids in enumerate(encoded) if len(ids) > self.context - room]
+        return [place for place, ids in enumerate(encoded) if len(ids) > self.context - reserved]
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides what the towers get to see, as plain values; part of a backbone's identity."""

@@ -125,7 +125,7 @@ class TowerPrompts:
 
 @dataclass(frozen=True)
 class View:
-    """What of an unprompted pass through a tower tells which task a query belongs to.
+    """What of an frozen pass through a tower tells which task a query belongs to.
 
     Attributes:
         depth: the pooled token states after so many blocks: how a query looks or is worded; ``None`` without them.

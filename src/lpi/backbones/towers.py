@@ -268,7 +268,7 @@ def _embed_text(embeddings: Any, inputs: TextInputs, prompts: Tensor | None, pla
     if tokens + length > context:
         raise ShapeError(
             f"{length} placeholders and {tokens} tokens are more than the context of {context}. "
-            f"Tokenise with room={length}."
+            f"Tokenise with reserved={length}."
         )
     positions = torch.arange(tokens + length, device=inputs.ids.device)
     positions[before:tokens] += length

@@ -28,7 +28,7 @@ def write_examples(evaluator: Evaluator, method: Method, folder: Path, count: in
     if count == 0:
         return
     after = evaluator.final_features(method)
-    before = evaluator.test.plain
+    before = evaluator.test.frozen
     shown = []
     for direction in ("text_to_image", "image_to_text"):
         for query in _pick(evaluator, before, after, direction, count):

@@ -24,7 +24,7 @@ from lpi.methods.base import FALLBACK
 from lpi.methods.encoder import tokens
 from lpi.methods.experts import stage_of
 from lpi.methods.grounding.base import GroundingMethod
-from lpi.metrics.boxes import KS, apart, corners_of, hit_ranks, precision_per_task
+from lpi.metrics.boxes import KS, cxcywh_to_xyxy, hit_ranks, nms, precision_per_task
 from lpi.metrics.ranking import Ranks
 from lpi.tasks.grounding import GroundingStream
 
@@ -49,7 +49,7 @@ class TestExpressions:
 
     Attributes:
         task: the task of each expression, int64 [expressions].
-        plain: unprompted features of each expression's picture and words, [expressions, features] a tower.
+        frozen: frozen features of each expression's picture and words, [expressions, features] a tower.
     """
 
     __test__ = False  # not a test case
@@ -65,7 +65,7 @@ class TestExpressions:
         picture = [pictures.setdefault(record.picture.name, len(pictures)) for record in self.records]
         words = {expression: row for row, expression in enumerate(self.set.expressions)}
         self._words = torch.tensor([words[record.expression] for record in self.records])
-        self.plain = {
+        self.frozen = {
             "vision": self.set.image_features.cpu()[torch.tensor(picture)],
             "text": self.set.text_features.cpu()[self._words],
         }
@@ -86,14 +86,14 @@ class TestExpressions:
         """Where a method sends some of the expressions, int64 [rows]."""
         if method.router is None:
             return torch.zeros(len(rows), dtype=torch.int64)
-        plain = {"vision": self.plain["vision"][rows], "text": self._texts(method)[rows]}
-        return method.routes({tower: values.to(method.backbone.device) for tower, values in plain.items()}).cpu()
+        frozen = {"vision": self.frozen["vision"][rows], "text": self._texts(method)[rows]}
+        return method.routes({tower: values.to(method.backbone.device) for tower, values in frozen.items()}).cpu()
 
     def _texts(self, method: GroundingMethod) -> Tensor:
         """Features of the expressions in the words that the method routes by, [expressions, features]."""
         wording = method.router.wording("") if method.router is not None else ""
         if wording == "":
-            return self.plain["text"]
+            return self.frozen["text"]
         if wording not in self._worded:
             assert method.router is not None  # or there is no wording
             texts = [method.router.wording(text) for text in self.set.expressions]
@@ -112,9 +112,9 @@ class TestExpressions:
                 batch = self.set.ready(part.tolist(), partial(tokens, method))
                 seen = method.detect(batch.pictures, batch.texts, route)
                 boxes, scores = seen.boxes, seen.scores
-            corners = corners_of(boxes.float().cpu())
+            corners = cxcywh_to_xyxy(boxes.float().cpu())
             for own, score in zip(corners, scores.float().cpu(), strict=True):
-                kept = apart(own, score, most=max(KS), share=self.settings.suppress, ties=True)
+                kept = nms(own, score, most=max(KS), share=self.settings.suppress, ties=True)
                 found.append(Best(own[kept], score[kept]))
         return found
 

@@ -44,10 +44,10 @@ class Evaluator:
     def frozen(self) -> FrozenRecord:
         """The frozen model in every stage."""
         stages: list[StageRecord] = []
-        held_out = self._held_out(self.held_out.plain) if self.held_out else None
+        held_out = self._held_out(self.held_out.frozen) if self.held_out else None
         for stage, task in enumerate(self.stream.tasks):
             rows = {tower: self.test.upto(tower, stage + 1) for tower in TOWERS}
-            features = {tower: self.test.plain[tower][rows[tower]] for tower in TOWERS}
+            features = {tower: self.test.frozen[tower][rows[tower]] for tower in TOWERS}
             stages.append(StageRecord(stage, task.name, self.recall(rows, features), held_out=held_out))
         if self.settings.fixed_gallery:
             every = stages[-1].seen
@@ -147,19 +147,19 @@ class Evaluator:
         rows, routes, mixed, features = {}, {}, {}, {}
         for tower in TOWERS:
             rows[tower] = test.upto(tower, tasks)
-            plain = test.routing_features(method, tower)[rows[tower]]
-            routing = routed(method, tower, plain)
+            looked_at = test.routing_features(method, tower)[rows[tower]]
+            routing = routed(method, tower, looked_at)
             routes[tower] = routing.tasks
             mixed[tower] = features[tower] = cache.mixed(method, tower, rows[tower], routing.routes, routing.weights)
             if self.settings.scoring == "routed" and method.router is not None:
-                frozen = test.plain[tower][rows[tower]]
+                frozen = test.frozen[tower][rows[tower]]
                 features[tower] = self._scored(tower, mixed[tower], frozen, routing)
         return Encoded(rows, routes, features, mixed)
 
     def _scored(self, tower: str, mixed: Tensor, frozen: Tensor, routing: Routing) -> Tensor:
         """Features whose inner product is the ``routed`` score; see :mod:`lpi.routing.score`."""
         probe, weight = Probe(mixed, routing.membership), self.settings.routed_weight
-        if self.settings.foreign_pairs == "mixed":
+        if self.settings.unrouted_score == "mixed":
             return scored_features(probe, weight)
         return scored_features_with_frozen(probe, weight, frozen=frozen, tasks=routing.tasks, tower=tower)
 
@@ -172,7 +172,7 @@ class Evaluator:
         for tower in TOWERS:  # tasks come first to last
             cosine[tower] = known.mixed[tower][: len(rows[tower])]
             agreement = known.features[tower][: len(rows[tower]), -tasks:]
-            frozen[tower] = torch.cat([self.test.plain[tower][rows[tower]], agreement], dim=1)
+            frozen[tower] = torch.cat([self.test.frozen[tower][rows[tower]], agreement], dim=1)
         return self.recall(rows, cosine), self.recall(rows, frozen)
 
     def _held_out(self, features: Towers) -> Averages:

@@ -238,7 +238,7 @@ class Run:
         """How the tasks lie to each other: by what they show, and by what was learned for them."""
         means = torch.stack(
             [
-                self.bench.training(index).data().plain.text_features.mean(0).cpu()
+                self.bench.training(index).data().frozen.text_features.mean(0).cpu()
                 for index in range(len(self.stream.tasks))
             ]
         )

@@ -16,7 +16,7 @@ from torch import Tensor
 from lpi.backbones.base import DualEncoder, TowerState, View
 from lpi.config import EvaluationSettings
 from lpi.data.records import CaptionedImage
-from lpi.features import FEATURES, plain_image_features, plain_text_features, trunk_states
+from lpi.features import FEATURES, frozen_image_features, frozen_states, frozen_text_features
 from lpi.methods.base import Method
 from lpi.methods.encoder import tokens
 from lpi.prompts.task_keys import FALLBACK
@@ -40,7 +40,7 @@ class TestSet:
         texts: all their captions.
         pairs: which caption is right for which picture, [pairs, 2].
         task: for each tower, the true task of each picture or caption, int64 [items].
-        plain: for each tower, unprompted L2-normalised features, [items, features].
+        frozen: for each tower, frozen L2-normalised features, [items, features].
     """
 
     __test__ = False  # not a test case
@@ -57,27 +57,27 @@ class TestSet:
         self.backbone, self.batch = backbone, settings.batch
         inputs = backbone.inputs
         self.store = PictureStore([r.picture for r in self.records], inputs.prepare, side=min(inputs.image_size))
-        self.plain = {
-            "vision": plain_image_features(backbone, self.store, self.batch).cpu(),
-            "text": plain_text_features(backbone, self.texts, self.batch).cpu(),
+        self.frozen = {
+            "vision": frozen_image_features(backbone, self.store, self.batch).cpu(),
+            "text": frozen_text_features(backbone, self.texts, self.batch).cpu(),
         }
         self._routing: dict[tuple[str, str, View], Tensor] = {}
-        self._trunks: dict[int, TowerState] = {}
+        self._frozen_states: dict[int, TowerState] = {}
 
     @torch.no_grad()
-    def trunk(self, blocks: int) -> TowerState | None:
+    def frozen_states(self, blocks: int) -> TowerState | None:
         """States of all pictures after the lowest ``blocks`` blocks; ``None`` for 0, or if they are too many to keep.
 
         Below the first prompted block a picture's states are the same under every route: they are computed once.
         """
         if blocks == 0:
             return None
-        if blocks not in self._trunks:
-            states = trunk_states(self.backbone, self.store, blocks, batch=self.batch)
+        if blocks not in self._frozen_states:
+            states = frozen_states(self.backbone, self.store, blocks, batch=self.batch)
             if states is None:
                 return None
-            self._trunks = {blocks: states}  # one depth at a time: the states are large
-        return self._trunks[blocks]
+            self._frozen_states = {blocks: states}  # one depth at a time: the states are large
+        return self._frozen_states[blocks]
 
     def count(self, tower: str) -> int:
         """Number of pictures or captions."""
@@ -94,17 +94,17 @@ class TestSet:
         """
         router = method.router
         if router is None:
-            return self.plain[tower]
+            return self.frozen[tower]
         wording, view = "" if tower == "vision" else router.wording(""), router.look(tower)
         if view == FEATURES and not wording:
-            return self.plain[tower]
+            return self.frozen[tower]
         key = (tower, wording, view)
         if key not in self._routing:
             if tower == "vision":
-                found = plain_image_features(self.backbone, self.store, self.batch, view)
+                found = frozen_image_features(self.backbone, self.store, self.batch, view)
             else:
                 texts = [router.wording(text) for text in self.texts]
-                found = plain_text_features(self.backbone, texts, self.batch, view)
+                found = frozen_text_features(self.backbone, texts, self.batch, view)
             self._routing[key] = found.cpu()
         return self._routing[key]
 
@@ -112,10 +112,10 @@ class TestSet:
     def encode(self, method: Method, tower: str, rows: Tensor, route: int) -> Tensor:
         """Features of some rows under one route, [rows, features]."""
         parts = []
-        trunk = self.trunk(method.frozen_blocks()) if tower == "vision" else None
+        below = self.frozen_states(method.frozen_blocks()) if tower == "vision" else None
         for part in torch.split(rows, self.batch):
-            if trunk is not None:
-                states = replace(trunk, states=trunk.states[part].to(method.backbone.device))
+            if below is not None:
+                states = replace(below, states=below.states[part].to(method.backbone.device))
                 parts.append(method.image_features(states, route))
             elif tower == "vision":
                 pixels = self.store.pixels(part.tolist()).to(method.backbone.device)
@@ -135,7 +135,7 @@ class FeatureCache:
 
     def features(self, method: Method, tower: str, rows: Tensor, routes: Tensor) -> Tensor:
         """Features of ``rows``, each under its own route, [rows, features]."""
-        result = torch.empty(len(rows), self.test.plain[tower].shape[1])
+        result = torch.empty(len(rows), self.test.frozen[tower].shape[1])
         for route in torch.unique(routes).tolist():
             chosen = (routes == route).nonzero()[:, 0]
             result[chosen] = self._under(method, tower, rows[chosen], route)
@@ -155,16 +155,16 @@ class FeatureCache:
             routes,
             weights,
             lambda own, route: self._under(method, tower, rows[own], route),
-            width=self.test.plain[tower].shape[1],
+            width=self.test.frozen[tower].shape[1],
         )
 
     def _under(self, method: Method, tower: str, rows: Tensor, route: int) -> Tensor:
         if route == FALLBACK:
-            return self.test.plain[tower][rows]
+            return self.test.frozen[tower][rows]
         key = (tower, route)
         if key not in self._features:
             count = self.test.count(tower)
-            self._features[key] = torch.empty(count, self.test.plain[tower].shape[1])  # untouched rows take no memory
+            self._features[key] = torch.empty(count, self.test.frozen[tower].shape[1])  # untouched rows take no memory
             self._known[key] = torch.zeros(count, dtype=torch.bool)
         missing = rows[~self._known[key][rows]]
         if len(missing):

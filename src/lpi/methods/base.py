@@ -27,8 +27,8 @@ from lpi.prompts.task_keys import FALLBACK
 from lpi.routing.base import Router, Routing
 
 
-class PlainFeatures(Protocol):
-    """Unprompted, L2-normalised features of a task's training data, computed when first asked for."""
+class FrozenFeatures(Protocol):
+    """Frozen, L2-normalised features of a task's training data, computed when first asked for."""
 
     @property
     def image_features(self) -> Tensor:
@@ -69,7 +69,7 @@ class TaskData:
 
     Attributes:
         name: the task's name.
-        plain: unprompted features of pictures and captions.
+        frozen: frozen features of pictures and captions.
         captions: the different captions, in the order of their features.
         steps: how many optimiser steps the task will take.
         batches: the task's pairs once more, for what a method computes before or after its training.
@@ -77,7 +77,7 @@ class TaskData:
     """
 
     name: str
-    plain: PlainFeatures
+    frozen: FrozenFeatures
     captions: Sequence[str]
     steps: int = 0
     batches: Batches = no_batches
@@ -86,7 +86,7 @@ class TaskData:
     def looks(self, tower: str, view: View) -> Tensor:
         """The training pictures or different captions as a router looks at them, [items, width of the view]."""
         if view == View():
-            return self.plain.image_features if tower == "vision" else self.plain.text_features
+            return self.frozen.image_features if tower == "vision" else self.frozen.text_features
         return self.views(tower, view)
 
 
@@ -100,8 +100,8 @@ class TrainingBatch:
         texts: tokens of the captions.
         positives: which belong together, bool [images, texts].
         owner: the picture of each caption, int64 [texts].
-        plain: gives the unprompted, L2-normalised features of both, [images, features] and [texts, features].
-        picture_rows: which of the task's pictures these are, int64 [images]; the rows of their plain features.
+        frozen: gives the frozen, L2-normalised features of both, [images, features] and [texts, features].
+        picture_rows: which of the task's pictures these are, int64 [images]; the rows of their frozen features.
         caption_rows: which of the task's different captions, int64 [texts].
     """
 
@@ -109,7 +109,7 @@ class TrainingBatch:
     texts: TextInputs
     positives: Tensor
     owner: Tensor
-    plain: Callable[[], tuple[Tensor, Tensor]]
+    frozen: Callable[[], tuple[Tensor, Tensor]]
     picture_rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     caption_rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 

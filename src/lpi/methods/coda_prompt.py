@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from lpi.backbones.base import TowerPrompts
 from lpi.methods.base import TaskData
-from lpi.methods.prompted import Plain, Prompted, PromptOptions, even, fitting_depth
+from lpi.methods.prompted import Frozen, Prompted, PromptOptions, even, fitting_depth
 from lpi.options import Count, Weight
 from lpi.prompts.low_rank import TOWERS
 
@@ -145,7 +145,7 @@ class CODAPrompt(Prompted):
         gate = dict(self.learned.named_parameters()).get(f"gate_{tower}")
         return (TowerPrompts(states, tuple(range(states.shape[1])), "prefix", gate=gate),)
 
-    def constraints(self, plain: Plain) -> dict[str, Tensor]:
+    def constraints(self, frozen: Frozen) -> dict[str, Tensor]:
         """The three orthogonality terms, both towers."""
         if not self.options.orthogonality_weight:
             return {}

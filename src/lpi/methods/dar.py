@@ -87,7 +87,7 @@ class DAR(Experts, Method):
         images, texts = self.image_features(batch.images, newest), self.text_features(batch.texts, newest)
         scale, multi = self.backbone.logit_scale.exp(), self.options.multi_positive
         item = item_level(batch, images, texts, logit_scale=scale, multi_positive=multi)
-        return {"item": item} | router_losses(self, batch.plain)
+        return {"item": item} | router_losses(self, batch.frozen)
 
     def end_task(self, data: TaskData, generator: torch.Generator) -> None:
         """Keep what routes the task's queries; its expert never changes again."""

@@ -55,7 +55,7 @@ class Encoding(Reading, Learned, Protocol):
 def tokens(method: Reading, texts: Sequence[str]) -> TextInputs:
     """Tokens of captions on the backbone's device, with room for what the method puts among them."""
     backbone = method.backbone
-    return backbone.inputs.tokenize(texts, room=method.reserved_tokens()).to(backbone.device)
+    return backbone.inputs.tokenize(texts, reserved=method.reserved_tokens()).to(backbone.device)
 
 
 def task_index(method: Learned, task: str) -> int:

@@ -224,7 +224,7 @@ class LowRankTasks(Experts):
         """Keep what routes the task's queries, and some of its features; its prompts never change again."""
         expert, router = self.expert(-1), self.router
         expert.requires_grad_(False)
-        for tower, features in (("vision", data.plain.image_features), ("text", data.plain.text_features)):
+        for tower, features in (("vision", data.frozen.image_features), ("text", data.frozen.text_features)):
             if router is not None:
                 router.fit(tower, data.looks(tower, router.look(tower)), generator)
             drawn = torch.randperm(len(features), generator=generator)[: self.kept_features()]
@@ -239,7 +239,7 @@ class LowRankTasks(Experts):
         kind = self.options.losses.semantics
         if kind == "names":
             return F.normalize(self.backbone.encode_texts(tokens(self, [data.name])), dim=-1)[0]
-        means = {"captions": data.plain.text_features.mean(0), "images": data.plain.image_features.mean(0)}
+        means = {"captions": data.frozen.text_features.mean(0), "images": data.frozen.image_features.mean(0)}
         if kind == "both":
             return torch.cat([F.normalize(mean, dim=0) for mean in means.values()])
         return means[kind]

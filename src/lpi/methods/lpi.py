@@ -165,10 +165,10 @@ class LPI(LowRankTasks, Method):
         )
         parts = {"item": item} | self.prompt_losses(raw)
         if o.distill_weight:
-            plain_images, plain_texts = batch.plain()
-            teacher = scale * plain_images @ plain_texts.T
+            frozen_images, frozen_texts = batch.frozen()
+            teacher = scale * frozen_images @ frozen_texts.T
             parts["distill"] = o.distill_weight * distillation_loss(scale * images @ texts.T, teacher)
-        return parts | router_losses(self, batch.plain)
+        return parts | router_losses(self, batch.frozen)
 
     def _others(self) -> dict[str, Tensor | None]:
         """What earlier tasks left to compete with, [others, features] a tower; nothing for the first task."""
@@ -190,7 +190,7 @@ class LPI(LowRankTasks, Method):
         return {tower: self.entering(expert, states, tower) for tower in TOWERS}
 
     def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
-        """See :class:`Method`; FALLBACK is the unprompted backbone."""
+        """See :class:`Method`; FALLBACK is the frozen backbone."""
         if route == FALLBACK:
             return F.normalize(self._encode_images(self.backbone, images, None), dim=-1)
         expert = self.expert(route)
@@ -199,7 +199,7 @@ class LPI(LowRankTasks, Method):
         return F.normalize(features, dim=-1)
 
     def text_features(self, texts: TextInputs, route: int) -> Tensor:
-        """See :class:`Method`; FALLBACK is the unprompted backbone."""
+        """See :class:`Method`; FALLBACK is the frozen backbone."""
         if route == FALLBACK:
             return F.normalize(self.backbone.encode_texts(texts), dim=-1)
         expert = self.expert(route)

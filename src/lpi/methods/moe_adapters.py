@@ -213,7 +213,7 @@ class MoEAdapters(Method):
         images, texts = self.image_features(batch.images, newest), self.text_features(batch.texts, newest)
         scale, multi = self.backbone.logit_scale.exp(), self.options.multi_positive
         item = item_level(batch, images, texts, logit_scale=scale, multi_positive=multi)
-        return {"item": item} | router_losses(self, batch.plain)
+        return {"item": item} | router_losses(self, batch.frozen)
 
     @torch.no_grad()
     def end_task(self, data: TaskData, generator: torch.Generator) -> None:

@@ -14,7 +14,7 @@ from lpi.backbones.base import TowerPrompts
 from lpi.errors import ConfigError
 from lpi.methods.prompted import (
     PROMPT_STD,
-    Plain,
+    Frozen,
     PromptLearner,
     PromptOptions,
     first_words,
@@ -153,9 +153,9 @@ class PooledPrompts(PromptLearner):
         states = learned[f"pool_{tower}"][rows].flatten(1, 2)  # [batch, chosen * length, width]
         return (TowerPrompts(states[:, None], (0,), "shallow", gate=learned.get(f"gate_{tower}")),)
 
-    def constraints(self, plain: Plain) -> dict[str, Tensor]:
+    def constraints(self, frozen: Frozen) -> dict[str, Tensor]:
         """The pull between items and the keys they chose, both towers."""
         distances = [
-            self.choose(tower, query)[0].sum(dim=1).mean() for tower, query in zip(TOWERS, plain(), strict=True)
+            self.choose(tower, query)[0].sum(dim=1).mean() for tower, query in zip(TOWERS, frozen(), strict=True)
         ]
         return {"match": self.options.match_weight * torch.stack(distances).sum()}

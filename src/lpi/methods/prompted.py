@@ -33,7 +33,7 @@ from lpi.methods.options import MethodOptions, PairOptions
 from lpi.prompts.low_rank import normal
 
 Start = Literal["paper", "neutral"]
-Plain = Callable[[], tuple[Tensor, Tensor]]
+Frozen = Callable[[], tuple[Tensor, Tensor]]
 PROMPT_STD = 0.02
 
 
@@ -133,15 +133,15 @@ class PromptLearner(Learner):
         Args:
             tower: ``vision`` or ``text``.
             route: the task whose knowledge to use; while a task is learned, that one.
-            query: gives the items' unprompted, L2-normalised features, [batch, features], without gradient.
+            query: gives the items' frozen, L2-normalised features, [batch, features], without gradient.
         """
         raise NotImplementedError
 
-    def constraints(self, plain: Plain) -> dict[str, Tensor]:
+    def constraints(self, frozen: Frozen) -> dict[str, Tensor]:
         """What the loss holds beside the items, weighted.
 
         Args:
-            plain: gives the items' unprompted, L2-normalised features, pictures and texts, [batch, features] each.
+            frozen: gives the items' frozen, L2-normalised features, pictures and texts, [batch, features] each.
         """
         return {}
 
@@ -205,14 +205,14 @@ class Prompted(PromptLearner, Method):
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """Symmetric InfoNCE of pictures and captions, and what the method and its router add."""
         route = len(self.tasks) - 1
-        images = self._encode("vision", batch.images, self.entering("vision", route, lambda: batch.plain()[0]))
-        texts = self._encode("text", batch.texts, self.entering("text", route, lambda: batch.plain()[1]))
+        images = self._encode("vision", batch.images, self.entering("vision", route, lambda: batch.frozen()[0]))
+        texts = self._encode("text", batch.texts, self.entering("text", route, lambda: batch.frozen()[1]))
         positives = batch.positives
         if not self.options.multi_positive:
             positives = F.one_hot(batch.owner, len(positives)).T.bool()
         scale = self.backbone.logit_scale.exp()
         item = item_loss(images, texts, positives, logit_scale=scale)
-        return {"item": item} | self.constraints(batch.plain) | router_losses(self, batch.plain)
+        return {"item": item} | self.constraints(batch.frozen) | router_losses(self, batch.frozen)
 
     def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
         """See :class:`Method`; FALLBACK is the frozen backbone, and so is any route before the first task."""
@@ -239,7 +239,7 @@ class Prompted(PromptLearner, Method):
 
 __all__ = [
     "PROMPT_STD",
-    "Plain",
+    "Frozen",
     "PromptLearner",
     "PromptOptions",
     "Prompted",

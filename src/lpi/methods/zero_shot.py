@@ -54,7 +54,7 @@ class ZeroShot(Experts, Method):
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """That of the router, if it learns; else the trainer doesn't ask for one."""
-        parts = router_losses(self, batch.plain)
+        parts = router_losses(self, batch.frozen)
         if not parts:
             raise LpiError("zero_shot has nothing to learn.")
         return parts

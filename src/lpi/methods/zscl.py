@@ -63,8 +63,8 @@ class Reference:
         pixels = inputs.normalise(self.store.pixels(rows).to(device))
         texts = inputs.tokenize([self.captions[row] for row in rows]).to(device)
         with torch.no_grad():
-            plain = (self.backbone.encode_images(pixels), self.backbone.encode_texts(texts))
-        return pixels, texts, F.normalize(plain[0], dim=-1), F.normalize(plain[1], dim=-1)
+            frozen = (self.backbone.encode_images(pixels), self.backbone.encode_texts(texts))
+        return pixels, texts, F.normalize(frozen[0], dim=-1), F.normalize(frozen[1], dim=-1)
 
 
 class WeightAverage(nn.Module):
@@ -148,15 +148,15 @@ class ZSCL(Tuned):
         parts = {"item": self.item(batch, images, texts)}
         if self.options.weight:
             if self.reference is None:
-                plain_images, plain_texts = batch.plain()
+                frozen_images, frozen_texts = batch.frozen()
             else:
-                pixels, tokens, plain_images, plain_texts = self.reference.draw(drawn_for(batch))
+                pixels, tokens, frozen_images, frozen_texts = self.reference.draw(drawn_for(batch))
                 images, texts = self.image_features(pixels, 0), self.text_features(tokens, 0)
             scale, temperature = self.tuned.logit_scale.exp(), self.options.temperature
-            teacher = scale * plain_images @ plain_texts.T
+            teacher = scale * frozen_images @ frozen_texts.T
             for name, student, target in (
-                ("distill_images", scale * images @ plain_texts.T, teacher),
-                ("distill_texts", scale * texts @ plain_images.T, teacher.T),
+                ("distill_images", scale * images @ frozen_texts.T, teacher),
+                ("distill_texts", scale * texts @ frozen_images.T, teacher.T),
             ):
                 parts[name] = self.options.weight * softened_divergence(student, target, temperature)
         return parts

@@ -20,7 +20,7 @@ HIT = 0.5
 """The overlap from which a box counts as found."""
 
 
-def corners_of(boxes: Tensor) -> Tensor:
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """Left, top, right, bottom from centre and size, [..., 4]."""
     middle, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat([middle - half, middle + half], dim=-1)
@@ -90,11 +90,11 @@ def generalised_iou(first: Tensor, second: Tensor) -> Tensor:
     return _share(shared, union) - _share(around - union, around)
 
 
-def apart(boxes: Tensor, scores: Tensor, *, most: int, share: float = 0.7, ties: bool = False) -> Tensor:
+def nms(boxes: Tensor, scores: Tensor, *, most: int, share: float = 0.7, ties: bool = False) -> Tensor:
     """The places of the best boxes, best first, without those that overlap a better one too much.
 
     >>> two = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 1.9], [5, 5, 6, 6]])
-    >>> apart(two, torch.tensor([0.8, 0.9, 0.1]), most=5)  # the first is nearly the second
+    >>> nms(two, torch.tensor([0.8, 0.9, 0.1]), most=5)  # the first is nearly the second
     tensor([1, 2])
 
     Args:

@@ -33,7 +33,7 @@ from lpi.data.scenes.world import seeded
 from lpi.methods.base import Batches, TaskData, no_batches
 from lpi.methods.grounding.losses import FOCAL_ALPHA, WEIGHTS
 from lpi.methods.grounding.tuned import GroundingTuned
-from lpi.metrics.boxes import corners_of, generalised_iou
+from lpi.metrics.boxes import cxcywh_to_xyxy, generalised_iou
 from lpi.pretrain.phases import finish, learn_phase
 from lpi.trainer import OnStep, derived_seed
 
@@ -220,7 +220,7 @@ class SceneDetector(GroundingTuned):
         asked, where = near.nonzero(as_tuple=True)
         found, truth = boxes[batch.owner[asked], where], batch.boxes[asked]
         share = (1 / near.sum(1))[asked] / len(near)  # every expression counts the same
-        overlap = 1 - torch.vmap(_overlap)(corners_of(found), corners_of(truth))
+        overlap = 1 - torch.vmap(_overlap)(cxcywh_to_xyxy(found), cxcywh_to_xyxy(truth))
         return {
             "place": place.mean(),
             "score": WEIGHTS["alignment"] * focal(own, near),

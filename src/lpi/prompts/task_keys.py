@@ -12,7 +12,7 @@ from lpi.errors import ConfigError, DataError, check_choice
 
 Metric = Literal["cosine", "l1", "whitened"]
 DIRECTIONS = 16  # of a task's spread that are kept for the whitened distance
-FALLBACK = -1  # the route of a query that is far from every task: the unprompted backbone
+FALLBACK = -1  # the route of a query that is far from every task: the frozen backbone
 
 
 def pairwise_distance(features: Tensor, centres: Tensor, metric: Metric) -> Tensor:
@@ -77,7 +77,7 @@ def k_means(points: Tensor, clusters: int, *, generator: torch.Generator, iterat
 
 @dataclass(frozen=True)
 class TaskKeys:
-    """The keys of one task in one tower: k-means centroids of its unprompted, L2-normalised training features.
+    """The keys of one task in one tower: k-means centroids of its frozen, L2-normalised training features.
 
     Attributes:
         centroids: [clusters, features].
@@ -168,7 +168,7 @@ def task_distances(
     """Distance of each query to the nearest centroid of each task, [queries, tasks].
 
     Args:
-        features: unprompted, [queries, features].
+        features: frozen, [queries, features].
         keys: of each task.
         metric: ``cosine``, ``l1``, or ``whitened``: L2 after :func:`whitening`.
         white: what :func:`whitening` gives for these keys, where it is known already.

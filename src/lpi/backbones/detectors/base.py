@@ -113,8 +113,8 @@ class GroundingBackbone(DualEncoder):
         found = self.detect(pictures, texts, prompts)
         return found.boxes, found.scores
 
-    def plain_features(self, pictures: PictureInputs | None, texts: TextInputs | None) -> dict[str, Tensor]:
-        """Unprompted, L2-normalised features of whole pictures and expressions, [batch, features] a tower.
+    def frozen_features(self, pictures: PictureInputs | None, texts: TextInputs | None) -> dict[str, Tensor]:
+        """Frozen, L2-normalised features of whole pictures and expressions, [batch, features] a tower.
 
         They tell which task a picture or an expression belongs to; a tower whose input is ``None`` is left out.
         """

@@ -126,16 +126,16 @@ class GroundingInputs:
         factor = min(1.0, 2 * max(self.image_size) / max(image.size))
         return image.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))))
 
-    def tokenize(self, texts: Sequence[str], *, room: int = 0) -> TextInputs:
+    def tokenize(self, texts: Sequence[str], *, reserved: int = 0) -> TextInputs:
         """Expressions as tokens, [batch, tokens].
 
         Args:
             texts: one a picture.
-            room: tokens to leave free for prompts in the place of placeholders.
+            reserved: tokens to leave free for prompts in the place of placeholders.
 
         Raises:
             DataError: an expression without words, or one that is too long.
-            ConfigError: ``room`` leaves no room.
+            ConfigError: ``reserved`` leaves no room.
         """
         raise NotImplementedError
 
@@ -157,8 +157,8 @@ class GroundingInputs:
 class PhraseInputs(GroundingInputs):
     """Grounding DINO's: a lower-case phrase with a full stop at its end, and pictures that keep their proportions."""
 
-    def tokenize(self, texts: Sequence[str], *, room: int = 0) -> TextInputs:
-        """See :class:`GroundingInputs`; there are no placeholders, so ``room`` means nothing."""
+    def tokenize(self, texts: Sequence[str], *, reserved: int = 0) -> TextInputs:
+        """See :class:`GroundingInputs`; there are no placeholders, so ``reserved`` means nothing."""
         phrases = [[one_phrase(text)] for text in texts]
         ready = self.processor(text=phrases, padding=True, return_tensors="pt")
         ids, mask = ready["input_ids"], ready["attention_mask"]
@@ -187,11 +187,11 @@ class QueryInputs(GroundingInputs):
         super().__init__(processor, context=context)
         self.square = square
 
-    def tokenize(self, texts: Sequence[str], *, room: int = 0) -> TextInputs:
+    def tokenize(self, texts: Sequence[str], *, reserved: int = 0) -> TextInputs:
         """See :class:`GroundingInputs`; always padded to the context, as the checkpoint's processor does."""
-        longest = self.context - room
+        longest = self.context - reserved
         if longest < 3:
-            raise ConfigError(f"room must leave 3 tokens of the context of {self.context}; got {room}.")
+            raise ConfigError(f"reserved must leave 3 tokens of the context of {self.context}; got {reserved}.")
         for text in texts:
             one_phrase(text)  # refuses one without words; here, full stops mean nothing special
         ready = self.processor(

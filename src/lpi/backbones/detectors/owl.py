@@ -64,9 +64,9 @@ class OwlBackbone(GroundingBackbone):
         whole = torch.ones(len(texts), 1, dtype=torch.bool, device=texts.ids.device)
         return Detections(boxes=output.pred_boxes, logits=output.logits, named=whole, seen=whole)
 
-    def plain_features(self, pictures: PictureInputs | None, texts: TextInputs | None) -> dict[str, Tensor]:
-        """See :meth:`GroundingBackbone.plain_features`: CLIP's own features of whole pictures and expressions."""
-        return super().plain_features(None if pictures is None else pictures.pixels, texts)  # type: ignore[arg-type]
+    def frozen_features(self, pictures: PictureInputs | None, texts: TextInputs | None) -> dict[str, Tensor]:
+        """See :meth:`GroundingBackbone.frozen_features`: CLIP's own features of whole pictures and expressions."""
+        return super().frozen_features(None if pictures is None else pictures.pixels, texts)  # type: ignore[arg-type]
 
 
 def _ended(state: TowerState) -> Given:

@@ -21,7 +21,7 @@ from lpi.methods.base import FALLBACK, Learner, Problem
 from lpi.methods.encoder import task_index, tokens
 from lpi.methods.grounding.losses import detection_losses
 from lpi.methods.options import MethodOptions
-from lpi.metrics.boxes import apart
+from lpi.metrics.boxes import nms
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class GroundingMethod(Learner):
         """Frozen features of pictures and expressions, [batch, features] a tower, to be routed by."""
         worded = [self.router.wording(expression) for expression in expressions] if self.router else list(expressions)
         texts = self.backbone.inputs.tokenize(worded).to(self.backbone.device)
-        return self.backbone.plain_features(pictures, texts)
+        return self.backbone.frozen_features(pictures, texts)
 
     @torch.no_grad()
     def locate(
@@ -160,7 +160,7 @@ class GroundingMethod(Learner):
         answers = []
         for row, route in enumerate(routes.tolist()):
             used = self.tasks[route] if self.router is not None and route != FALLBACK else task
-            best = apart(corners[row], scores[row].cpu(), most=count, share=suppress).tolist()
+            best = nms(corners[row], scores[row].cpu(), most=count, share=suppress).tolist()
             answers.append(
                 [
                     Found(

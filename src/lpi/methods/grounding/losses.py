@@ -15,7 +15,7 @@ from transformers.loss.loss_grounding_dino import GroundingDinoHungarianMatcher,
 from lpi.backbones.detectors.base import Detections
 from lpi.errors import ShapeError
 from lpi.extras import missing, missing_extra
-from lpi.metrics.boxes import HIT, corners_of, iou
+from lpi.metrics.boxes import HIT, cxcywh_to_xyxy, iou
 
 COSTS = {"class_cost": 1.0, "bbox_cost": 5.0, "giou_cost": 2.0}  # of the matching; Grounding DINO's own
 WEIGHTS = {"alignment": 2.0, "box": 5.0, "overlap": 2.0}  # of the losses; Grounding DINO's own
@@ -86,7 +86,7 @@ def place_loss(found: Detections, truth: Tensor) -> Tensor:
     """
     scores = found.logits.float().amax(dim=-1)
     with torch.no_grad():
-        overlap = torch.vmap(_covering)(corners_of(found.boxes.float()), corners_of(truth.float()))
+        overlap = torch.vmap(_covering)(cxcywh_to_xyxy(found.boxes.float()), cxcywh_to_xyxy(truth.float()))
         right = (overlap >= HIT) | (overlap == overlap.amax(dim=1, keepdim=True))
     return (scores.logsumexp(dim=1) - scores.masked_fill(~right, -torch.inf).logsumexp(dim=1)).mean()
 

@@ -16,7 +16,7 @@ from lpi.methods.base import FALLBACK
 from lpi.methods.grounding.base import GroundingBatch, GroundingMethod
 from lpi.methods.grounding.losses import detection_losses
 from lpi.methods.options import MethodOptions
-from lpi.methods.prompted import Plain, PromptLearner, PromptOptions
+from lpi.methods.prompted import Frozen, PromptLearner, PromptOptions
 
 
 class GroundingPrompted(PromptLearner, GroundingMethod):
@@ -49,18 +49,18 @@ class GroundingPrompted(PromptLearner, GroundingMethod):
             return self.backbone.detect(pictures, texts)
         return self._found(pictures, texts, route, self._frozen(pictures, texts))
 
-    def _found(self, pictures: PictureInputs, texts: TextInputs, route: int, frozen: Plain) -> Detections:
+    def _found(self, pictures: PictureInputs, texts: TextInputs, route: int, frozen: Frozen) -> Detections:
         (vision,) = self.entering("vision", route, lambda: frozen()[0])
         (text,) = self.entering("text", route, lambda: frozen()[1])
         return self.backbone.detect(pictures, texts, GroundingPrompts(vision, text))
 
-    def _frozen(self, pictures: PictureInputs, texts: TextInputs) -> Plain:
+    def _frozen(self, pictures: PictureInputs, texts: TextInputs) -> Frozen:
         """Frozen features that prompts may be chosen by; computed once, and only if somebody asks."""
 
         @cache
         def features() -> tuple[Tensor, Tensor]:
             with torch.no_grad():
-                found = self.backbone.plain_features(pictures, texts)
+                found = self.backbone.frozen_features(pictures, texts)
             return found["vision"], found["text"]
 
         return features
