@@ -6,12 +6,19 @@ import os
 import platform
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from lpi.extras import EXTRAS, install_line, missing
 
 
-def examine() -> dict[str, dict[str, Any]]:
+class Finding(TypedDict):
+    """One thing about this machine: whether it is as wanted, and what a person is told."""
+
+    ok: bool
+    says: str
+
+
+def examine() -> dict[str, Finding]:
     """Findings by name, each with ``ok`` and what it ``says``."""
     import torch
     import transformers
@@ -32,11 +39,11 @@ def examine() -> dict[str, dict[str, Any]]:
     return findings
 
 
-def _finding(ok: bool, says: str) -> dict[str, Any]:
-    return {"ok": ok, "says": says}
+def _finding(ok: bool, says: str) -> Finding:
+    return Finding(ok=ok, says=says)
 
 
-def _accelerator(torch: Any) -> dict[str, Any]:
+def _accelerator(torch: Any) -> Finding:
     if torch.cuda.is_available():
         return _finding(True, f"{torch.cuda.get_device_name()}, bfloat16: {torch.cuda.is_bf16_supported()}")
     if Path("/proc/driver/nvidia/version").exists():
@@ -48,7 +55,7 @@ def _accelerator(torch: Any) -> dict[str, Any]:
     return _finding(True, "none; everything runs on the processor")
 
 
-def _backbone() -> dict[str, Any]:
+def _backbone() -> Finding:
     from lpi.backbones.loading import load_backbone
     from lpi.errors import LpiError
 

@@ -228,7 +228,7 @@ def test_an_owl_cuts_long_expressions_and_keeps_the_end(owl: GroundingBackbone) 
     ids = owl.inputs.tokenize(["dog " * 100, "dog"]).ids
     assert ids.shape == (2, 16)
     assert ids.argmax(dim=1).tolist() == [15, 2]
-    with pytest.raises(ConfigError, match="room must leave 3 tokens of the context of 16; got 14"):
+    with pytest.raises(ConfigError, match="reserved must leave 3 tokens of the context of 16; got 14"):
         owl.inputs.tokenize(["dog"], reserved=14)
 
 

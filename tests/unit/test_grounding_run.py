@@ -263,7 +263,7 @@ def test_precision_follows_the_route_and_is_asked_for_once(owl: Path, monkeypatc
         text: torch.cat([(box[:2] + box[2:]) / 2, box[2:] - box[:2]]) for text, box in zip(words, corners, strict=True)
     }
     method = Oracle(backbone, truth)
-    monkeypatch.setattr("lpi.evaluation.grounding.tokens", method.read)
+    monkeypatch.setattr("lpi.evaluation.precision.tokens", method.read)
     evaluator = GroundingEvaluator(backbone, stream, EvaluationSettings(batch=4, transfer=False))
     method.sent = torch.tensor([0, 0, 1, 1, 1, 0, 1, 1, FALLBACK, 1])
     record = evaluator.stage(method, 1)

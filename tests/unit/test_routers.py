@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from lpi.backbones import DualEncoder
-from lpi.config import EvaluationSettings
+from lpi.config import EvaluationSettings, parse
 from lpi.errors import CheckpointError, ConfigError, MissingFileError, UnknownNameError
 from lpi.evaluation.recall import Evaluator
+from lpi.evaluation.scheduler import run_experiment
 from lpi.methods import method, recorded_options
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import load_method
@@ -20,6 +21,7 @@ from lpi.prompts.task_keys import FALLBACK
 from lpi.routing import Routing, all_under, router_class, router_names
 from lpi.routing.mix import mix
 from lpi.routing.score import Probe, routed_score, scored_features
+from lpi.storage import read_json
 from lpi.tasks.stream import TaskStream
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -133,6 +135,23 @@ def test_a_router_of_ones_own_is_one_file(
     assert all(torch.equal(a, b) for a, b in pairs)
     with pytest.raises(MissingFileError, match="there is no such file with a router"):
         method("dar", clip, router=str(mine.parent / "gone.py"))
+
+
+def test_a_run_with_a_router_of_ones_own_goes_on_where_it_was(mine: Path, tmp_path: Path) -> None:
+    content: dict[str, Any] = {
+        "name": "own",
+        "stream": {"families": ["food", "animal"], "train": 8, "validation": 0, "test": 4, "held_out": 0},
+        "method": {"name": "zero_shot", "router": str(mine)},
+        "training": {"steps": 1, "batch": 4, "device": "cpu"},
+        "evaluation": {"examples": 0},
+    }
+    folder = run_experiment(parse(content, "own.toml"), out=tmp_path / "runs", say=lambda line: None)["zero_shot"][0]
+    whole = read_json(folder / "result.json")
+    (folder / "result.json").unlink()
+    said: list[str] = []
+    run_experiment(parse(content, "own.toml"), out=tmp_path / "runs", say=said.append)
+    assert any("going on after task" in line for line in said)
+    assert read_json(folder / "result.json")["final"] == whole["final"]
 
 
 # ---- mixing and scoring ----------------------------------------------------------------------------------------------

@@ -423,3 +423,15 @@ def test_the_approximate_index_finds_what_the_exact_one_finds(mine: World) -> No
     assert index.rows()._table.list_indices()
     exact = index.search_text("a dot", 5, exact=True)
     assert index.search_text("a dot", 5) == exact
+
+
+def test_an_index_of_an_earlier_version_says_how_to_make_it_anew(mine: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, other = read_manifest(mine.index).current, "f" * 16  # as if the model had been known by another name
+    models = mine.index / "models"
+    (models / stage.model).rename(models / other)
+    (mine.index / "index.json").write_text((mine.index / "index.json").read_text().replace(stage.model, other))
+    with pytest.raises(CheckpointError, match="was made with another model than"):
+        SearchIndex.open(mine.index, device="cpu")
+    monkeypatch.setattr("lpi.search.identity.FORMAT", 3)  # as the next version has it
+    with pytest.raises(CheckpointError, match=r"made by an earlier version, .*: lpi index .* --index NEW_FOLDER"):
+        SearchIndex.open(mine.index, device="cpu")

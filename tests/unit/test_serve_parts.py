@@ -320,7 +320,7 @@ def test_a_host_is_read_without_its_port() -> None:
 
 
 def test_thumbnails_that_were_not_asked_for_lately_make_room() -> None:
-    kept = Thumbnails(reserved=10)
+    kept = Thumbnails(room=10)
     for name in "ab":
         kept.put((name, 1), b"1234", kept.generation)
     assert kept.get(("a", 1)) == b"1234"

@@ -78,6 +78,6 @@ class Bench:
         name, preset = experiment.method.get("name", "lpi"), experiment.method.get("preset")
         return build_method(name, self.backbone, preset=preset, **options)
 
-    def load(self, folder: Path, method: Named | None = None) -> Any:
-        """A method as it was saved; ``method`` names one that is none of the library's."""
-        return load_method(folder, backbone=self.backbone, method=method)
+    def load(self, folder: Path, method: Named | None = None, router: str | None = None) -> Any:
+        """A method as it was saved; ``method`` and ``router`` name those that are none of the library's."""
+        return load_method(folder, backbone=self.backbone, method=method, router=router)

@@ -137,7 +137,7 @@ class Run:
     def _learn_in_turn(self, method: Method) -> Method:
         learned = 0
         if (self.folder / "model" / "config.json").exists():
-            method = self.bench.load(self.folder / "model", type(method))
+            method = self.bench.load(self.folder / "model", type(method), self.experiment.method.get("router"))
             learned = len(method.tasks)
         measured = sum(1 for stage in range(learned) if self._stage_file(stage).exists())
         if learned:
@@ -163,7 +163,7 @@ class Run:
     def _learn_jointly(self, method: Method) -> Method:
         last = len(self.stream.tasks) - 1
         if (self.folder / "model" / "config.json").exists():
-            method = self.bench.load(self.folder / "model", type(method))
+            method = self.bench.load(self.folder / "model", type(method), self.experiment.method.get("router"))
         timing = {"train": 0.0, "pairs_per_second": 0.0}
         if not method.tasks:
             timing = self._learn(method, self.bench.training(-1))
@@ -292,7 +292,7 @@ def evaluate_saved(
     if method_file is None:  # an experiment that a person hands in may name a file, too
         own = experiment.method.get("name", "lpi")
         method_file = None if is_registered(own) else own
-    method = bench.load(model, unless_registered(model, method_file))
+    method = bench.load(model, unless_registered(model, method_file), experiment.method.get("router"))
     names = [task.name for task in bench.stream.tasks]
     if not method.joint and method.tasks != names:
         raise ConfigError(

@@ -17,11 +17,6 @@ EXACT_PAIRS = 14  # up to here all 2^n signs are tried
 DRAWS = 20_000
 
 
-def percent(fraction: float) -> float:
-    """A fraction in per cent, to three digits behind the point."""
-    return round(100 * fraction, 3)
-
-
 def deviation(values: Sequence[float]) -> float:
     """The sample standard deviation (n - 1 below the line); 0 of a single value.
 

@@ -17,7 +17,7 @@ from lpi.errors import CheckpointError
 from lpi.methods import Named, named_class
 from lpi.methods import method as build_method
 from lpi.methods.base import Method, stored_state
-from lpi.methods.checkpoint import load_method, unless_registered
+from lpi.methods.checkpoint import FORMAT, load_method, unless_registered
 from lpi.methods.options import differing
 from lpi.prompts.task_keys import FALLBACK
 from lpi.search.manifest import Description, Frozen, Json, KnownTask, Manifest, Stage
@@ -193,5 +193,14 @@ def load_stage(
     """
     place = folder / "models" / stage.model
     method: Method = load_method(place, backbone=backbone, method=unless_registered(place, method_file))
-    check_same(folder, manifest.recorded(stage), method, str(place))
+    try:
+        check_same(folder, manifest.recorded(stage), method, str(place))
+    except CheckpointError as error:
+        if read_json(place / "config.json").get("format") == FORMAT:
+            raise
+        raise CheckpointError(
+            f"{folder} was made by an earlier version, whose models are known by other names, so none of its vectors "
+            f"can be told. Index the pictures anew with the same model: lpi index {manifest.root} --index NEW_FOLDER "
+            f"--model {place}"
+        ) from error
     return method

@@ -264,15 +264,17 @@ def _read_part(part: Mapping[str, Any], root: Path, place: str) -> tuple[list[Ca
             raise ConfigError(f"{place}: unknown key {key!r}. {did_you_mean(key, _PART_KEYS)}")
     if not isinstance(part.get("file"), str | Path):
         raise ConfigError(f'{place}: expected a JSONL file under "file"; got {part.get("file")!r}.')
-    options = {key: part[key] for key in ("where", "train_where", "split", "split_shares") if key in part}
+    keywords = {key: part[key] for key in ("where", "train_where", "split", "split_shares") if key in part}
     field, name, names = part.get("task_field", "task"), part.get("name"), part.get("tasks")
     if name is not None and ("task_field" in part or names is not None):
         raise ConfigError(f'{place}: has a "name" and also "task_field" or "tasks". One part is one task, or many.')
     if names is not None:
         if isinstance(names, str) or not isinstance(names, Sequence):
             raise ConfigError(f'{place}: "tasks" must be a list of names; got {names!r}.')
-        options["tasks"] = {task: {"field": field, "values": task} for task in names}
-    records = load_jsonl(root / part["file"], task=name, task_field=None if name else field, names_from=root, **options)
+        keywords["tasks"] = {task: {"field": field, "values": task} for task in names}
+    records = load_jsonl(
+        root / part["file"], task=name, task_field=None if name else field, names_from=root, **keywords
+    )
     if names is None:
         names = [name] if name else sorted({record.task for record in records})
     return records, list(names)
