@@ -172,6 +172,20 @@ def search_bridge(record: Record) -> Tables:
     yield "New queries on old vectors, over the largest sample:", grid("pair, bridge", heads, rows)
 
 
+def ties(record: Record) -> Tables:
+    """How many queries have a tie, and how far the rule for them moves the frozen model."""
+    rows = [
+        (f"{stream}, {words(direction)}", [one["queries"], one["with_a_tie"], *one["moved_points"].values()])
+        for stream, by_direction in record["streams"].items()
+        for direction, one in by_direction.items()
+    ]
+    heads = ("queries", "with a tie", "R@1 moved", "R@5 moved", "R@10 moved")
+    yield (
+        "By how many points the frozen model's figures moved when equal scores began to count:",
+        grid("stream, direction", heads, rows),
+    )
+
+
 def search_teach(record: Record) -> Tables:
     """What a lesson costs and changes."""
     rows = [
@@ -250,6 +264,7 @@ MAKERS: dict[str, Callable[[Record], Tables]] = {
     "step": step,
     "search_load": search_load,
     "search_scale": search_scale,
+    "ties": ties,
     "search_bridge": search_bridge,
     "search_bridge_large": search_bridge,
     "search_teach": search_teach,

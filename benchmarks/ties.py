@@ -73,10 +73,11 @@ def stamp(found: dict[str, dict[str, Any]]) -> None:
         queries = sum(one["queries"] for one in by_direction.values())
         ties = sum(one["with_a_tie"] for one in by_direction.values())
         moved = max(abs(points) for one in by_direction.values() for points in one["moved_points"].values())
+        most = max(one["with_a_tie"] / one["queries"] for one in by_direction.values())
         note = (
             f"Made before equal scores counted their share (2026-11-29). {ties} of {queries} queries of this stream "
-            f"have a tie, so no figure moves by more than {100 * ties / queries:.2f} points; the frozen model's move "
-            f"by at most {moved:.2f} (results/ties.json)."
+            f"have a tie, so by equal inputs no figure moves by more than {100 * most:.2f} points; the frozen model's "
+            f"move by at most {moved:.2f} (results/ties.json)."
         )
         for file in FILES[name]:
             path = ROOT / "results" / f"{file}.json"
