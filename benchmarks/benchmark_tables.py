@@ -175,7 +175,10 @@ def search_bridge(record: Record) -> Tables:
 def ties(record: Record) -> Tables:
     """How many queries have a tie, and how far the rule for them moves the frozen model."""
     rows = [
-        (f"{stream}, {words(direction)}", [one["queries"], one["with_a_tie"], *one["moved_points"].values()])
+        (
+            f"{words(stream)}, {words(direction)}",
+            [one["queries"], one["with_a_tie"], *one["moved_points"].values()],
+        )
         for stream, by_direction in record["streams"].items()
         for direction, one in by_direction.items()
     ]
