@@ -44,7 +44,7 @@ def check_name(name: str, what: str) -> None:
 class Settings(BaseModel):
     """A table of an experiment file; keys that it doesn't have are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TrainingSettings(Settings):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lpi.config import TrainingSettings
 from lpi.devices import autocast, pick_device
-from lpi.errors import CheckpointError, ConfigError, LpiError, did_you_mean
+from lpi.errors import CheckpointError, ConfigError, DataError, LpiError, did_you_mean
 from lpi.features import TrainingData, TrainingSet
 from lpi.methods import training_of
 from lpi.methods.base import Learner, begin, end
@@ -98,7 +98,11 @@ def learn_task(
     """
     settings = settings or training_for(type(method), {}, preset=method.options.preset)
     method.to(pick_device(settings.device))
+    if not hasattr(task, "name"):
+        raise ConfigError(f"a task of a stream is learned; got {type(task).__name__}. Take one: stream.tasks[0].")
     training: TrainingData = TrainingSet(task, method.backbone) if isinstance(task, Task) else task
+    if not len(training):
+        raise DataError(f"task {training.name!r} has no training pictures. Give it some.")
     index = len(method.tasks)
     per_epoch = math.ceil(batch_count(len(training), size=settings.batch) / settings.accumulate)  # steps
     epochs = settings.epochs if settings.steps is None else math.ceil(settings.steps / per_epoch)
@@ -111,6 +115,7 @@ def learn_task(
     if parameters and total > 0:
         loop = _Loop(method, training, settings, parameters, epochs=epochs, total=total)
         speed = loop.run(seed=derived_seed(seed, index, "batches"), checkpoint=checkpoint, on_step=on_step)
+        loop.check_finite()
     end(method, data, torch.Generator().manual_seed(derived_seed(seed, index, "end")))
     return speed
 
@@ -202,6 +207,18 @@ class _Loop:
                 f"training.learning_rate (now {self.settings.learning_rate}), or set training.clip."
             )
 
+    def check_finite(self) -> None:
+        """Refuse parameters that the last step, whose loss nobody saw, left without a number.
+
+        Raises:
+            LpiError: there are such.
+        """
+        if not all(bool(parameter.isfinite().all()) for parameter in self.parameters):
+            raise LpiError(
+                f"task {self.training.name!r}: what was learned isn't finite. Lower training.learning_rate (now "
+                f"{self.settings.learning_rate}), or set training.clip."
+            )
+
     def _update(self, step: int) -> None:
         if self.settings.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
@@ -236,7 +253,10 @@ class _Loop:
         try:
             content = torch.load(checkpoint, map_location=self.device, weights_only=True)
         except Exception as error:  # a damaged pickle fails in many ways
-            raise CheckpointError(f"{checkpoint} is damaged ({error}). {again}") from error
+            raise CheckpointError(f"{checkpoint} is damaged ({type(error).__name__}). {again}") from error
+        parts = {"task", "epoch", "batch", "step", "parameters", "optimiser", "buffers"}
+        if not isinstance(content, dict) or not content.keys() >= parts:
+            raise CheckpointError(f"{checkpoint} is of something else or of another version. {again}")
         if content["task"] != self.training.name:
             raise CheckpointError(
                 f"{checkpoint} belongs to task {content['task']!r}, not {self.training.name!r}. {again}"

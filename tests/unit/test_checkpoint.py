@@ -273,7 +273,14 @@ def test_a_task_file_of_other_shapes_is_refused(
 
 def test_a_config_of_something_else_is_refused(folder: Path, clip: DualEncoder) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "clip"}))
-    with pytest.raises(CheckpointError, match=r"config.json has format None; this version reads 1"):
+    with pytest.raises(CheckpointError, match=r"config.json isn't of a saved method"):
+        load_method(folder, backbone=clip)
+
+
+def test_a_config_of_a_later_version_is_refused(folder: Path, clip: DualEncoder) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "format": 99}))
+    with pytest.raises(CheckpointError, match=r"config.json has format 99; this version reads 1"):
         load_method(folder, backbone=clip)
 
 

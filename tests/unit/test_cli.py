@@ -231,3 +231,19 @@ def test_a_file_that_cannot_be_opened_is_named(lpi: Callable[..., Ended], monkey
 
     monkeypatch.setattr("lpi.doctor.examine", refused)
     assert lpi("doctor") == (2, "", "lpi: /some/file: Permission denied. Check its path and permissions.\n")
+
+
+def test_figures_are_written_over_nothing_else(lpi: Callable[..., Ended], tmp_path: Path) -> None:
+    notes = tmp_path / "notes.md"
+    for content in ("precious", '{"mine": 1}'):
+        notes.write_text(content)
+        for command in ("run", "compare", "tune"):
+            ended = lpi(command, "scenes", "--results", notes, "--out", tmp_path / "runs")
+            assert (ended.code, ended.err.count("\n")) == (2, 1)
+            assert "holds something else than figures" in ended.err
+        assert notes.read_text() == content
+
+
+def test_more_seeds_than_anybody_runs_are_refused(lpi: Callable[..., Ended], tmp_path: Path) -> None:
+    ended = lpi("compare", "scenes", "--seeds", "0-99999999999", "--out", tmp_path)
+    assert (ended.code, "expected numbers like 0,1,2 or 0-4" in ended.err) == (2, True)

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from lpi.data.folder import load_folder, load_jsonl, load_task
-from lpi.data.rows import draw_splits
+from lpi.data.rows import draw_splits, folder_split
 from lpi.data.source import load_source
 from lpi.errors import ConfigError, DataError, MissingFileError
 
@@ -338,3 +338,20 @@ def test_a_row_that_contradicts_its_splits_folder_is_refused_by_line(tmp_path):
     with pytest.raises(DataError, match=r'metadata.jsonl, line 2: "split" is train, but the whole file is test'):
         load_folder(root)
     assert {record.split for record in load_folder(root, split="held_out")} == {"held_out"}
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        *[
+            ("train2014", "train"),
+            ("val2017", "val"),
+            ("test_set", "test"),
+            ("trainset", "train"),
+            ("1_train", "train"),
+        ],
+        *[("Validation ", "val"), ("split=train", "train"), ("reset", None), ("set", None), ("training-dogs", None)],
+    ],
+)
+def test_splits_are_told_by_their_usual_names(name: str, split: str | None) -> None:
+    assert folder_split(name) == split

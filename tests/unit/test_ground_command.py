@@ -93,3 +93,13 @@ def test_a_run_without_a_model_says_so(ground: Callable[..., Said], folder: Path
     code, _, err = ground(folder / "picture.png", "a dog", "--model", tmp_path)
     assert code == 2
     assert "has learned no task yet" in err
+
+
+def test_it_draws_over_nothing_else(folder: Path, ground: Callable[..., Said], tmp_path: Path) -> None:
+    notes = tmp_path / "notes.md"
+    notes.write_text("precious")
+    picture = folder / "picture.png"
+    for out, words in ((notes, "the drawing is a PNG or a JPEG"), (picture, "is the picture itself")):
+        code, _, err = ground(picture, "a dog", "--model", folder / "owl", "--out", out)
+        assert (code, words in err, err.count("\n")) == (2, True, 1)
+    assert notes.read_text() == "precious"

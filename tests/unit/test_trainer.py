@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from lpi import features
 from lpi.backbones import DualEncoder
 from lpi.config import TrainingSettings
 from lpi.devices import pick_device
-from lpi.errors import CheckpointError, ConfigError, LpiError
+from lpi.errors import CheckpointError, ConfigError, DataError, LpiError
 from lpi.features import TrainingSet
 from lpi.methods import method, method_class, method_names
 from lpi.methods.base import Method, MethodOptions, TrainingBatch
@@ -407,3 +407,13 @@ def test_a_checkpoint_of_other_options_is_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match=r"progress.pt was made with other options"):
         learn_task(build(rank=3), stream.tasks[0], settings=settings(), checkpoint=checkpoint)
+
+
+def test_what_is_no_task_or_learns_without_end_is_one_line(build: Callable[..., LPI], stream: TaskStream) -> None:
+    method = build()
+    with pytest.raises(ConfigError, match="a task of a stream is learned; got NoneType"):
+        learn_task(method, None)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="task 'empty' has no training pictures"):
+        learn_task(method, replace(stream.tasks[0], name="empty", train=()))
+    with pytest.raises(ConfigError, match="learning_rate"):
+        training_for(LPI, {"learning_rate": float("inf")})

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from search_world import World
+from search_world import QUICK, World
 
 from lpi.backbones import DualEncoder, load_backbone
 from lpi.backbones.script_archive import is_script, read_script
@@ -307,3 +307,60 @@ def test_a_pipe_in_the_place_of_a_picture_or_of_json_is_not_opened(mine: World, 
         FilePicture(tmp_path / "pipe", "pipe").open()
     with pytest.raises(CheckpointError, match="a pipe, a socket or a device"):
         read_json(tmp_path / "pipe")
+
+
+def test_tuned_settings_name_no_router_from_elsewhere(trap: Path, tmp_path: Path) -> None:
+    experiment = parse({"name": "x"}, "x.toml")
+    for name in (str(trap), "this", 5):
+        with pytest.raises(ConfigError, match="name a router"):
+            changed(experiment, {"method.router": name}, "lpi")
+    assert changed(experiment, {"method.router": "whitened"}, "lpi").method["router"] == "whitened"
+    assert not (tmp_path / "RAN").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        *[("options", []), ("options", {"name": "x"}), ("tasks", ["a", "a"]), ("tasks", 5), ("files", [])],
+        *[("files", 5), ("files", ["/etc/passwd", "b"]), ("shared", "../x"), ("shared", True)],
+    ],
+)
+def test_a_saved_model_of_another_shape_is_refused_by_the_part(
+    part: str, value: Any, mine: World, clip: DualEncoder, tmp_path: Path
+) -> None:
+    shutil.copytree(mine.model, tmp_path / "spoiled")
+    change_json(tmp_path / "spoiled" / "config.json", **{part: value})
+    with pytest.raises(CheckpointError, match=f"its '{part}' can't be right"):
+        load_method(tmp_path / "spoiled")
+
+
+def test_starting_over_leaves_what_no_run_wrote(tmp_path: Path) -> None:
+    run = tmp_path / "seed-0"
+    run.mkdir()
+    (run / "thesis.txt").write_text("precious")
+    for text in ("precious", json.dumps({"experiment": "x", "row": "y", "settings": {}})):
+        (run / "run.json").write_text(text)
+        with pytest.raises(OutputError, match=r"'thesis\.txt'"):
+            start_over(run)
+        assert (run / "thesis.txt").read_text() == "precious"
+    (run / "thesis.txt").unlink()
+    start_over(run)
+    assert not run.exists()
+
+
+def test_a_pipe_among_captioned_pictures_is_not_waited_for(mine: World, tmp_path: Path) -> None:
+    from lpi.data.content import content_id, content_ids
+    from lpi.errors import DataError
+    from lpi.search.teaching import learn, read_domain
+
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(OSError, match="a pipe, a socket or a device"):
+        content_id(tmp_path / "pipe.png")
+    assert content_ids([tmp_path / "pipe.png"]) == {tmp_path / "pipe.png": ""}
+    captioned = tmp_path / "dull"
+    shutil.copytree(mine.captioned / "dull", captioned)
+    file = next((captioned / "images").glob("*.png"))
+    file.unlink()
+    os.mkfifo(file)
+    with change(mine.index, device="cpu") as writer, pytest.raises(DataError, match="a pipe, a socket or a device"):
+        learn(writer, read_domain(captioned, "dull"), settings=QUICK)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lpi.cli.options import JsonOption, MethodFileOption, make_folder
-from lpi.errors import CheckpointError, MissingFileError
+from lpi.cli.options import JsonOption, MethodFileOption
+from lpi.errors import CheckpointError, MissingFileError, OutputError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,7 +40,7 @@ def ground(
     picture = FilePicture(image, str(image)).open()
     learner = learned(model, method_file)
     if out is not None:
-        make_folder(out)
+        check_drawing(out, image)
     answers = learner.locate(picture, expressions, task=task, count=count, suppress=suppress)
     if out is not None:
         draw(picture, expressions, answers, out)
@@ -55,6 +55,24 @@ def ground(
             print(f"  {one.score:.3f}  " + " ".join(f"{edge:7.1f}" for edge in one.box))
     if out is not None:
         print(f"Drawn on {out}")
+
+
+def check_drawing(out: Path, image: Path) -> None:
+    """Refuse to draw over the picture itself, or into a file that is named like something else; make the folder.
+
+    Raises:
+        OutputError: naming what is wrong.
+    """
+    from lpi.storage import reason
+
+    if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise OutputError(f"{out}: the drawing is a PNG or a JPEG. Name it so, e.g. --out found.png.")
+    if out.exists() and out.samefile(image):
+        raise OutputError(f"{out} is the picture itself, and would be lost. Give the drawing another name.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out} can't be written: {reason(error)}") from error
 
 
 def learned(model: str, method_file: Path | None = None) -> GroundingMethod:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lpi.errors import OutputError
+from lpi.errors import CheckpointError, OutputError
 
 SetOption = Annotated[
     list[str] | None,
@@ -51,6 +51,9 @@ def command_line() -> str:
     return " ".join(["lpi", *(shlex.quote(word) for word in sys.argv[1:])])
 
 
+MOST_NUMBERS = 10_000
+
+
 def numbers(text: str) -> list[int]:
     """Numbers from ``0,1,4`` or ``0-4``.
 
@@ -64,7 +67,7 @@ def numbers(text: str) -> list[int]:
             here = range(int(first), int(last if dash else first) + 1)
         except ValueError:
             here = range(0)
-        if not here:
+        if not here or len(here) > MOST_NUMBERS:
             raise typer.BadParameter(f"expected numbers like 0,1,2 or 0-4; got {text!r}")
         found += here
     return list(dict.fromkeys(found))
@@ -89,13 +92,20 @@ def keys_of(changes: list[str] | None) -> list[str]:
 
 
 def make_folder(file: Path) -> None:
-    """The folder of a file that will be written.
+    """Make the folder of a file of figures that will be written.
 
     Raises:
-        OutputError: it can't be made.
+        OutputError: it can't be made, or something else lies where the file shall be.
     """
-    from lpi.storage import reason
+    from lpi.storage import read_json, reason
 
+    if file.exists():
+        try:
+            ours = isinstance(found := read_json(file), dict) and "command" in found
+        except CheckpointError:
+            ours = False
+        if not ours:
+            raise OutputError(f"{file} holds something else than figures, and would be lost. Give another --results.")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from lpi.data.pictures import check_regular
+
 _BLOCK = 1 << 20
 _Stamp = tuple[int, int, int, int]
 _KNOWN: dict[Path, tuple[_Stamp, str]] = {}
@@ -15,8 +17,9 @@ def content_id(path: Path) -> str:
     """32 hexadecimal digits that stand for a file's bytes.
 
     Raises:
-        OSError: it can't be read.
+        OSError: it can't be read, or is no file but a pipe, say, which would be waited for.
     """
+    check_regular(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -57,7 +58,7 @@ def read_json_lines(path: Path, on_error: OnError = raise_error) -> Iterator[tup
                     DataError(f"{where}: not UTF-8 (byte {raw[error.start]:#04x} at {error.start}). Save it as UTF-8.")
                 )
                 continue
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:  # also numbers of more digits than Python reads
                 on_error(DataError(f"{where}: not valid JSON ({error}). Every line must be one JSON object."))
                 continue
             if not isinstance(row, dict):
@@ -131,10 +132,13 @@ def split_name(value: object, where: str) -> str:
 def folder_split(name: str) -> str | None:
     """The split that a folder of this name holds, or ``None`` where it's no split's name.
 
-    >>> folder_split("Validation"), folder_split("birds")
-    ('val', None)
+    A number or "set" beside the split's name doesn't count, as in COCO's ``train2014``.
+
+    >>> folder_split("Validation"), folder_split("val2014"), folder_split("birds")
+    ('val', 'val', None)
     """
-    return _SPLIT_NAMES.get(name.lower().replace("-", "_"))
+    bare = re.sub(r"^\d+[ _-]*|[ _-]*(?:set)?[ _-]*\d*$", "", name.strip().lower().removeprefix("split="))
+    return _SPLIT_NAMES.get(bare.replace("-", "_"))
 
 
 def clean_captions(captions: object, where: str, column: str = "captions") -> tuple[str, ...]:

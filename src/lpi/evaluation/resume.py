@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,12 @@ from lpi.evaluation.records import FORMAT
 from lpi.storage import read_json
 
 Json = Any
+
+#: what a run writes into its folder, of this version and of earlier ones
+WRITTEN = {
+    *("run.json", "frozen.json", "zero_shot.json", "result.json", "tasks.json", "examples.json", "timing.json"),
+    *("stages", "model", "examples", "stability", "log.jsonl", "progress.pt", "error.txt"),
+}
 
 
 def finished(folder: Path, settings: Experiment, seed: int, checksum: Callable[[], str]) -> bool:
@@ -66,17 +72,23 @@ def check_own(folder: Path) -> None:
     if "run.json" in names:
         try:
             about = read_json(folder / "run.json")
-        except CheckpointError:  # damaged, but of that name: finished() says so
-            return
-        if isinstance(about, dict) and about.keys() >= {"experiment", "row", "settings"}:
-            return
-    # what a run leaves that was stopped, or failed, before it began
-    others = [name for name in names if name != "error.txt" and not name.startswith(".run.json.")]
+            if isinstance(about, dict) and about.keys() >= {"experiment", "row", "settings"}:
+                return
+        except CheckpointError:  # damaged: finished() says so, if the rest is a run's
+            pass
+        others = foreign(names)
+    else:  # what a run leaves that was stopped, or failed, before it began
+        others = [name for name in names if name != "error.txt" and not name.startswith(".run.json.")]
     if others:
         raise OutputError(
             f"{folder} is no folder of a run and holds other things, first {others[0]!r}. Choose another --out, or "
             "another name."
         )
+
+
+def foreign(names: Sequence[str]) -> list[str]:
+    """The names among those in a run's folder that no run gives to what it writes."""
+    return [name for name in names if name not in WRITTEN and not name.startswith(".")]
 
 
 def start_over(folder: Path) -> None:
@@ -86,8 +98,11 @@ def start_over(folder: Path) -> None:
         OutputError: it is something else's.
     """
     check_own(folder)
-    if folder.exists():
-        shutil.rmtree(folder)
+    if not folder.exists():
+        return
+    if others := foreign(sorted(path.name for path in folder.iterdir())):
+        raise OutputError(f"{folder} also holds {others[0]!r}, which no run wrote. Move it away, or leave out --fresh.")
+    shutil.rmtree(folder)
 
 
 def comparable(settings: Experiment, seed: int) -> Json:

@@ -28,6 +28,7 @@ from lpi.evaluation.bench import Bench, Say, open_stream, problem_of, suited
 from lpi.evaluation.resume import finished, start_over
 from lpi.evaluation.run import Run
 from lpi.methods import method_class, method_names, training_of
+from lpi.methods.options import is_registered_router
 from lpi.storage import read_json, write_atomically
 from lpi.trainer import Step
 
@@ -138,10 +139,13 @@ def changed(settings: Experiment, changes: Mapping[str, Any], variant: str) -> E
         ConfigError: a key or value that an experiment doesn't have, or another method.
     """
     content = settings.model_dump(exclude_unset=True)
-    if any(key == "method" or key.startswith("method.name") for key in changes):  # a file of figures names no code
-        raise ConfigError(
-            f"tuned settings of row {variant!r} name a method; they hold its options. Name it in the row."
-        )
+    for key, value in changes.items():  # a file of figures names no code
+        router = key.startswith("method.router") and not is_registered_router(value)
+        if router or key == "method" or key.startswith("method.name"):
+            raise ConfigError(
+                f"tuned settings of row {variant!r} name a {'router' if router else 'method'}; they hold options. Name "
+                "it in the row."
+            )
     for key, value in changes.items():
         merge(content, key.split("."), value)
     return parse(content, f"tuned settings of row {variant!r}")
@@ -370,7 +374,13 @@ def read_tuned(file: Path) -> Json:
         MissingFileError: there is no such file.
         CheckpointError: it is something else.
     """
-    record = read_json(file)
+    try:
+        record = read_json(file)
+    except CheckpointError:  # a person's file: nobody shall be told to delete it
+        record = None
     if not isinstance(record, dict) or not isinstance(record.get("rows"), dict):
         raise CheckpointError(f"{file}: these are no tuned settings (no 'rows'). Write them with lpi tune.")
+    for row, found in record["rows"].items():
+        if not isinstance(found, dict) or not isinstance(found.get("chosen", {}), dict):
+            raise CheckpointError(f"{file}: row {row!r} holds no table of chosen settings. Write it with lpi tune.")
     return record

@@ -143,6 +143,8 @@ def load_method(
     """
     root = _local(str(folder), hub)
     config = read_json(root / "config.json")
+    if not isinstance(config, dict) or not config.keys() >= KEYS:
+        raise CheckpointError(f"{root}/config.json isn't of a saved method. Name the folder that one was saved in.")
     if config.get("format") not in (1, FORMAT):
         raise CheckpointError(
             f"{root}/config.json has format {config.get('format')!r}; this version reads 1 and {FORMAT}."
@@ -153,6 +155,7 @@ def load_method(
     if backbone is None:
         backbone = load_made_for(config["backbone"], kind)
     check_identity(root, config["backbone"], backbone)
+    _check_config(root, config)
     options = {**config["options"], **_router_of(config["options"].get("router"), root, router)}
     loaded: Learner = build_method(kind, backbone, **{"preset": None, **options})
     states = []
@@ -259,6 +262,26 @@ def check_identity(place: Path, made_for: dict[str, str], backbone: DualEncoder)
             f"{place} was made for the backbone {made_for['identity']}; this one is {backbone.identity} "
             f"({backbone.name}). Load it with the same weights and preprocessing it was trained on, or train again."
         )
+
+
+def _check_config(root: Path, config: dict[str, Any]) -> None:
+    """Refuse a ``config.json`` whose parts aren't what they must be, before anything is made of them.
+
+    Raises:
+        CheckpointError: naming the first.
+    """
+    options, files, shared = config["options"], config["files"], config.get("shared")
+    tasks: Any = config["tasks"]
+    named = isinstance(tasks, list) and all(isinstance(one, str) for one in tasks)
+    right = {
+        "options": isinstance(options, dict) and not {"name", "backbone"} & options.keys(),
+        "tasks": named and len(set(tasks)) == len(tasks),
+        "files": named and isinstance(files, list) and all(map(is_plain, files)) and len(files) == len(tasks),
+        "shared": shared is None or is_plain(shared),
+    }
+    for part, fits in right.items():
+        if not fits:
+            raise CheckpointError(f"{root}/config.json: its {part!r} can't be right. Take it from a backup.")
 
 
 def _check_shapes(place: Path, state: dict[str, Tensor], shapes: dict[str, list[int]]) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from lpi.config import TrainingSettings
 from lpi.data.folder import load_jsonl, load_task
-from lpi.data.records import CaptionedImage
+from lpi.data.records import CaptionedImage, require_readable
 from lpi.errors import ConfigError, DataError, MissingFileError
 from lpi.methods import outside
 from lpi.methods.base import Method
@@ -120,6 +120,7 @@ def learn(
         raise ConfigError(f"the domain needs another name; got {ascii(task.name)[:80]}.")
     if task.name in writer.method.tasks:
         raise ConfigError(f"task {task.name!r} was learned already. Forget it first, or give the new one a name.")
+    require_readable(record.picture for record in (*task.train, *task.validation, *task.test))
     checksum = TaskStream(task.name, (task,)).checksum()  # of names, captions and the bytes of the pictures
     options = settings.model_dump(mode="json", exclude={"checkpoint_seconds", "device"})
     key = short_hash(writer.manifest.current.model, task.name, checksum, options, seed)
