@@ -60,8 +60,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     "Did you mean 'depth'?"
     >>> did_you_mean("zebra", ["depth", "rank"])
     'Known: depth, rank.'
+    >>> did_you_mean("birds", [])
+    'There are none yet.'
     """
     names = sorted(known)
+    if not names:
+        return "There are none yet."
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}."
 

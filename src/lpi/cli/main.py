@@ -79,8 +79,9 @@ def _usage(error: Any) -> int:
         print(error.format_message(), file=sys.stderr)
         return 2
     command = error.ctx.command_path if error.ctx is not None else "lpi"
-    message = " ".join(error.format_message().split()).rstrip(".")
-    return _complain(f"{message[:1].lower()}{message[1:]}. See '{command} --help'.")
+    message = " ".join(error.format_message().split()).rstrip(".?")
+    end = "?" if "Did you mean" in message else "."
+    return _complain(f"{message[:1].lower()}{message[1:]}{end} See '{command} --help'.")
 
 
 @app.callback(invoke_without_command=True)
