@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -10,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lpi.backbones.base import DualEncoder, TowerState, View
+from lpi.backbones.base import DualEncoder, Images, Texts, TowerState, View
 from lpi.config import TrainingSettings
 from lpi.data.records import CaptionedImage
 from lpi.devices import in_full
@@ -20,7 +24,8 @@ from lpi.tasks.batches import Augment, Batch, PictureStore, batches
 from lpi.tasks.stream import Task
 
 FEATURES = View()  # what a router looks at by default
-FROZEN_STATES_BYTES = 2 * 2**30  # states of the frozen blocks are kept up to here
+FROZEN_STATES_BYTES = 2 * 2**30  # so much of the frozen blocks' states a process keeps in memory
+_resident = 0  # bytes of them that it keeps now
 
 
 class Epochs(Protocol):
@@ -70,6 +75,7 @@ class TrainingSet:
         self.caption_row = {caption: row for row, caption in enumerate(self.captions)}
         self.batch = batch
         self._views: dict[tuple[str, View], Tensor] = {}
+        self.states = FrozenStates(backbone, self.store, self.captions)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -112,15 +118,13 @@ class TrainingSet:
                 seed=seed,
                 epoch=0,
             )
-            return (self.ready(batch, method) for batch in source)
+            return (self.ready(batch, method, kept=True) for batch in source)
 
         return epoch
 
     def epochs(self, method: Method, settings: TrainingSettings) -> Epochs:
-        """See :class:`TrainingData`. Blocks that no prompt enters are run here, once for all epochs."""
+        """See :class:`TrainingData`. Blocks that a method leaves as they are run once for all epochs and methods."""
         augment = None if settings.augment == "none" else Augment(kind=settings.augment)
-        blocks = method.frozen_blocks()
-        below = None if blocks == 0 or augment is not None else frozen_states(self.backbone, self.store, blocks)
 
         def give(*, seed: int, epoch: int, start: int = 0) -> Iterator[TrainingBatch]:
             source = batches(
@@ -134,33 +138,85 @@ class TrainingSet:
                 epoch=epoch,
                 start=start,
             )
-            return (self.ready(batch, method, below) for batch in source)
+            return (self.ready(batch, method, kept=augment is None) for batch in source)
 
         return give
 
-    def ready(self, batch: Batch, method: Method, below: TowerState | None = None) -> TrainingBatch:
+    def ready(self, batch: Batch, method: Method, *, kept: bool = False) -> TrainingBatch:
         """A batch as a method takes it.
 
         Args:
             batch: of this task.
             method: tokenises the captions, and says where the tensors go.
-            below: states of all pictures after the blocks that the method leaves as they are, instead of pixels.
+            kept: whether the pictures are as in evaluation, so that states of them may stand in their place.
         """
-        images: Tensor | TowerState
-        if below is None:
-            images = self.backbone.inputs.normalise(batch.pixels.to(method.backbone.device))
-        else:
-            images = replace(below, states=below.states[batch.indices])
-        rows = [self.caption_row[text] for text in batch.texts]
+        device = method.backbone.device
+        rows = torch.tensor([self.caption_row[text] for text in batch.texts], dtype=torch.int64)
+        images: Images | None = self.states("vision", method, batch.indices) if kept else None
+        if images is None:
+            images = self.backbone.inputs.normalise(batch.pixels.to(device))
+        texts: Texts | None = self.states("text", method, rows)
         return TrainingBatch(
             images=images,
-            texts=tokens(method, batch.texts),
-            positives=batch.positives.to(method.backbone.device),
-            owner=batch.owner.to(method.backbone.device),
+            texts=tokens(method, batch.texts) if texts is None else texts,
+            positives=batch.positives.to(device),
+            owner=batch.owner.to(device),
             frozen=lambda: (self.image_features[batch.indices], self.text_features[rows]),
             picture_rows=batch.indices,
-            caption_rows=torch.tensor(rows, dtype=torch.int64),
+            caption_rows=rows,
         )
+
+
+class FrozenStates:
+    """States of pictures and captions after the blocks that a method leaves as they are: the same for all of them.
+
+    They are computed when first asked for and kept for every method that asks for the same depth: in memory up to a
+    bound that the whole process shares, beyond it in a file that is mapped into memory and goes with the process,
+    unless that would fill half of what is free on the disk.
+
+    Args:
+        backbone: the frozen model.
+        store: the pictures.
+        captions: the captions.
+        batch: pictures or captions that run at once.
+    """
+
+    def __init__(self, backbone: DualEncoder, store: PictureStore, captions: Sequence[str], *, batch: int = 64) -> None:
+        self.backbone, self.store, self.captions, self.batch = backbone, store, captions, batch
+        self._known: dict[str, tuple[int, TowerState | None]] = {}
+
+    def __call__(self, tower: str, method: Method, rows: Tensor) -> TowerState | None:
+        """The states of some pictures or captions, int64 [some]; ``None`` where a method starts at the bottom."""
+        blocks = method.frozen_blocks(tower)
+        if not blocks:
+            return None
+        if tower not in self._known or self._known[tower][0] != blocks:  # one depth at a time: the states are large
+            self._known.pop(tower, None)
+            self._known[tower] = (blocks, self._computed(tower, blocks))
+        known = self._known[tower][1]
+        return None if known is None else known.rows(rows).to(method.backbone.device)
+
+    @torch.no_grad()
+    def _computed(self, tower: str, blocks: int) -> TowerState | None:
+        encoder = self.backbone.vision if tower == "vision" else self.backbone.text
+        device = self.backbone.device
+        count = len(self.store) if tower == "vision" else len(self.captions)
+        order = sorted(
+            range(count), key=(lambda row: 0) if tower == "vision" else (lambda row: len(self.captions[row]))
+        )
+        kept: TowerState | None = None
+        for rows in reversed(list(chunks(order, self.batch))):  # the longest first
+            if tower == "vision":
+                inputs: Any = self.backbone.inputs.normalise(self.store.pixels(rows).to(device))
+            else:
+                inputs = self.backbone.inputs.tokenize([self.captions[row] for row in rows]).to(device)
+            state = encoder.advance(encoder.begin(inputs), 0, blocks)
+            if kept is None:
+                kept = _room_for(state, count)
+                if kept is None:
+                    return None
+            _put(kept, list(rows), state)
+        return kept
 
 
 @torch.no_grad()
@@ -175,19 +231,48 @@ def frozen_image_features(backbone: DualEncoder, store: PictureStore, batch: int
     return torch.cat(parts)
 
 
-@torch.no_grad()
-def frozen_states(backbone: DualEncoder, store: PictureStore, blocks: int, *, batch: int = 64) -> TowerState | None:
-    """States of all pictures after the lowest ``blocks`` vision blocks; ``None`` if they would fill the memory."""
-    device, vision = backbone.logit_scale.device, backbone.vision
-    parts: list[Tensor] = []
-    state: TowerState | None = None
-    for start in range(0, len(store), batch):
-        pixels = store.pixels(range(start, min(start + batch, len(store)))).to(device)
-        state = vision.advance(vision.begin(backbone.inputs.normalise(pixels)), 0, blocks)
-        if state.states[0].nbytes * len(store) > FROZEN_STATES_BYTES:
-            return None
-        parts.append(state.states)
-    return None if state is None else replace(state, states=torch.cat(parts))
+def _room_for(like: TowerState, count: int) -> TowerState | None:
+    """Room for the states of so many items, none of which has more tokens than these; ``None`` if there is none."""
+    shape = (count, *like.states.shape[1:])
+    states = _room(math.prod(shape), like.states.dtype)
+    if states is None:
+        return None
+    return replace(
+        like,
+        states=states.view(shape),
+        mask=None,
+        real=None if like.real is None else torch.zeros(shape[:2], dtype=torch.bool),
+        pool=None if like.pool is None else torch.zeros(count, dtype=like.pool.dtype),
+    )
+
+
+def _room(numbers: int, dtype: torch.dtype) -> Tensor | None:
+    global _resident
+    size = numbers * dtype.itemsize
+    if _resident + size <= FROZEN_STATES_BYTES:
+        _resident += size
+        tensor = torch.zeros(numbers, dtype=dtype)
+        weakref.finalize(tensor.untyped_storage(), _let_go, size)
+        return tensor
+    if 2 * size > shutil.disk_usage(tempfile.gettempdir()).free:
+        return None
+    with tempfile.NamedTemporaryFile(prefix="lpi-states-") as file:  # the mapping outlives its name
+        return torch.from_file(file.name, shared=True, size=numbers, dtype=dtype)
+
+
+def _let_go(size: int) -> None:
+    global _resident
+    _resident -= size
+
+
+def _put(kept: TowerState, rows: list[int], state: TowerState) -> None:
+    """Keep the states of some items; what is shorter than the longest is padded."""
+    length = state.states.shape[1]
+    kept.states[rows, :length] = state.states.cpu()
+    if kept.real is not None:
+        kept.real[rows, :length] = True if state.real is None else state.real.cpu()
+    if kept.pool is not None and state.pool is not None:
+        kept.pool[rows] = state.pool.cpu()
 
 
 @torch.no_grad()
@@ -199,8 +284,8 @@ def frozen_text_features(backbone: DualEncoder, texts: Sequence[str], batch: int
     device = backbone.logit_scale.device
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     features = torch.empty(len(texts), backbone.view_width("text", view), device=device)
-    for rows in chunks(order, batch):  # type: ignore[arg-type]
-        tokens = backbone.inputs.tokenize([texts[row] for row in rows]).to(device)  # type: ignore[call-overload]
+    for rows in chunks(order, batch):
+        tokens = backbone.inputs.tokenize([texts[row] for row in rows]).to(device)
         with in_full(device):
             features[list(rows)] = backbone.view_texts(tokens, view)
     return features

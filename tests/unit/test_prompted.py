@@ -122,7 +122,7 @@ def test_coop_reads_pictures_from_their_last_states(
 ) -> None:
     model = learn(method("coop", clip, **SMALL["coop"]), stream.tasks[:1])
     pixels = clip.inputs.normalise(pictures)
-    states = clip.vision.advance(clip.vision.begin(pixels), 0, model.frozen_blocks())
+    states = clip.vision.advance(clip.vision.begin(pixels), 0, model.frozen_blocks("vision"))
     assert isinstance(states, TowerState)
     torch.testing.assert_close(model.image_features(states, 0), model.image_features(pixels, 0))
 

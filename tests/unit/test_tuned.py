@@ -5,7 +5,7 @@ import torch
 
 from lpi.config import TrainingSettings
 from lpi.errors import ConfigError
-from lpi.features import frozen_states
+from lpi.features import FrozenStates
 from lpi.methods import method
 from lpi.tasks.batches import PictureStore
 from lpi.trainer import learn_task
@@ -39,7 +39,8 @@ def test_pictures_cost_their_lower_blocks_once_and_come_out_the_same(clip, strea
     inputs = clip.inputs
     pictures = [record.picture for record in stream.tasks[0].test]
     store = PictureStore(pictures, inputs.prepare, side=min(inputs.image_size))
-    states = frozen_states(clip, store, model.frozen_blocks())
+    states = FrozenStates(clip, store, [])("vision", model, torch.arange(len(store)))
+    assert states is not None
     pixels = inputs.normalise(store.pixels(range(len(store))))
     with torch.no_grad():
         torch.testing.assert_close(model.image_features(states, 0), model.image_features(pixels, 0))
@@ -47,6 +48,6 @@ def test_pictures_cost_their_lower_blocks_once_and_come_out_the_same(clip, strea
 
 
 def test_everything_learns_by_default_and_a_share_out_of_range_is_refused(clip):
-    assert method("finetune", clip).frozen_blocks() == 0
+    assert [method("finetune", clip).frozen_blocks(tower) for tower in clip.depths] == [0, 0]
     with pytest.raises(ConfigError, match=r"upper must be between 0 and 1; got 1\.5"):
         method("finetune", clip, upper=1.5)

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from lpi.backbones.inputs import Inputs
 from lpi.backbones.state import (
     INJECTIONS,
+    Images,
     Injection,
     PatchInputs,
     TextInputs,
+    Texts,
     TowerPrompts,
     TowerState,
     View,
@@ -23,10 +25,12 @@ from lpi.errors import ConfigError
 __all__ = [
     "INJECTIONS",
     "DualEncoder",
+    "Images",
     "Injection",
     "PatchInputs",
     "Problem",
     "TextInputs",
+    "Texts",
     "Tower",
     "TowerPrompts",
     "TowerState",
@@ -97,17 +101,18 @@ class DualEncoder(nn.Module):
         """Where the weights are."""
         return next(self.model.parameters()).device  # type: ignore[no-any-return]
 
-    def encode_images(self, pixels: VisionInputs, prompts: TowerPrompts | None = None) -> Tensor:
+    def encode_images(self, pixels: VisionInputs | TowerState, prompts: TowerPrompts | None = None) -> Tensor:
         """Features of pictures, [batch, features], not normalised.
 
         Args:
-            pixels: [batch, 3, height, width], as ``inputs.images`` or ``inputs.normalise`` gives them.
+            pixels: [batch, 3, height, width], as ``inputs.images`` or ``inputs.normalise`` gives them, or their states
+                between two blocks.
             prompts: for the vision tower.
 
         Raises:
             ConfigError: it is anything else, such as pictures or bytes.
         """
-        if not isinstance(pixels, PatchInputs) and not (
+        if not isinstance(pixels, (PatchInputs, TowerState)) and not (
             isinstance(pixels, Tensor) and pixels.dim() == 4 and pixels.is_floating_point()
         ):
             shape = (
@@ -143,17 +148,17 @@ class DualEncoder(nn.Module):
             parts.append(tower.finish(tower.advance(state, view.depth or 0, tower.depth)))
         return F.normalize(torch.cat([F.normalize(part, dim=-1) for part in parts], dim=1), dim=-1)
 
-    def encode_texts(self, texts: TextInputs, prompts: TowerPrompts | None = None) -> Tensor:
+    def encode_texts(self, texts: Texts, prompts: TowerPrompts | None = None) -> Tensor:
         """Features of texts, [batch, features], not normalised.
 
         Args:
-            texts: as ``inputs.tokenize`` gives them.
+            texts: as ``inputs.tokenize`` gives them, or their states between two blocks.
             prompts: for the text tower.
 
         Raises:
             ConfigError: it is anything else, such as words.
         """
-        if not isinstance(texts, TextInputs):
+        if not isinstance(texts, (TextInputs, TowerState)):
             raise ConfigError(
                 f"a backbone reads tokens; got {type(texts).__name__}. Make them with backbone.inputs.tokenize(..)."
             )

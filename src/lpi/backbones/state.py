@@ -1,6 +1,7 @@
 """What goes into a tower and what stands between its blocks: tokenised texts, patches, prompts, states."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -147,6 +148,7 @@ class TowerState:
         real: [batch, tokens] bool, false for padding that must not be seen; ``None`` where nothing is hidden.
         pool: [batch], index of the token that is pooled, where it isn't the first.
         gate: the gate of the prompts that entered last, scalar.
+        block: the block that it enters next.
     """
 
     states: Tensor
@@ -155,6 +157,41 @@ class TowerState:
     real: Tensor | None = None
     pool: Tensor | None = None
     gate: Tensor | None = None
+    block: int = 0
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def to(self, device: torch.device | str) -> "TowerState":
+        """The same states on another device."""
+        return self._each(lambda tensor: tensor.to(device))
+
+    def rows(self, rows: Tensor) -> "TowerState":
+        """The states of some of the items, int64 [some], cut to the longest of them; without prompts, without a mask.
+
+        :meth:`lpi.backbones.tower.Tower.forward` masks them anew.
+        """
+        chosen = replace(self, mask=None)._each(lambda tensor: tensor[rows])
+        ends = chosen.pool + 1 if chosen.real is None and chosen.pool is not None else None
+        ends = chosen.real.sum(dim=1) if chosen.real is not None else ends
+        if ends is None or not len(rows):
+            return chosen
+        longest = int(ends.max())
+        real = None if chosen.real is None or bool(chosen.real[:, :longest].all()) else chosen.real[:, :longest]
+        return replace(chosen, states=chosen.states[:, :longest], real=real, tokens=longest)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "TowerState":
+        def changed(part: Tensor | None) -> Tensor | None:
+            return None if part is None else change(part)
+
+        return replace(
+            self,
+            states=change(self.states),
+            mask=changed(self.mask),
+            real=changed(self.real),
+            pool=changed(self.pool),
+            gate=changed(self.gate),
+        )
 
     @property
     def prompts(self) -> int:
@@ -165,6 +202,12 @@ class TowerState:
     def ordinary(self) -> Tensor:
         """The states of the ordinary tokens, [batch, tokens, width]."""
         return self.states[:, : self.tokens]
+
+
+Images = Tensor | TowerState
+"""Normalised pixels [images, 3, height, width], or their states between two blocks."""
+Texts = TextInputs | TowerState
+"""Tokens of captions, or their states between two blocks."""
 
 
 def append(states: Tensor, prompt: Tensor) -> Tensor:

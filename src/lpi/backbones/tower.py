@@ -143,7 +143,7 @@ class Tower(nn.Module):
                     state = self._inject(state, states[layer], layer, prompts)
             output = layers[block](state.states, self._attention(state) if mask is None else mask)
             state = replace(state, states=output[0] if isinstance(output, tuple) else output)
-        return state
+        return replace(state, block=stop)
 
     def finish(self, state: TowerState) -> Tensor:
         """Pool and project: features [batch, features], not normalised, as the stock model gives them."""
@@ -154,8 +154,13 @@ class Tower(nn.Module):
         return features
 
     def forward(self, inputs: Any, prompts: TowerPrompts | None = None) -> Tensor:
-        """The features of inputs, [batch, features], not normalised."""
-        return self.finish(self.advance(self.begin(inputs, prompts), 0, self.depth, prompts))
+        """The features of inputs, or of their states between two blocks, [batch, features], not normalised."""
+        state = self.entered(inputs, prompts)
+        return self.finish(self.advance(state, state.block, self.depth, prompts))
+
+    def entered(self, inputs: Any, prompts: TowerPrompts | None = None) -> TowerState:
+        """Inputs as they enter the tower, see :meth:`begin`; or states that were kept of them, masked anew."""
+        return self._with_mask(inputs) if isinstance(inputs, TowerState) else self.begin(inputs, prompts)
 
     # How prompts enter ------------------------------------------------------------------------------------------
 

@@ -8,15 +8,15 @@ now sends elsewhere is encoded again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from lpi.backbones.base import DualEncoder, TowerState, View
+from lpi.backbones.base import DualEncoder, View
 from lpi.config import EvaluationSettings
 from lpi.data.records import CaptionedImage
-from lpi.features import FEATURES, frozen_image_features, frozen_states, frozen_text_features
+from lpi.features import FEATURES, FrozenStates, frozen_image_features, frozen_text_features
 from lpi.methods.base import Method
 from lpi.methods.encoder import tokens
 from lpi.prompts.task_keys import FALLBACK
@@ -62,22 +62,7 @@ class TestSet:
             "text": frozen_text_features(backbone, self.texts, self.batch).cpu(),
         }
         self._routing: dict[tuple[str, str, View], Tensor] = {}
-        self._frozen_states: dict[int, TowerState] = {}
-
-    @torch.no_grad()
-    def frozen_states(self, blocks: int) -> TowerState | None:
-        """States of all pictures after the lowest ``blocks`` blocks; ``None`` for 0, or if they are too many to keep.
-
-        Below the first prompted block a picture's states are the same under every route: they are computed once.
-        """
-        if blocks == 0:
-            return None
-        if blocks not in self._frozen_states:
-            states = frozen_states(self.backbone, self.store, blocks, batch=self.batch)
-            if states is None:
-                return None
-            self._frozen_states = {blocks: states}  # one depth at a time: the states are large
-        return self._frozen_states[blocks]
+        self.states = FrozenStates(backbone, self.store, self.texts, batch=self.batch)
 
     def count(self, tower: str) -> int:
         """Number of pictures or captions."""
@@ -112,16 +97,16 @@ class TestSet:
     def encode(self, method: Method, tower: str, rows: Tensor, route: int) -> Tensor:
         """Features of some rows under one route, [rows, features]."""
         parts = []
-        below = self.frozen_states(method.frozen_blocks()) if tower == "vision" else None
         for part in torch.split(rows, self.batch):
-            if below is not None:
-                states = replace(below, states=below.states[part].to(method.backbone.device))
-                parts.append(method.image_features(states, route))
-            elif tower == "vision":
+            below = self.states(tower, method, part)
+            if tower == "text":
+                words = [self.texts[row] for row in part.tolist()]
+                parts.append(method.text_features(tokens(method, words) if below is None else below, route))
+            elif below is None:
                 pixels = self.store.pixels(part.tolist()).to(method.backbone.device)
                 parts.append(method.image_features(self.backbone.inputs.normalise(pixels), route))
             else:
-                parts.append(method.text_features(tokens(method, [self.texts[row] for row in part.tolist()]), route))
+                parts.append(method.image_features(below, route))
         return torch.cat(parts).cpu()
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from lpi.backbones.base import DualEncoder
 from lpi.errors import BackboneError, ConfigError, check_choice
 from lpi.losses import item_loss
 from lpi.methods.base import Method, TaskData, TrainingBatch
+from lpi.options import Share
 from lpi.prompts.low_rank import TOWERS
 
 Targets = Literal["query_value", "attention", "mlp", "all"]
@@ -35,13 +36,16 @@ def private_copy(backbone: DualEncoder, own: Iterable[nn.Module] = ()) -> DualEn
     return deepcopy(backbone, shared)
 
 
-def target_layers(backbone: DualEncoder, targets: Targets) -> dict[str, nn.Linear]:
+def target_layers(
+    backbone: DualEncoder, targets: Targets, first: Mapping[str, int] | None = None
+) -> dict[str, nn.Linear]:
     """The linear layers in the blocks of both towers that a method may change, by tower, block and name.
 
     Args:
         backbone: of any family.
         targets: ``query_value`` and ``attention`` (all four maps) are the layers of the attention, ``mlp`` the others,
             ``all`` both.
+        first: of each tower, the lowest block whose layers may be changed; by default all may.
 
     Raises:
         ConfigError: an unknown choice.
@@ -54,9 +58,10 @@ def target_layers(backbone: DualEncoder, targets: Targets) -> dict[str, nn.Linea
         for number, block in enumerate(getattr(backbone, tower).layers)
         for name, module in block.named_modules()
         if isinstance(module, nn.Linear) and _wanted(name.split("."), targets)
+        if first is None or number >= first[tower]
     }
     if not found:
-        raise BackboneError(f"{backbone.name}: no layer of its blocks is a linear one of the kind {targets!r}.")
+        raise BackboneError(f"{backbone.name}: no layer of its changed blocks is a linear one of the kind {targets!r}.")
     return found
 
 
@@ -65,6 +70,14 @@ def _wanted(path: Sequence[str], targets: Targets) -> bool:
     if targets == "query_value":
         return attention and path[-1] in ("q_proj", "v_proj", "query", "value")
     return targets == "all" or attention == (targets == "attention")
+
+
+UpperShare = Annotated[Share, "which share of each tower's blocks is changed, counted from the top; 1 is all of them"]
+
+
+def blocks_below(backbone: DualEncoder, upper: float) -> dict[str, int]:
+    """How many of each tower's lowest blocks stay as they are where an upper share of them learns."""
+    return {tower: depth - round(upper * depth) for tower, depth in backbone.depths.items()}
 
 
 def check_rank(layers: Mapping[str, nn.Linear], rank: int, option: str = "rank") -> None:
@@ -191,12 +204,8 @@ class DeltaBackbone(nn.Module):
         self, backbone: DualEncoder, targets: Targets, *, own: bool = False, first: Mapping[str, int] | None = None
     ) -> None:
         super().__init__()
-        self.model = private_copy(backbone, target_layers(backbone, targets).values() if own else ())
-        self.layers = {
-            name: layer
-            for name, layer in target_layers(self.model, targets).items()
-            if first is None or int(name.split("/")[1]) >= first[name.split("/")[0]]
-        }
+        self.model = private_copy(backbone, target_layers(backbone, targets, first).values() if own else ())
+        self.layers = target_layers(self.model, targets, first)
         for name, layer in self.layers.items():
             layer.register_forward_hook(partial(self._add, name))
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 
-from lpi.backbones.base import DualEncoder, Problem, TextInputs, TowerState, View
+from lpi.backbones.base import DualEncoder, Images, Problem, Texts, View
 from lpi.backbones.given import PictureLike
 from lpi.config import TrainingSettings
 from lpi.errors import CheckpointError, ConfigError, LpiError
@@ -97,7 +97,7 @@ class TrainingBatch:
     Attributes:
         images: normalised pixels [images, 3, height, width], or their states after the blocks that the method
             leaves as they are.
-        texts: tokens of the captions.
+        texts: tokens of the captions, or likewise.
         positives: which belong together, bool [images, texts].
         owner: the picture of each caption, int64 [texts].
         frozen: gives the frozen, L2-normalised features of both, [images, features] and [texts, features].
@@ -105,8 +105,8 @@ class TrainingBatch:
         caption_rows: which of the task's different captions, int64 [texts].
     """
 
-    images: Tensor | TowerState
-    texts: TextInputs
+    images: Images
+    texts: Texts
     positives: Tensor
     owner: Tensor
     frozen: Callable[[], tuple[Tensor, Tensor]]
@@ -292,25 +292,25 @@ class Learner(
 
 
 Own = TypeVar("Own", bound=Learner)
+Item = TypeVar("Item")
 
 
 class Method(Learner):
     """A continual learner of retrieval: vectors of pictures and captions in one space."""
 
-    def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
+    def image_features(self, images: Images, route: int) -> Tensor:
         """L2-normalised features of pictures under one route, [images, features].
 
-        Only a method with :meth:`frozen_blocks` is given states.
+        Only a method with :meth:`frozen_blocks` is given states; so with captions.
         """
-        assert isinstance(images, Tensor)
         return F.normalize(self.backbone.encode_images(images), dim=-1)
 
-    def text_features(self, texts: TextInputs, route: int) -> Tensor:
+    def text_features(self, texts: Texts, route: int) -> Tensor:
         """L2-normalised features of captions under one route, [texts, features]."""
         return F.normalize(self.backbone.encode_texts(texts), dim=-1)
 
-    def frozen_blocks(self) -> int:
-        """How many of the lowest vision blocks the method leaves as they are, whatever it learns."""
+    def frozen_blocks(self, tower: str) -> int:
+        """How many of a tower's lowest blocks the method leaves as they are, whatever it learns."""
         return 0
 
     @torch.no_grad()
@@ -455,7 +455,7 @@ def relations(method: Learner) -> dict[str, Any] | None:
     return method.relations() if isinstance(method, Related) else None
 
 
-def chunks(items: Sequence[str], size: int) -> Iterable[Sequence[str]]:
+def chunks(items: Sequence[Item], size: int) -> Iterable[Sequence[Item]]:
     """Consecutive pieces of at most ``size`` items."""
     return (items[start : start + size] for start in range(0, len(items), size))
 

@@ -16,11 +16,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lpi.backbones.base import DualEncoder, TextInputs, TowerState
+from lpi.backbones.base import DualEncoder, Images, Texts
 from lpi.methods.adapters import (
     DeltaBackbone,
     LowRank,
     Targets,
+    UpperShare,
+    blocks_below,
     features_before,
     grouped,
     item_level,
@@ -75,6 +77,7 @@ class CCLIP(Method):
         rank: Annotated[int, "of the changes of a task"] = 16
         alpha: Annotated[Weight, "a change is multiplied by alpha / rank"] = 32.0
         targets: Annotated[Targets, "which layers of the blocks are changed"] = "all"
+        upper: UpperShare = 1.0
         merge: Annotated[Share, "the share of a task's change that joins the weights"] = 0.5
         weight: Annotated[Weight, "of the consolidation loss"] = 1.0
         temperature: Annotated[float, Field(ge=1e-3), "of the consolidation loss"] = 0.07
@@ -83,7 +86,9 @@ class CCLIP(Method):
 
     def __init__(self, backbone: DualEncoder, options: Options | None = None) -> None:
         super().__init__(backbone, options)
-        self.adapted = DeltaBackbone(backbone, self.options.targets, own=True)
+        self.adapted = DeltaBackbone(
+            backbone, self.options.targets, own=True, first=blocks_below(backbone, self.options.upper)
+        )
         self.before: tuple[Tensor, Tensor] | None = None
         self._start(torch.Generator().manual_seed(0))
 
@@ -109,7 +114,6 @@ class CCLIP(Method):
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """The item-level loss and the consolidation."""
         assert self.before is not None  # begin_task comes first
-        assert isinstance(batch.images, Tensor)  # no blocks are frozen
         o = self.options
         with self.adapted.with_deltas((self.change, o.alpha / o.rank)) as model:
             images, texts = model.encode_images(batch.images), model.encode_texts(batch.texts)
@@ -128,12 +132,15 @@ class CCLIP(Method):
         self.adapted.merge(self.change, o.merge * o.alpha / o.rank)
         self.before = None
 
-    def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
+    def frozen_blocks(self, tower: str) -> int:
+        """See :class:`Method`: those below the changed ones."""
+        return blocks_below(self.backbone, self.options.upper)[tower]
+
+    def image_features(self, images: Images, route: int) -> Tensor:
         """See :class:`Method`; with what has been merged so far."""
-        assert isinstance(images, Tensor)  # no blocks are frozen
         return F.normalize(self.adapted.model.encode_images(images), dim=-1)
 
-    def text_features(self, texts: TextInputs, route: int) -> Tensor:
+    def text_features(self, texts: Texts, route: int) -> Tensor:
         """See :class:`Method`; with what has been merged so far."""
         return F.normalize(self.adapted.model.encode_texts(texts), dim=-1)
 

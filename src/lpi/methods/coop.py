@@ -66,6 +66,6 @@ class CoOp(Prompted):
         """The context takes its place before the caption."""
         return self.placeholders(self.options.length)
 
-    def frozen_blocks(self) -> int:
+    def frozen_blocks(self, tower: str) -> int:
         """No block of the vision tower learns anything."""
-        return self.backbone.vision.depth
+        return self.backbone.vision.depth if tower == "vision" else 0

@@ -14,8 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lpi.backbones.base import DualEncoder, TextInputs, TowerState
-from lpi.methods.adapters import DeltaBackbone, LowRank, Targets, WeightDelta, grouped, item_level, within
+from lpi.backbones.base import DualEncoder, Images, Texts
+from lpi.methods.adapters import (
+    DeltaBackbone,
+    LowRank,
+    Targets,
+    UpperShare,
+    WeightDelta,
+    blocks_below,
+    grouped,
+    item_level,
+    within,
+)
 from lpi.methods.base import Method, Saved, TaskData, TrainingBatch, router_losses, router_trainable
 from lpi.methods.experts import Experts
 from lpi.methods.options import PairOptions, RoutedOptions, RouterName, RouterTable
@@ -52,6 +62,7 @@ class DAR(Experts, Method):
         rank: Annotated[int, "of each expert's changes"] = 8
         alpha: Annotated[Weight, "a change is multiplied by alpha / rank"] = 16.0
         targets: Annotated[Targets, "which layers of the blocks are changed"] = "attention"
+        upper: UpperShare = 1.0
         router: RouterName = "merged"
         routing: RouterTable = field(default_factory=MergedPrototypes.Options)
 
@@ -62,7 +73,7 @@ class DAR(Experts, Method):
         super().__init__(backbone, options)
         if self.router is not None:
             self.router.merges = True
-        self.adapted = DeltaBackbone(backbone, self.options.targets)
+        self.adapted = DeltaBackbone(backbone, self.options.targets, first=blocks_below(backbone, self.options.upper))
         self.experts = nn.ModuleList()
         self.new_expert(torch.Generator().manual_seed(0))  # refuses a wrong rank now, not when a task begins
 
@@ -96,6 +107,10 @@ class DAR(Experts, Method):
 
     # ---- encoding ----------------------------------------------------------------------------------------------------
 
+    def frozen_blocks(self, tower: str) -> int:
+        """See :class:`Method`: those below the changed ones."""
+        return blocks_below(self.backbone, self.options.upper)[tower]
+
     def _deltas(self, route: int) -> list[tuple[WeightDelta, float]]:
         """The changes behind a route and their factors: merging is the mean of the experts' weights."""
         chosen = tasks_behind(route)
@@ -107,13 +122,12 @@ class DAR(Experts, Method):
             found.append((expert, factor))
         return found
 
-    def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
+    def image_features(self, images: Images, route: int) -> Tensor:
         """See :class:`Method`; a route is a task, two of them merged, or FALLBACK: the frozen backbone."""
-        assert isinstance(images, Tensor)  # no blocks are frozen
         with self.adapted.with_deltas(*self._deltas(route)) as model:
             return F.normalize(model.encode_images(images), dim=-1)
 
-    def text_features(self, texts: TextInputs, route: int) -> Tensor:
+    def text_features(self, texts: Texts, route: int) -> Tensor:
         """See :meth:`image_features`."""
         with self.adapted.with_deltas(*self._deltas(route)) as model:
             return F.normalize(model.encode_texts(texts), dim=-1)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lpi.backbones.base import DualEncoder, TextInputs, TowerState
+from lpi.backbones.base import DualEncoder, Images, TextInputs, Texts
 from lpi.backbones.given import PictureLike, given_pixels, given_texts
 from lpi.errors import UnknownNameError, did_you_mean
 from lpi.prompts.task_keys import FALLBACK
@@ -45,10 +45,10 @@ class Encoding(Reading, Learned, Protocol):
     def router(self) -> Router | None:
         """Says whose knowledge a query takes."""
 
-    def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
+    def image_features(self, images: Images, route: int) -> Tensor:
         """Of pictures, [images, features]."""
 
-    def text_features(self, texts: TextInputs, route: int) -> Tensor:
+    def text_features(self, texts: Texts, route: int) -> Tensor:
         """Of captions, [texts, features]."""
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lpi.backbones.base import DualEncoder, TextInputs, Tower, TowerState
+from lpi.backbones.base import DualEncoder, Images, Texts, Tower
 from lpi.errors import BackboneError
 from lpi.methods.adapters import item_level, private_copy
 from lpi.methods.base import Method, Saved, TrainingBatch
@@ -74,16 +74,15 @@ class Linear(Method):
         scale, multi = self.backbone.logit_scale.exp(), self.options.multi_positive
         return {"item": item_level(batch, images, texts, logit_scale=scale, multi_positive=multi)}
 
-    def frozen_blocks(self) -> int:
-        """All vision blocks: their states are computed once."""
-        return self.backbone.vision.depth
+    def frozen_blocks(self, tower: str) -> int:
+        """All of them: their states are computed once."""
+        return self.backbone.depths[tower]
 
-    def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
+    def image_features(self, images: Images, route: int) -> Tensor:
         """See :class:`Method`."""
-        vision = self.tuned.vision
-        return F.normalize(vision.finish(images) if isinstance(images, TowerState) else vision(images), dim=-1)
+        return F.normalize(self.tuned.encode_images(images), dim=-1)
 
-    def text_features(self, texts: TextInputs, route: int) -> Tensor:
+    def text_features(self, texts: Texts, route: int) -> Tensor:
         """See :class:`Method`."""
         return F.normalize(self.tuned.encode_texts(texts), dim=-1)
 

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder
 from lpi.extras import missing_extra
-from lpi.methods.adapters import Targets, private_copy, target_layers
+from lpi.methods.adapters import Targets, UpperShare, blocks_below, private_copy, target_layers
 from lpi.methods.base import Saved, TaskData
 from lpi.methods.options import PairOptions
 from lpi.methods.tuned import TrainableCopy
 from lpi.options import Count, Size
 
 
-def inject(backbone: DualEncoder, *, rank: int, alpha: int, targets: Targets) -> dict[str, nn.Parameter]:
+def inject(backbone: DualEncoder, *, rank: int, alpha: int, targets: Targets, upper: float) -> dict[str, nn.Parameter]:
     """Put PEFT's layers into a backbone's blocks, in place; returns their factors by name.
 
     Raises:
@@ -32,7 +32,7 @@ def inject(backbone: DualEncoder, *, rank: int, alpha: int, targets: Targets) ->
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise missing_extra("method 'lora' needs PEFT, which is not installed", "methods") from error
-    chosen = {id(layer) for layer in target_layers(backbone, targets).values()}
+    chosen = {id(layer) for layer in target_layers(backbone, targets, blocks_below(backbone, upper)).values()}
     names = [name for name, module in backbone.model.named_modules() if id(module) in chosen]
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=names), backbone.model)
     return {name: weight for name, weight in backbone.model.named_parameters() if ".lora_" in name}
@@ -61,6 +61,7 @@ class LoRA(TrainableCopy):
         rank: Annotated[Count, "of each change, r"] = 8
         alpha: Annotated[Size, "a change is multiplied by alpha / rank"] = 16
         targets: Annotated[Targets, "which layers of the blocks are changed"] = "query_value"
+        upper: UpperShare = 1.0
 
     options: Options
 
@@ -68,7 +69,7 @@ class LoRA(TrainableCopy):
         super().__init__(backbone, options)
         o = self.options
         self.tuned = private_copy(backbone)
-        self._factors = inject(self.tuned, rank=o.rank, alpha=o.alpha, targets=o.targets)
+        self._factors = inject(self.tuned, rank=o.rank, alpha=o.alpha, targets=o.targets, upper=o.upper)
         self._start(torch.Generator().manual_seed(0))
 
     @torch.no_grad()
@@ -78,6 +79,10 @@ class LoRA(TrainableCopy):
             if ".lora_A." in name:
                 drawn = 2 * torch.rand(factor.shape, generator=generator) - 1
                 factor.copy_(drawn / factor.shape[1] ** 0.5)
+
+    def frozen_blocks(self, tower: str) -> int:
+        """See :class:`Method`: those below the changed ones."""
+        return blocks_below(self.backbone, self.options.upper)[tower]
 
     def begin_task(self, data: TaskData, generator: torch.Generator) -> None:
         """The first task starts at the frozen model, every further one where the last ended."""

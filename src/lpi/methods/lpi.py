@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lpi.backbones.base import DualEncoder, TextInputs, TowerPrompts, TowerState
+from lpi.backbones.base import DualEncoder, Images, Texts, TowerPrompts
 from lpi.losses import distillation_loss, item_loss
 from lpi.methods.adapters import DeltaBackbone, SharedLowRank, Targets, check_rank
 from lpi.methods.base import FALLBACK, Method, TrainingBatch, router_losses
@@ -147,7 +147,7 @@ class LPI(LowRankTasks, Method):
         raw = expert.raw()
         states = expert(raw)
         with self._changed(expert) as model:
-            images = self._encode_images(model, batch.images, self.entering(expert, states, "vision"))
+            images = model.encode_images(batch.images, self.entering(expert, states, "vision"))
             texts = model.encode_texts(batch.texts, self.entering(expert, states, "text"))
         images, texts = F.normalize(images, dim=-1), F.normalize(texts, dim=-1)
         scale = self.backbone.logit_scale.exp()
@@ -189,16 +189,16 @@ class LPI(LowRankTasks, Method):
         states = expert()
         return {tower: self.entering(expert, states, tower) for tower in TOWERS}
 
-    def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
+    def image_features(self, images: Images, route: int) -> Tensor:
         """See :class:`Method`; FALLBACK is the frozen backbone."""
         if route == FALLBACK:
-            return F.normalize(self._encode_images(self.backbone, images, None), dim=-1)
+            return F.normalize(self.backbone.encode_images(images), dim=-1)
         expert = self.expert(route)
         with self._changed(expert) as model:
-            features = self._encode_images(model, images, self.tower_prompts(route)["vision"])
+            features = model.encode_images(images, self.tower_prompts(route)["vision"])
         return F.normalize(features, dim=-1)
 
-    def text_features(self, texts: TextInputs, route: int) -> Tensor:
+    def text_features(self, texts: Texts, route: int) -> Tensor:
         """See :class:`Method`; FALLBACK is the frozen backbone."""
         if route == FALLBACK:
             return F.normalize(self.backbone.encode_texts(texts), dim=-1)
@@ -213,11 +213,6 @@ class LPI(LowRankTasks, Method):
             return nullcontext(self.backbone)
         return self.adapted.with_deltas((expert.change, 1.0))
 
-    def _encode_images(self, model: DualEncoder, images: Tensor | TowerState, prompts: TowerPrompts | None) -> Tensor:
-        if isinstance(images, TowerState):  # the lowest blocks have been run already
-            return model.vision.finish(model.vision.advance(images, self.frozen_blocks(), model.vision.depth, prompts))
-        return model.encode_images(images, prompts)
-
-    def frozen_blocks(self) -> int:
-        """Vision blocks below the first prompted one."""
-        return self.blocks["vision"][0]
+    def frozen_blocks(self, tower: str) -> int:
+        """The blocks below the first prompted one."""
+        return self.blocks[tower][0]

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lpi.backbones.base import DualEncoder, TextInputs, TowerState
+from lpi.backbones.base import DualEncoder, Images, Texts
 from lpi.errors import ConfigError
 from lpi.methods.adapters import grouped, item_level, private_copy, target_layers, within
 from lpi.methods.base import FALLBACK, Method, Saved, TaskData, TrainingBatch, router_losses, router_trainable
@@ -232,12 +232,11 @@ class MoEAdapters(Method):
 
     # ---- encoding ----------------------------------------------------------------------------------------------------
 
-    def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
+    def image_features(self, images: Images, route: int) -> Tensor:
         """See :class:`Method`; FALLBACK is the frozen backbone."""
-        assert isinstance(images, Tensor)  # no blocks are frozen
         return self._encoded_under(route, lambda: self.model.encode_images(images))
 
-    def text_features(self, texts: TextInputs, route: int) -> Tensor:
+    def text_features(self, texts: Texts, route: int) -> Tensor:
         """See :class:`Method`; FALLBACK is the frozen backbone."""
         return self._encoded_under(route, lambda: self.model.encode_texts(texts))
 

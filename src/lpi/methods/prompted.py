@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lpi.backbones.base import DualEncoder, TextInputs, Tower, TowerPrompts, TowerState
+from lpi.backbones.base import DualEncoder, Images, Texts, Tower, TowerPrompts
 from lpi.errors import ConfigError
 from lpi.losses import item_loss
 from lpi.methods.base import (
@@ -61,23 +61,19 @@ def fitting_depth(depth: int | None, paper: int, blocks: int) -> int:
     return depth
 
 
-def run_tower(tower: Tower, inputs: Any, parts: Sequence[TowerPrompts], first: int = 0) -> Tensor:
+def run_tower(tower: Tower, inputs: Any, parts: Sequence[TowerPrompts]) -> Tensor:
     """Features of inputs through a tower that one set of prompts enters after another, [batch, features].
 
     Args:
         tower: which.
-        inputs: what it reads, or its states before block ``first``.
+        inputs: what it reads, or its states between two blocks.
         parts: sets of prompts in the order of their blocks; a set is done with where the next one enters.
-        first: where states stand.
     """
-    if isinstance(inputs, TowerState):
-        state = inputs
-    else:
-        state, first = tower.begin(inputs, parts[0] if parts else None), 0
+    state = tower.entered(inputs, parts[0] if parts else None)
     stops = [part.blocks[0] for part in parts[1:]]
     for part, stop in zip(parts, [*stops, tower.depth][: len(parts)], strict=True):
-        state, first = tower.advance(state, first, stop, part), stop
-    return tower.finish(tower.advance(state, first, tower.depth))
+        state = tower.advance(state, state.block, stop, part)
+    return tower.finish(tower.advance(state, state.block, tower.depth))
 
 
 def first_words(backbone: DualEncoder, words: str, states: Tensor) -> None:
@@ -214,11 +210,11 @@ class Prompted(PromptLearner, Method):
         item = item_loss(images, texts, positives, logit_scale=scale)
         return {"item": item} | self.constraints(batch.frozen) | router_losses(self, batch.frozen)
 
-    def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
+    def image_features(self, images: Images, route: int) -> Tensor:
         """See :class:`Method`; FALLBACK is the frozen backbone, and so is any route before the first task."""
         return self._under("vision", images, route)
 
-    def text_features(self, texts: TextInputs, route: int) -> Tensor:
+    def text_features(self, texts: Texts, route: int) -> Tensor:
         """See :meth:`image_features`."""
         return self._under("text", texts, route)
 
@@ -234,7 +230,7 @@ class Prompted(PromptLearner, Method):
 
     def _encode(self, tower: str, inputs: Any, parts: Sequence[TowerPrompts]) -> Tensor:
         encoder = self.backbone.vision if tower == "vision" else self.backbone.text
-        return F.normalize(run_tower(encoder, inputs, parts, self.frozen_blocks()), dim=-1)
+        return F.normalize(run_tower(encoder, inputs, parts), dim=-1)
 
 
 __all__ = [

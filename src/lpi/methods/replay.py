@@ -70,8 +70,8 @@ class Replay(Tuned):
         """See :class:`Method`."""
         self._own = list(data.captions)
 
-    def frozen_blocks(self) -> int:
-        """None: pictures of the memory join the batch as pixels."""
+    def frozen_blocks(self, tower: str) -> int:
+        """None: pairs of the memory join the batch as pixels and words."""
         return 0
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lpi.backbones.base import DualEncoder, TextInputs, Tower, TowerState
-from lpi.methods.adapters import features_before, item_level
+from lpi.backbones.base import DualEncoder, Images, Texts, Tower
+from lpi.methods.adapters import blocks_below, features_before, item_level
 from lpi.methods.base import Method, Saved, TaskData, TrainingBatch
 from lpi.methods.options import MethodOptions, PairOptions
 from lpi.options import Share
@@ -43,14 +43,11 @@ class TrainableCopy(Method):
         multi = self.options.multi_positive
         return item_level(batch, images, texts, logit_scale=self.tuned.logit_scale.exp(), multi_positive=multi)
 
-    def image_features(self, images: Tensor | TowerState, route: int) -> Tensor:
+    def image_features(self, images: Images, route: int) -> Tensor:
         """See :class:`Method`."""
-        vision = self.tuned.vision
-        if isinstance(images, TowerState):  # what lies below has been run already
-            return F.normalize(vision.finish(vision.advance(images, self.frozen_blocks(), vision.depth)), dim=-1)
-        return F.normalize(vision(images), dim=-1)
+        return F.normalize(self.tuned.encode_images(images), dim=-1)
 
-    def text_features(self, texts: TextInputs, route: int) -> Tensor:
+    def text_features(self, texts: Texts, route: int) -> Tensor:
         """See :class:`Method`."""
         return F.normalize(self.tuned.encode_texts(texts), dim=-1)
 
@@ -95,19 +92,14 @@ class Tuned(TrainableCopy):
         self.tuned.requires_grad_(True)
         self.tuned.model.logit_scale.requires_grad_(self.options.learn_temperature)
         for name in TOWERS if self.options.upper < 1 else ():
-            for module in below(getattr(self.tuned, name), self._frozen(name)):
+            for module in below(getattr(self.tuned, name), blocks_below(backbone, self.options.upper)[name]):
                 module.requires_grad_(False)
         if self.tuned.logit_bias is not None:  # SigLIP's; the softmax loss has no use for it
             self.tuned.model.logit_bias.requires_grad_(False)
 
-    def _frozen(self, tower: str) -> int:
-        """How many of a tower's lowest blocks stay as they are."""
-        depth = self.backbone.depths[tower]
-        return depth - round(self.options.upper * depth)
-
-    def frozen_blocks(self) -> int:
-        """The vision blocks that stay as they are."""
-        return self._frozen("vision")
+    def frozen_blocks(self, tower: str) -> int:
+        """The lowest blocks that stay as they are."""
+        return blocks_below(self.backbone, self.options.upper)[tower]
 
     def trainable(self) -> list[nn.Parameter]:
         """Every weight of the copy that learns; its temperature only if asked for."""
