@@ -165,6 +165,19 @@ class DualEncoder(nn.Module):
         features: Tensor = self.text(texts, prompts)
         return features
 
+    def with_summary(self, tower: str, inputs: Any, prompts: TowerPrompts | None = None) -> tuple[Tensor, Tensor]:
+        """Features, [batch, features], not normalised, and what :meth:`Tower.summary` says beside them; one pass.
+
+        Args:
+            tower: ``vision`` or ``text``.
+            inputs: as :meth:`encode_images` or :meth:`encode_texts` takes them.
+            prompts: for that tower.
+        """
+        encoder = self.vision if tower == "vision" else self.text
+        state = encoder.entered(inputs, prompts)
+        state = encoder.advance(state, state.block, encoder.depth, prompts)
+        return encoder.finish(state), encoder.summary(state)
+
     def freeze(self) -> "DualEncoder":
         """Evaluation mode, and no weight gets a gradient: how a backbone is after loading."""
         self.eval()

@@ -194,6 +194,14 @@ class TowerState:
         )
 
     @property
+    def seen(self) -> Tensor:
+        """Which ordinary tokens are part of the input, and no padding, bool [batch, tokens]."""
+        if self.real is not None:
+            return self.real
+        places = torch.arange(self.tokens, device=self.states.device).expand(len(self.states), -1)
+        return places >= 0 if self.pool is None else places <= self.pool[:, None]
+
+    @property
     def prompts(self) -> int:
         """Number of prompt tokens."""
         return self.states.shape[1] - self.tokens

@@ -153,6 +153,16 @@ class Tower(nn.Module):
         features: Tensor = self.projection(pooled)
         return features
 
+    def summary(self, state: TowerState) -> Tensor:
+        """What the last block left of each input: the pooled output before the projection, and the mean of the
+        ordinary tokens behind the tower's own last norm, each of length 1; [batch, 2 * width].
+        """
+        names = ("post_layernorm", "final_layer_norm", "layernorm")
+        norm = next((getattr(self.module, name) for name in names if hasattr(self.module, name)), nn.Identity())
+        weight = state.seen.float()[:, :, None]
+        mean = (norm(state.ordinary) * weight).sum(dim=1) / weight.sum(dim=1)
+        return torch.cat([F.normalize(self.pool(state), dim=-1), F.normalize(mean, dim=-1)], dim=1)
+
     def forward(self, inputs: Any, prompts: TowerPrompts | None = None) -> Tensor:
         """The features of inputs, or of their states between two blocks, [batch, features], not normalised."""
         state = self.entered(inputs, prompts)

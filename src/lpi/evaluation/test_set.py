@@ -18,7 +18,7 @@ from lpi.config import EvaluationSettings
 from lpi.data.records import CaptionedImage
 from lpi.features import FEATURES, FrozenStates, frozen_image_features, frozen_text_features
 from lpi.methods.base import Method
-from lpi.methods.encoder import tokens
+from lpi.methods.encoder import tokens, width_of
 from lpi.prompts.task_keys import FALLBACK
 from lpi.routing.base import Routing, all_under
 from lpi.routing.mix import mix
@@ -120,11 +120,8 @@ class FeatureCache:
 
     def features(self, method: Method, tower: str, rows: Tensor, routes: Tensor) -> Tensor:
         """Features of ``rows``, each under its own route, [rows, features]."""
-        result = torch.empty(len(rows), self.test.frozen[tower].shape[1])
-        for route in torch.unique(routes).tolist():
-            chosen = (routes == route).nonzero()[:, 0]
-            result[chosen] = self._under(method, tower, rows[chosen], route)
-        return result
+        routes = routes[:, None]
+        return self.mixed(method, tower, rows, routes, torch.ones(routes.shape))
 
     def mixed(self, method: Method, tower: str, rows: Tensor, routes: Tensor, weights: Tensor) -> Tensor:
         """Features of ``rows`` under several routes each, weighted, added and normalised, [rows, features].
@@ -140,7 +137,7 @@ class FeatureCache:
             routes,
             weights,
             lambda own, route: self._under(method, tower, rows[own], route),
-            width=self.test.frozen[tower].shape[1],
+            width=width_of(method),
         )
 
     def _under(self, method: Method, tower: str, rows: Tensor, route: int) -> Tensor:
@@ -149,7 +146,7 @@ class FeatureCache:
         key = (tower, route)
         if key not in self._features:
             count = self.test.count(tower)
-            self._features[key] = torch.empty(count, self.test.frozen[tower].shape[1])  # untouched rows take no memory
+            self._features[key] = torch.empty(count, width_of(method))  # untouched rows take no memory
             self._known[key] = torch.zeros(count, dtype=torch.bool)
         missing = rows[~self._known[key][rows]]
         if len(missing):

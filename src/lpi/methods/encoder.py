@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,20 @@ class Encoding(Reading, Learned, Protocol):
 
     def text_features(self, texts: Texts, route: int) -> Tensor:
         """Of captions, [texts, features]."""
+
+
+@runtime_checkable
+class Widened(Protocol):
+    """A method whose vectors are wider than the backbone's, by a closed form's beside the features."""
+
+    @property
+    def extra_width(self) -> int:
+        """By so many numbers."""
+
+
+def width_of(method: Reading) -> int:
+    """Width of a method's vectors; those of the frozen model fill the first columns of them."""
+    return method.backbone.feature_width + (method.extra_width if isinstance(method, Widened) else 0)
 
 
 def tokens(method: Reading, texts: Sequence[str]) -> TextInputs:
@@ -173,7 +187,7 @@ def _mixed(method: Encoding, routing: Routing, encode: Callable[[Tensor, int], T
         routing.routes,
         routing.weights,
         encode,
-        width=backbone.feature_width,
+        width=width_of(method),
         batch=ENCODE_BATCH,
         device=backbone.device,
     )

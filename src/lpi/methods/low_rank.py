@@ -15,6 +15,7 @@ from lpi.errors import ConfigError
 from lpi.losses import LayerScaling, TaskLoss, layer_loss, task_loss
 from lpi.methods.adapters import SharedLowRank
 from lpi.methods.base import TaskData, router_trainable
+from lpi.methods.closing import Head
 from lpi.methods.encoder import tokens
 from lpi.methods.experts import Experts
 from lpi.methods.options import MethodOptions, RoutedOptions, RouterName, RouterTable
@@ -113,6 +114,7 @@ class TaskPrompts(nn.Module):
     prompts: LowRankPrompts
     interaction: Interaction | None
     change: SharedLowRank | None
+    head: Head | None
     semantics: Tensor
 
     def __init__(self, prompts: LowRankPrompts, interaction: Interaction | None, *, gated: bool, features: int) -> None:
@@ -120,6 +122,7 @@ class TaskPrompts(nn.Module):
         self.prompts = prompts
         self.register_module("interaction", interaction)
         self.register_module("change", None)  # of the frozen weights, where a task has one
+        self.register_module("head", None)  # its closed form, likewise
         self.gates = nn.ParameterDict()
         if gated:
             self.gates = nn.ParameterDict({tower: nn.Parameter(torch.zeros(prompts.layers)) for tower in TOWERS})

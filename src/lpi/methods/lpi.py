@@ -14,7 +14,7 @@ frozen weights, and leaves out the norm. ``preset="paper"`` and ``preset="author
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
@@ -24,7 +24,8 @@ from torch import Tensor
 from lpi.backbones.base import DualEncoder, Images, Texts, TowerPrompts
 from lpi.losses import distillation_loss, item_loss
 from lpi.methods.adapters import DeltaBackbone, SharedLowRank, Targets, check_rank
-from lpi.methods.base import FALLBACK, Method, TrainingBatch, router_losses
+from lpi.methods.base import FALLBACK, Method, TaskData, TrainingBatch, router_losses
+from lpi.methods.closing import ClosingTable, Head, pairs_of, state_widths
 from lpi.methods.low_rank import (
     InteractionTable,
     LowRankOptions,
@@ -84,6 +85,7 @@ class LPI(LowRankTasks, Method):
 
         losses: LossTable = LossTable()
         adapter: AdapterTable = AdapterTable()
+        closing: ClosingTable = field(default_factory=ClosingTable)
 
         @classmethod
         def presets(cls) -> dict[str, Preset]:
@@ -137,7 +139,14 @@ class LPI(LowRankTasks, Method):
         expert = super().new_expert(generator)
         if self.adapted is not None:
             expert.change = SharedLowRank(self.adapted.layers, rank=self.options.adapter.rank, generator=generator)
+        if self.extra_width:
+            expert.head = Head(state_widths(self.backbone), self.extra_width)
         return expert
+
+    @property
+    def extra_width(self) -> int:
+        """See :class:`lpi.methods.encoder.Widened`."""
+        return self.options.closing.dimensions
 
     # ---- learning ----------------------------------------------------------------------------------------------------
 
@@ -181,6 +190,15 @@ class LPI(LowRankTasks, Method):
         """See :class:`LowRankTasks`: for later tasks to compete with."""
         return self.options.losses.memory
 
+    def end_task(self, data: TaskData, generator: torch.Generator) -> None:
+        """See :class:`LowRankTasks`; the closed form is made of the states as the task has changed them."""
+        super().end_task(data, generator)
+        expert = self.expert(-1)
+        if expert.head is not None:
+            prompts = self.tower_prompts(-1)
+            with self._changed(expert) as model:
+                expert.head.fit(pairs_of(data, lambda tower, inputs: model.with_summary(tower, inputs, prompts[tower])))
+
     # ---- encoding ----------------------------------------------------------------------------------------------------
 
     def tower_prompts(self, index: int) -> dict[str, TowerPrompts]:
@@ -191,21 +209,22 @@ class LPI(LowRankTasks, Method):
 
     def image_features(self, images: Images, route: int) -> Tensor:
         """See :class:`Method`; FALLBACK is the frozen backbone."""
-        if route == FALLBACK:
-            return F.normalize(self.backbone.encode_images(images), dim=-1)
-        expert = self.expert(route)
-        with self._changed(expert) as model:
-            features = model.encode_images(images, self.tower_prompts(route)["vision"])
-        return F.normalize(features, dim=-1)
+        return self._encode("vision", images, route)
 
     def text_features(self, texts: Texts, route: int) -> Tensor:
-        """See :class:`Method`; FALLBACK is the frozen backbone."""
+        """See :meth:`image_features`."""
+        return self._encode("text", texts, route)
+
+    def _encode(self, tower: str, inputs: Images | Texts, route: int) -> Tensor:
         if route == FALLBACK:
-            return F.normalize(self.backbone.encode_texts(texts), dim=-1)
-        expert = self.expert(route)
+            features = getattr(self.backbone, tower)(inputs)
+            return F.pad(F.normalize(features, dim=-1), (0, self.extra_width))
+        expert, prompts = self.expert(route), self.tower_prompts(route)[tower]
         with self._changed(expert) as model:
-            features = model.encode_texts(texts, self.tower_prompts(route)["text"])
-        return F.normalize(features, dim=-1)
+            if expert.head is None:
+                return F.normalize(getattr(model, tower)(inputs, prompts), dim=-1)
+            found: Tensor = expert.head(tower, *model.with_summary(tower, inputs, prompts))
+        return found
 
     def _changed(self, expert: TaskPrompts) -> AbstractContextManager[DualEncoder]:
         """The frozen backbone with a task's change of its weights, if there is one."""

@@ -43,5 +43,6 @@ def mix(
             torch.split(own, batch or len(own)), torch.split(weights[own, place], batch or len(own)), strict=True
         ):
             found = encode(rows, route).to(device).float()
-            features.index_add_(0, rows.to(device), shares[:, None].to(device) * found)
+            own_width = features[:, : found.shape[1]]  # the frozen model's vectors may be the narrower ones
+            own_width.index_add_(0, rows.to(device), shares[:, None].to(device) * found)
     return features if routes.shape[1] == 1 else F.normalize(features, dim=-1)

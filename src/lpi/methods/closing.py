@@ -1,0 +1,197 @@
+"""The closed form of a task, on the states that its pairs have in the last blocks; learned in a second, from no steps.
+
+A vector is then two: the model's own features, and the states under the task's map, at a share that pairs which the
+map hasn't seen decide. What belongs to no task has the first alone, so that all vectors can be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lpi.backbones.base import DualEncoder
+from lpi.closed_form import Affine, Moments, cca
+from lpi.methods.base import TaskData
+from lpi.metrics.ranking import count_ranks
+from lpi.options import Size, Table
+from lpi.prompts.low_rank import TOWERS
+
+SHRINKAGES = (0.3, 1.0, 3.0)
+SHARES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.97)
+FOLDS = 2
+
+Encode = Callable[[str, Any], tuple[Tensor, Tensor]]
+"""From a tower and what it reads to features and states, [items, features] and [items, states]."""
+
+
+@dataclass(frozen=True)
+class ClosingTable(Table):
+    """A closed form on the states of the last blocks (ours; regularised CCA): covariances alone, and no steps."""
+
+    dimensions: Annotated[Size, "directions that are kept a task; 0 is none"] = 0
+
+
+class Head(nn.Module):
+    """The closed form of one task: for each tower a mean and a map, and the share of its vectors in the whole.
+
+    Args:
+        widths: of each tower's states.
+        dimensions: of the closed form's vectors.
+    """
+
+    share: Tensor
+
+    def __init__(self, widths: dict[str, int], dimensions: int) -> None:
+        super().__init__()
+        for tower in TOWERS:  # filled when the task ends
+            self.register_buffer(f"mean_{tower}", torch.zeros(widths[tower], dtype=torch.float16))
+            self.register_buffer(f"map_{tower}", torch.zeros(widths[tower], dimensions, dtype=torch.float16))
+        self.register_buffer("share", torch.zeros(()))
+
+    def forward(self, tower: str, features: Tensor, states: Tensor) -> Tensor:
+        """Features and states of items as one vector of length 1, [items, features + dimensions].
+
+        Args:
+            tower: which.
+            features: the model's own, not normalised, [items, features].
+            states: what :meth:`lpi.backbones.tower.Tower.summary` gives, [items, states].
+        """
+        found = closed((getattr(self, f"mean_{tower}").float(), getattr(self, f"map_{tower}").float()), states)
+        features = F.normalize(features, dim=-1)
+        return torch.cat([(1 - self.share).sqrt() * features, self.share.sqrt() * found], dim=1)
+
+    def fit(self, pairs: Pairs, moments: Moments | None = None, shrinkage: float | None = None) -> None:
+        """Choose shrinkage and share on pairs that the map hasn't seen, then fit it to all of them.
+
+        Args:
+            pairs: the task's.
+            moments: what is fitted instead of the task's own sums.
+            shrinkage: of the covariances; chosen by default.
+        """
+        dimensions = self.get_buffer("map_vision").shape[1]
+        shrinkage, share = chosen(pairs, dimensions, SHRINKAGES if shrinkage is None else (shrinkage,))
+        maps = cca(pairs.moments() if moments is None else moments, dimensions, shrinkage=shrinkage)
+        for tower, (mean, weights) in maps.items():
+            getattr(self, f"mean_{tower}").copy_(mean)
+            getattr(self, f"map_{tower}").copy_(weights)
+        self.share.fill_(share)
+
+
+def closed(affine: Affine, states: Tensor) -> Tensor:
+    """States under a map, L2-normalised, [items, dimensions]."""
+    mean, weights = affine
+    return F.normalize((states.float() - mean.to(states.device)) @ weights.to(states.device), dim=-1)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A task's training pairs as a model sees them.
+
+    Attributes:
+        features: L2-normalised, of pictures and of different captions, [items, features] a tower.
+        states: likewise, [items, states] a tower.
+        pictures: the picture of each pair, int64 [pairs].
+        captions: its caption, int64 [pairs].
+    """
+
+    features: dict[str, Tensor]
+    states: dict[str, Tensor]
+    pictures: Tensor
+    captions: Tensor
+
+    def moments(self, among: Tensor | None = None) -> Moments:
+        """Sums over the pairs whose pictures are ``among`` those given (bool [pictures]); by default over all.
+
+        Every picture counts as one, however many captions it has.
+        """
+        count = torch.bincount(self.pictures, minlength=len(self.states["vision"]))[self.pictures]
+        weights = 1 / count.double()
+        if among is not None:
+            weights = weights * among[self.pictures]
+        return Moments.of(self.states["vision"][self.pictures], self.states["text"][self.captions], weights)
+
+
+@torch.no_grad()
+def pairs_of(data: TaskData, encode: Encode) -> Pairs:
+    """A task's training pairs under a model, each picture and caption encoded once."""
+    rows: dict[str, dict[int, tuple[Tensor, Tensor]]] = {tower: {} for tower in TOWERS}
+    pairs = []
+    for batch in data.batches(seed=0, captions=0):
+        for tower, inputs, numbers in (
+            ("vision", batch.images, batch.picture_rows),
+            ("text", batch.texts, batch.caption_rows),
+        ):
+            found = [part.float().cpu() for part in encode(tower, inputs)]
+            rows[tower].update(zip(numbers.tolist(), zip(*found, strict=True), strict=True))
+        pairs.append(torch.stack([batch.picture_rows[batch.owner.cpu()], batch.caption_rows], dim=1))
+    both = torch.cat(pairs)
+    features, states = {}, {}
+    for tower, known in rows.items():
+        features[tower] = F.normalize(torch.stack([known[number][0] for number in sorted(known)]), dim=-1)
+        states[tower] = torch.stack([known[number][1] for number in sorted(known)])
+    return Pairs(features, states, both[:, 0], both[:, 1])
+
+
+def chosen(pairs: Pairs, dimensions: int, shrinkages: Sequence[float] = SHRINKAGES) -> tuple[float, float]:
+    """The shrinkage and the share that serve pairs best which the map hasn't seen.
+
+    Pictures are cut into folds; what is fitted to the others ranks a fold's captions for its pictures, and its pictures
+    for its captions; the mean reciprocal rank of both decides. Captions that both sides share are in both: words of a
+    task that return are no cheating.
+    """
+    order = torch.randperm(len(pairs.states["vision"]), generator=torch.Generator().manual_seed(0))
+    merit: dict[tuple[float, float], float] = {}
+    for fold in order.chunk(FOLDS) if len(order) >= 2 * FOLDS else ():
+        held = torch.zeros(len(order), dtype=torch.bool)
+        held[fold] = True
+        kept = held[pairs.pictures]
+        pictures, captions = torch.unique(pairs.pictures[kept]), torch.unique(pairs.captions[kept])
+        places = torch.stack(
+            [
+                torch.searchsorted(captions, pairs.captions[kept]),
+                torch.searchsorted(pictures, pairs.pictures[kept]),
+            ],
+            dim=1,
+        )
+        own = pairs.features["text"][captions] @ pairs.features["vision"][pictures].T
+        moments = pairs.moments(~held)
+        for shrinkage in shrinkages:
+            maps = cca(moments, dimensions, shrinkage=shrinkage)
+            texts = closed(maps["text"], pairs.states["text"][captions])
+            images = closed(maps["vision"], pairs.states["vision"][pictures])
+            found = texts @ images.T
+            for share in SHARES:
+                scores = (1 - share) * own + share * found
+                merit[shrinkage, share] = merit.get((shrinkage, share), 0.0) + reciprocal_rank(scores, places)
+    if not merit:
+        return shrinkages[-1], 0.5
+    return max(merit, key=lambda pair: (merit[pair], pair))
+
+
+def reciprocal_rank(scores: Tensor, pairs: Tensor) -> float:
+    """Mean reciprocal rank of both directions, in [0, 1].
+
+    Args:
+        scores: of captions and pictures, [captions, pictures].
+        pairs: which belong together, int64 [pairs, 2].
+    """
+    total = 0.0
+    for table, own in ((scores, pairs), (scores.T, pairs.flip(1))):
+        ranks = count_ranks(partial(_rows, table), len(table), own)
+        total += float(ranks.expected().reciprocal().mean()) / 2
+    return total
+
+
+def _rows(table: Tensor, start: int, stop: int) -> Tensor:
+    return table[start:stop]
+
+
+def state_widths(backbone: DualEncoder) -> dict[str, int]:
+    """Widths of what :meth:`lpi.backbones.tower.Tower.summary` gives."""
+    return {tower: 2 * width for tower, width in backbone.widths.items()}
