@@ -80,8 +80,8 @@ def about(results: Results) -> str:
 def legend(results: Results) -> str:
     """How the last column is read, and which rows failed or weren't tuned."""
     lines = [
-        f"`vs {results.against}`: the mean paired difference in {results.metrics.label}; * is larger than the spread "
-        "of the paired differences, ~ is not."
+        f"`vs {results.against}`: the mean paired difference in {results.metrics.label}, ± the spread of the "
+        "paired differences."
     ]
     tuned = results.tuned
     if tuned:

@@ -184,6 +184,7 @@ class Experiment(Settings):
         training: see :class:`TrainingSettings`.
         evaluation: see :class:`EvaluationSettings`.
         rows: further variants, each a row of the table, by name: what they change.
+        planned: pairs of variants whose difference is asked for beforehand, and gets an interval and a p.
         search: what ``lpi tune`` tries: settings and their values, such as ``"method.rank" = [4, 8]``; a value like
             ``"*3"`` is three times what the variant has.
     """
@@ -198,6 +199,7 @@ class Experiment(Settings):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     rows: dict[str, Table] = Field(default_factory=dict)
+    planned: list[tuple[str, str]] = Field(default_factory=list)
     search: dict[str, list[Any]] = Field(default_factory=dict)
 
     def variant_names(self) -> list[str]:

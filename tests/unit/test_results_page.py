@@ -34,7 +34,7 @@ def row(final: float, **others: Any) -> Row:
 
 
 def comparison(best: float) -> Results:
-    found = Comparison(difference=-1.0, spread=0.5, larger_than_spread=True, p=0.1, p_holm=0.3, runs=3)
+    found = Comparison(difference=-1.0, spread=0.5, p=0.1, p_holm=0.3, runs=3)
     return Results(
         problem="retrieval",
         rows={

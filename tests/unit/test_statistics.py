@@ -3,7 +3,7 @@
 import pytest
 
 from lpi.errors import DataError
-from lpi.metrics.statistics import deviation, holm, paired_difference, sign_flip_p
+from lpi.metrics.statistics import bootstrap_interval, deviation, holm, paired_difference, sign_flip_p
 
 
 def test_the_deviation_is_that_of_a_sample() -> None:
@@ -15,8 +15,8 @@ def test_a_difference_that_every_pair_shows_beats_a_larger_but_unsteady_one() ->
     steady = paired_difference([42.0, 43.0, 41.0], [41.0, 42.1, 40.1])
     unsteady = paired_difference([50.0, 41.0, 40.0], [41.0, 42.0, 42.0])
     assert steady.mean < unsteady.mean
-    assert steady.larger_than_spread
-    assert not unsteady.larger_than_spread
+    assert steady.spread is not None
+    assert abs(steady.mean) > steady.spread
     assert unsteady.spread == pytest.approx(6.0828, abs=1e-4)  # of 9, -1 and -2
 
 
@@ -24,12 +24,20 @@ def test_what_a_hard_order_costs_both_methods_cancels() -> None:
     found = paired_difference([60.0, 20.0], [58.0, 18.0])
     assert found.mean == 2
     assert found.spread == 0
-    assert found.larger_than_spread
 
 
 def test_a_single_pair_proves_nothing() -> None:
     found = paired_difference([60.0], [20.0])
-    assert (found.spread, found.p, found.larger_than_spread) == (None, 1.0, False)
+    assert (found.spread, found.p) == (None, 1.0)
+
+
+def test_an_interval_is_as_wide_as_runs_and_tasks_differ() -> None:
+    low, high = bootstrap_interval([[1.0, 3.0], [2.0, 4.0]], draws=4000)
+    assert 1.0 <= low < 2.0 < 3.0 < high <= 4.0
+    narrow = bootstrap_interval([[2.4, 2.6]] * 8)
+    assert narrow[1] - narrow[0] < 0.2
+    with pytest.raises(DataError, match="at least one run"):
+        bootstrap_interval([])
 
 
 @pytest.mark.parametrize(

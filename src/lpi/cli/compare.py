@@ -23,8 +23,8 @@ from lpi.cli.options import (
 from lpi.errors import LpiError, UnknownNameError, did_you_mean
 
 LEGEND = (
-    "* differs by more than the spread of the paired differences, ~ doesn't. forgot (fixed: in one gallery of all "
-    "tasks), BWT, FWT: points."
+    "learned: points above the frozen model with the same router and score. vs: ± is the spread of the paired "
+    "differences. forgot (fixed: in one gallery of all tasks), BWT, FWT: points."
 )
 
 
@@ -60,7 +60,7 @@ def compare(
     """
     from lpi.cli.progress import Console, print_table
     from lpi.config import read_experiment
-    from lpi.evaluation.results import collect, table, write_tables
+    from lpi.evaluation.results import collect, planned_lines, table, write_tables
     from lpi.evaluation.scheduler import default_jobs, make_cells, read_tuned, run_cells, variants_of
     from lpi.storage import write_json
 
@@ -92,6 +92,6 @@ def compare(
         print(json.dumps(found.to_json(), indent=1))
     else:
         print_table(*table(found), width=240)
-        print(LEGEND)
+        print("\n".join([LEGEND, *planned_lines(found)]))
     if found.failed:
         raise LpiError("; ".join(f"row {row!r} failed: {problem}" for row, problem in found.failed.items()))

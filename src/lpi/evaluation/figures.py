@@ -122,6 +122,16 @@ def _per_task(value: float | None, run: RunRecord) -> float | None:
     return None if value is None else value / run.tasks
 
 
+def _gain(main: str) -> Callable[[RunRecord], float | None]:
+    """What learning adds: the frozen model is given the same router and the same score."""
+
+    def figure(run: RunRecord) -> float | None:
+        frozen = run.frozen_with_routing or run.frozen
+        return None if frozen is None else run.final[main] - frozen[main]
+
+    return figure
+
+
 def _continual(m: str, label: str, gallery: bool) -> list[Figure]:
     """What every problem has: how its main metric fares over the stages."""
     return [
@@ -130,6 +140,8 @@ def _continual(m: str, label: str, gallery: bool) -> list[Figure]:
             f"{label} of the same model by cosines alone, and of the frozen model with that routing")),
         Figure(f"frozen_with_routing_{m}", "frozen", _of("frozen_with_routing", m), column="cosines/frozen",
             tables=(COMPARE,)),
+        Figure("gain_by_learning", "learned", _gain(m), "points", tables=(RUN, COMPARE, REPORT), explanation=(
+            f"{label} less that of the frozen model with the same router and score")),
         Figure(f"average_{m}", "authors'", _of("average", m), tables=(COMPARE, REPORT), explanation=(
             "each task's mean over the stages since it was learned (LPI's released evaluation)")),
         Figure(f"forgetting_{m}", "forgot", _of("forgetting", m), "points", tables=(RUN, COMPARE, REPORT), explanation=(
@@ -155,7 +167,8 @@ def _continual(m: str, label: str, gallery: bool) -> list[Figure]:
 
 
 COSTS = [
-    Figure("trainable_per_task", "learned", lambda run: run.trainable_per_task, "count", 0, tables=(COMPARE, REPORT),
+    Figure("trainable_per_task", "numbers learned", lambda run: run.trainable_per_task, "count", 0,
+        tables=(COMPARE, REPORT),
         explanation="numbers that one task may change"),
     Figure("stored_numbers", "stored", lambda run: run.stored_numbers, "count", 0, tables=(COMPARE, REPORT),
         explanation="numbers kept beside the frozen model"),

@@ -33,7 +33,7 @@ from lpi.evaluation.records import (
 from lpi.evaluation.scheduler import Cell, Outcome
 from lpi.metrics.continual import Matrix, authors_average, authors_forgetting, final_average
 from lpi.metrics.continual import mean as mean_of
-from lpi.metrics.statistics import holm, paired_difference
+from lpi.metrics.statistics import bootstrap_interval, holm, paired_difference
 from lpi.storage import read_json, write_text
 
 Json = Any
@@ -75,10 +75,29 @@ class Comparison:
 
     difference: float
     spread: float | None
-    larger_than_spread: bool
     p: float
     runs: int
     p_holm: float = 1.0
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A difference that was asked for before anything ran, in points of the main metric.
+
+    Attributes:
+        row, against: the variants; ``difference`` is of the first less the second.
+        low, high: 95 % interval, see :func:`lpi.metrics.statistics.bootstrap_interval`.
+        p: see :func:`lpi.metrics.statistics.sign_flip_p`.
+        runs: seeds and orders that both have.
+    """
+
+    row: str
+    against: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    runs: int
 
 
 @dataclass(frozen=True)
@@ -91,6 +110,7 @@ class Results:
         frozen: the frozen model after the last task.
         against: the variant that all others are compared with.
         comparisons: of all variants with that one.
+        planned: the pairs that the experiment names.
         failed: what went wrong with each variant that is left out, in a line.
         seeds: of the runs.
         orders: of the tasks, how many.
@@ -116,6 +136,7 @@ class Results:
     versions: Json
     machine: Json
     commit: str | None
+    planned: list[Planned] = field(default_factory=list)
 
     @property
     def metrics(self) -> Metrics:
@@ -200,6 +221,7 @@ def collect(
         orders=1 + max((cell.order for cell in outcome.cells), default=0),
         command=command,
         settings={variant: own[0].info["settings"] for variant, own in runs.items()},
+        planned=planned_pairs(runs, outcome.cells[0].settings.planned, metrics) if runs else [],
         tuned={variant: found for variant, found in (tuned or {}).items() if variant in rows} or None,
         **{key: of_run[key] for key in ("stream", "backbone", "versions", "machine", "commit")},
     )
@@ -278,12 +300,43 @@ def _comparisons(runs: Mapping[str, Sequence[_Run]], against: str | None, metric
             continue
         pair = paired_difference([mine[key] for key in keys], [reference[key] for key in keys])
         spread = None if pair.spread is None else round(pair.spread, 3)
-        found[variant] = Comparison(round(pair.mean, 3), spread, pair.larger_than_spread, round(pair.p, 5), len(keys))
+        found[variant] = Comparison(round(pair.mean, 3), spread, round(pair.p, 5), len(keys))
     adjusted = holm([one.p for one in found.values()])
     return {
         variant: Comparison(**{**asdict(one), "p_holm": round(p, 5)})
         for (variant, one), p in zip(found.items(), adjusted, strict=True)
     }
+
+
+def planned_pairs(
+    runs: Mapping[str, Sequence[_Run]], pairs: Sequence[tuple[str, str]], metrics: Metrics
+) -> list[Planned]:
+    """The differences of named pairs over the seeds and orders that both have, with interval and p.
+
+    Args:
+        runs: by variant.
+        pairs: of variants; those of which one didn't run are left out.
+        metrics: of the problem.
+    """
+
+    def tasks(own: Sequence[_Run]) -> dict[tuple[int, int], list[float]]:
+        return {(run.cell.order, run.cell.seed): metrics.per_task(run.stages[-1].seen, metrics.main) for run in own}
+
+    found = []
+    for row, against in pairs:
+        if row not in runs or against not in runs:
+            continue
+        mine, theirs = tasks(runs[row]), tasks(runs[against])
+        keys = sorted(mine.keys() & theirs.keys())
+        if not keys:
+            continue
+        each = [[100 * (a - b) for a, b in zip(mine[key], theirs[key], strict=True)] for key in keys]
+        low, high = bootstrap_interval(each)
+        pair = paired_difference([mean(one) for one in each], [0.0] * len(each))
+        found.append(
+            Planned(row, against, round(pair.mean, 3), round(low, 3), round(high, 3), round(pair.p, 5), len(keys))
+        )
+    return found
 
 
 # ---- the table that a person reads -----------------------------------------------------------------------------------
@@ -315,10 +368,19 @@ def table(results: Results, where: str = COMPARE) -> tuple[list[str], list[list[
 
 
 def _versus(found: Comparison | None) -> str:
-    """A difference; with ``*`` it is larger than the spread of the paired differences, with ``~`` it isn't."""
+    """A difference and, of several runs, the spread of the paired differences."""
     if found is None:
         return ""
-    return f"{found.difference:+.1f}" + ("" if found.spread is None else " *" if found.larger_than_spread else " ~")
+    return f"{found.difference:+.1f}" + ("" if found.spread is None else f" ± {found.spread:.1f}")
+
+
+def planned_lines(results: Results) -> list[str]:
+    """The planned pairs, a line each."""
+    return [
+        f"{one.row} less {one.against}: {one.difference:+.1f} points, 95 % from {one.low:+.1f} to {one.high:+.1f}, "
+        f"p = {one.p:.3g} of {one.runs} run{'s' * (one.runs > 1)}"
+        for one in results.planned
+    ]
 
 
 def write_tables(results: Results, folder: Path) -> None:
@@ -330,4 +392,4 @@ def write_tables(results: Results, folder: Path) -> None:
         write_text(folder / f"compare.{kind}", text)
 
 
-__all__ = ["COMPARE", "RUN", "Comparison", "Results", "Row", "collect", "table", "write_tables"]
+__all__ = ["COMPARE", "RUN", "Comparison", "Results", "Row", "collect", "planned_lines", "table", "write_tables"]

@@ -64,7 +64,7 @@ class CCA(Experts, Method):
         """See :class:`lpi.methods.encoder.Widened`."""
         return self.options.dimensions
 
-    def new_expert(self, generator: torch.Generator) -> Head:
+    def new_expert(self, generator: torch.Generator) -> nn.Module:
         """See :class:`Experts`."""
         return Head(state_widths(self.backbone), self.options.dimensions)
 
@@ -86,18 +86,12 @@ class CCA(Experts, Method):
     def end_task(self, data: TaskData, generator: torch.Generator) -> None:
         """Fit the newest map; or add the task's sums to those of the earlier ones, and fit the one map anew."""
         super().end_task(data, generator)
-        pairs = pairs_of(data, self.backbone.with_summary)
-        head, earlier = self.head(-1), self.sums
+        pairs = pairs_of(data, self.read)
+        head: Any = self.experts[-1]
         if self.options.maps == "sum":
-            self.sums = pairs.moments() if earlier is None else earlier + pairs.moments()
+            self.sums = pairs.moments() if self.sums is None else self.sums + pairs.moments()
         head.fit(pairs, self.sums, self.options.shrinkage)
         head.to(self.backbone.device)
-
-    def head(self, route: int) -> Head:
-        """The map of a route."""
-        found = self.experts[route]
-        assert isinstance(found, Head)
-        return found
 
     def frozen_blocks(self, tower: str) -> int:
         """All of them."""
@@ -112,12 +106,16 @@ class CCA(Experts, Method):
         return self._encode("text", texts, route)
 
     def _encode(self, tower: str, inputs: Images | Texts, route: int) -> Tensor:
-        features, states = self.backbone.with_summary(tower, inputs)
+        features, states = self.read(tower, inputs)
         if route == FALLBACK or not self.tasks:
             return F.pad(F.normalize(features, dim=-1), (0, self.extra_width))
         newest = self.options.maps == "sum"
-        found: Tensor = self.head(-1 if newest else route)(tower, features, states)
+        found: Tensor = self.experts[-1 if newest else route](tower, features, states)
         return found
+
+    def read(self, tower: str, inputs: Any) -> tuple[Tensor, Tensor]:
+        """Features of inputs, [items, features], and the states that the map is for, [items, states]."""
+        return self.backbone.with_summary(tower, inputs)
 
     def shared_state(self) -> dict[str, Tensor]:
         """The sums of all tasks, where they make one map."""

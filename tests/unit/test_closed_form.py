@@ -1,0 +1,129 @@
+"""Closed forms against slow, plain versions, and what a method makes of them."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from lpi.backbones.base import DualEncoder
+from lpi.closed_form import Moments, cca, ridge
+from lpi.config import TrainingSettings
+from lpi.errors import ShapeError
+from lpi.features import TrainingSet
+from lpi.methods import method
+from lpi.methods.base import stored_parameters
+from lpi.methods.closing import Pairs, chosen, pairs_of, reciprocal_rank
+from lpi.tasks.stream import TaskStream
+from lpi.trainer import learn_task
+
+SHRUNK = 0.5
+
+
+def pairs(count: int = 40, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """States of pictures and captions that have two directions in common, and weights."""
+    generator = torch.Generator().manual_seed(seed)
+    common = torch.randn(count, 2, generator=generator)
+    x = common @ torch.randn(2, 6, generator=generator) + 0.3 * torch.randn(count, 6, generator=generator)
+    y = common @ torch.randn(2, 5, generator=generator) + 0.3 * torch.randn(count, 5, generator=generator)
+    return x + 3, y - 1, torch.rand(count, generator=generator) + 0.5
+
+
+def test_sums_of_tasks_add_up() -> None:
+    x, y, weights = pairs()
+    whole = Moments.of(x, y, weights)
+    parts = Moments.of(x[:15], y[:15], weights[:15]) + Moments.of(x[15:], y[15:], weights[15:])
+    for name, value in vars(whole).items():
+        torch.testing.assert_close(getattr(parts, name), value)
+    with pytest.raises(ShapeError, match="both sides"):
+        Moments.of(x, y[:3], weights)
+
+
+def test_cca_solves_the_generalised_eigenproblem() -> None:
+    x, y, weights = (part.double() for part in pairs())
+    share = weights / weights.sum()
+    x0, y0 = x - (share[:, None] * x).sum(0), y - (share[:, None] * y).sum(0)
+    xx, yy = (x0 * share[:, None]).T @ x0, (y0 * share[:, None]).T @ y0
+    xy = (x0 * share[:, None]).T @ y0
+    xx += SHRUNK * xx.trace() / len(xx) * torch.eye(len(xx))
+    yy += SHRUNK * yy.trace() / len(yy) * torch.eye(len(yy))
+    # directions a of the pictures with Cxy Cyy^-1 Cyx a = s^2 Cxx a, one by one
+    values, vectors = torch.linalg.eig(torch.linalg.solve(xx, xy @ torch.linalg.solve(yy, xy.T)))
+    order = values.real.argsort(descending=True)
+    maps = cca(Moments.of(x, y, weights), 3, shrinkage=SHRUNK)
+    for place in range(2):
+        s2, a = values.real[order[place]], vectors.real[:, order[place]]
+        a = a / (a @ xx @ a).sqrt() * s2.sqrt()  # of variance 1 under the shrunk covariance, times the correlation
+        found = maps["vision"][1][:, place].double()
+        torch.testing.assert_close(found * (found @ a).sign(), a, rtol=1e-4, atol=1e-5)
+        b = torch.linalg.solve(yy, xy.T @ found) / s2.sqrt()
+        torch.testing.assert_close(maps["text"][1][:, place].double(), b, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(maps["vision"][0].double(), x.mul(share[:, None]).sum(0), rtol=1e-5, atol=1e-5)
+
+
+def test_directions_beyond_the_widths_are_zero() -> None:
+    maps = cca(Moments.of(*pairs()), 8, shrinkage=SHRUNK)
+    assert maps["vision"][1].shape == (6, 8)
+    assert not maps["vision"][1][:, 5:].any()
+
+
+def test_ridge_is_least_squares_with_more_rows() -> None:
+    x, y, weights = (part.double() for part in pairs())
+    root = weights.sqrt()[:, None]
+    strength = 0.1
+    extra = (strength * ((root * x).T @ (root * x)).diagonal().mean()).sqrt() * torch.eye(6, dtype=torch.float64)
+    rows, targets = torch.cat([root * x, extra]), torch.cat([root * y, torch.zeros(6, 5, dtype=torch.float64)])
+    plain = torch.linalg.lstsq(rows, targets).solution
+    torch.testing.assert_close(ridge(Moments.of(x, y, weights), strength=strength)["vision"].double(), plain)
+
+
+def test_reciprocal_rank_counts_half_of_what_is_equal() -> None:
+    scores = torch.tensor([[0.9, 0.1], [0.5, 0.5]])
+    # captions: first, and one wrong picture as good: place 1.5; pictures: first, first
+    assert reciprocal_rank(scores, torch.tensor([[0, 0], [1, 1]])) == pytest.approx((1 + 1 / 1.5 + 1 + 1) / 4)
+
+
+@pytest.mark.parametrize("informative", [True, False])
+def test_the_share_follows_from_pairs_that_the_map_has_not_seen(informative: bool) -> None:
+    x, y, _ = pairs(80)
+    generator = torch.Generator().manual_seed(1)
+    if not informative:
+        y = y[torch.randperm(80, generator=generator)]
+    own = torch.nn.functional.normalize(torch.randn(80, 12, generator=generator), dim=1)
+    features = {"vision": own, "text": own if not informative else own.roll(1, 0)}
+    rows = torch.arange(80)
+    _, share = chosen(Pairs(features, {"vision": x, "text": y}, rows, rows), 3)
+    assert (share >= 0.5) == informative
+
+
+@pytest.mark.parametrize("name", ["cca", "lpi"])
+def test_without_a_step_the_closed_form_finds_what_the_frozen_model_does_not(
+    name: str, clip: DualEncoder, stream: TaskStream
+) -> None:
+    options = {"dimensions": 4, "clusters": 1} if name == "lpi" else {"dimensions": 4}
+    model = method(name, clip, **options)
+    learn_task(model, stream.tasks[0], settings=TrainingSettings(epochs=0, device="cpu"))
+    training = TrainingSet(stream.tasks[0], clip)
+    before = chosen_rank(clip, training, method("zero_shot", clip))
+    after = chosen_rank(clip, training, model)
+    assert after > before
+    assert model.encode_texts("a red dot", task=stream.tasks[0].name).shape == (clip.feature_width + 4,)
+    assert stored_parameters(model) > 0
+
+
+def chosen_rank(clip: DualEncoder, training: TrainingSet, model: object) -> float:
+    """The mean reciprocal rank of a task's own training pairs under a method."""
+    found = pairs_of(training.data(batches=training.once_more(model, TrainingSettings())), clip.with_summary)  # type: ignore[arg-type]
+    images = model.encode_images([record.picture.open() for record in training.records])  # type: ignore[attr-defined]
+    texts = model.encode_texts(training.captions)  # type: ignore[attr-defined]
+    return reciprocal_rank(texts @ images.T, torch.stack([found.captions, found.pictures], dim=1))
+
+
+def test_a_map_for_all_tasks_is_made_of_their_sums_alone(clip: DualEncoder, stream: TaskStream) -> None:
+    settings = TrainingSettings(epochs=0, device="cpu")
+    one_by_one = method("cca", clip, maps="sum", dimensions=4, shrinkage=1.0)
+    for task in stream.tasks:
+        learn_task(one_by_one, task, settings=settings)
+    at_once = method("cca", clip, maps="sum", dimensions=4, shrinkage=1.0)
+    learn_task(at_once, stream.merged(), settings=settings)
+    for name in ("map_vision", "map_text"):
+        a, b = (getattr(model.experts[-1], name).float().abs() for model in (one_by_one, at_once))
+        torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-3)
