@@ -169,9 +169,8 @@ def frozen_image_features(backbone: DualEncoder, store: PictureStore, batch: int
     device = backbone.logit_scale.device
     parts = []
     with in_full(device):
-        for start in range(0, len(store), batch):
-            pixels = store.pixels(range(start, min(start + batch, len(store)))).to(device)
-            parts.append(backbone.view_images(backbone.inputs.normalise(pixels), view))
+        for pixels in store.in_turn(chunks(range(len(store)), batch)):
+            parts.append(backbone.view_images(backbone.inputs.normalise(pixels.to(device)), view))
     return torch.cat(parts)
 
 
@@ -199,8 +198,8 @@ def frozen_text_features(backbone: DualEncoder, texts: Sequence[str], batch: int
     device = backbone.logit_scale.device
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     features = torch.empty(len(texts), backbone.view_width("text", view), device=device)
-    for rows in chunks(order, batch):  # type: ignore[arg-type]
-        tokens = backbone.inputs.tokenize([texts[row] for row in rows]).to(device)  # type: ignore[call-overload]
+    for rows in chunks(order, batch):
+        tokens = backbone.inputs.tokenize([texts[row] for row in rows]).to(device)
         with in_full(device):
             features[list(rows)] = backbone.view_texts(tokens, view)
     return features

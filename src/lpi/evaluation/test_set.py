@@ -16,6 +16,7 @@ from torch import Tensor
 from lpi.backbones.base import DualEncoder, TowerState, View
 from lpi.config import EvaluationSettings
 from lpi.data.records import CaptionedImage
+from lpi.devices import autocast
 from lpi.features import FEATURES, frozen_image_features, frozen_states, frozen_text_features
 from lpi.methods.base import Method
 from lpi.methods.encoder import tokens
@@ -113,15 +114,21 @@ class TestSet:
         """Features of some rows under one route, [rows, features]."""
         parts = []
         below = self.frozen_states(method.frozen_blocks()) if tower == "vision" else None
-        for part in torch.split(rows, self.batch):
-            if below is not None:
-                states = replace(below, states=below.states[part].to(method.backbone.device))
-                parts.append(method.image_features(states, route))
-            elif tower == "vision":
-                pixels = self.store.pixels(part.tolist()).to(method.backbone.device)
-                parts.append(method.image_features(self.backbone.inputs.normalise(pixels), route))
-            else:
-                parts.append(method.text_features(tokens(method, [self.texts[row] for row in part.tolist()]), route))
+        device, groups = method.backbone.device, torch.split(rows, self.batch)
+        seen = tower == "vision" and below is None
+        pictures = self.store.in_turn([part.tolist() for part in groups] if seen else [])
+        for part in groups:
+            pixels = next(pictures) if seen else None
+            with autocast(method.precision, device):
+                if below is not None:
+                    states = replace(below, states=below.states[part].to(device))
+                    found = method.image_features(states, route)
+                elif pixels is not None:
+                    found = method.image_features(self.backbone.inputs.normalise(pixels.to(device)), route)
+                else:
+                    texts = [self.texts[row] for row in part.tolist()]
+                    found = method.text_features(tokens(method, texts), route)
+            parts.append(found.float())
         return torch.cat(parts).cpu()
 
 
