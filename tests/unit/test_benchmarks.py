@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 import step
+import torch
+
+from lpi.devices import multiplies_bfloat16
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +47,9 @@ def test_a_quick_run_writes_every_figure(tmp_path: Path) -> None:
         assert set(figures[row]) == {"train", "image", "text"}
         assert all(multiple > 0 for multiple in figures[row].values())
     assert set(figures["frozen"]["stock"]) == {"image", "text"}
-    assert (figures["bfloat16"] is not None) == step.has_bfloat16()
+    assert (figures["bfloat16"] is not None) == multiplies_bfloat16(torch.device("cpu"))
+    assert figures["auto"] == figures["ours"]  # so narrow a model keeps float32
+    assert figures["speedup_over_stock"].keys() == {"train", "image", "text"}
     assert figures["seconds"]["ours"]["train"]["min"] <= figures["seconds"]["ours"]["train"]["median"]
     assert "--quick" in figures["command"]
     assert figures["versions"]["torch"]
