@@ -56,6 +56,23 @@ def test_a_quick_run_writes_every_figure(tmp_path: Path) -> None:
     assert figures["machine"]["processor"]
 
 
+def test_a_quick_pipeline_embeds_and_trains_from_files(tmp_path: Path) -> None:
+    results = tmp_path / "pipeline.json"
+    words = ["--files", "32", "--pairs", "1", "--models", "lpi-tiny", "--results", str(results)]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "pipeline.py"), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(results.read_text())
+    for part in ("embed", "train"):
+        assert figures[part]["lpi-tiny"]["share_of_model_rate"] > 0
+        assert 0 < figures[part]["lpi-tiny"]["reachable"] <= 1
+
+
 def test_the_readme_shows_what_the_results_file_says() -> None:
     import readme_figures
 
