@@ -40,7 +40,6 @@ from lpi.data.records import CaptionedImage, FilePicture
 from lpi.evaluation.machine import environment
 from lpi.features import TrainingSet
 from lpi.methods import method
-from lpi.prompts.task_keys import FALLBACK
 from lpi.search.embedding import Embedder, Job
 from lpi.search.encoding import Encoder
 from lpi.search.routes import Routes
@@ -106,8 +105,7 @@ def embedding(backbone: DualEncoder, paths: list[Path]) -> tuple[Callable[[], ob
     def alone() -> None:
         for start in range(0, len(jobs), BATCH):
             part: Tensor = ready[: min(BATCH, len(jobs) - start)]
-            encoder.routing_features(part)
-            encoder.under(part, FALLBACK)
+            encoder.untaught(part)
 
     return whole, alone
 

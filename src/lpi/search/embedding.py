@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lpi.methods.base import chunks
+from lpi.methods.base import FALLBACK, chunks
 from lpi.search.encoding import Half, Routing
 from lpi.search.files import CheckedPicture, OnProgress
 from lpi.search.identity import ROUTING
@@ -145,7 +145,12 @@ class Embedder:
         wanted = {row: jobs[row].routes or () for row in good}
         if fresh:
             ids = [jobs[row].id for row in fresh]
-            features = self.encoder.routing_features(pixels[fresh])
+            method = self.encoder.method
+            if method.router is not None and not method.tasks:  # all will be the frozen model's: its pass gives both
+                features, frozen = self.encoder.untaught(pixels[fresh])
+                self._add(self.keys[FALLBACK], ids, frozen)
+            else:
+                features = self.encoder.routing_features(pixels[fresh])
             self._add(ROUTING, ids, features)
             for name in ("width", "height", "taken"):
                 self._about[name] += [getattr(pictures[row].about, name) for row in fresh]
