@@ -18,14 +18,16 @@ tokens beside start and end, 16 prompts in each of the first 9 layers, float32. 
   longest. Prompts that are added *into* tokens, and no prompts at all, have 16 fewer; their rows have floors of their
   own.
 - Peak: the fastest of several ``torch.mm`` in the same run, of the towers' shapes and a large square; the highest
-  rate of any repetition.
+  rate of any repetition. On AMD that is MKL's, and oneDNN, by which the towers compute, is faster: multiples may be
+  below 1. ``of_onednn_floor`` has the same with oneDNN's own peak.
 
 **The rows**: ``ours``: `lpi.methods.lpi.LPI`, prompt tokens of their own in every prompted layer (``replace``; at the
 text's placeholders), the whole loss of a first task (item and layer level) and backward to the factors. ``stock``: the
 same prompts as plain parameters through a loop over the stock modules, text padded to 77 tokens, item loss.
 ``into``: our default injection. ``frozen``: the frozen model, ours and stock ``get_image_features`` and
 ``get_text_features`` (padded to 77). ``bfloat16``: ``ours`` under autocast, as multiples of the *float32* floor, and
-of its own. Tokenising, decoding and the optimiser's step are outside all of them.
+of its own. ``auto``: what a user gets here, one of the two. ``speedup_over_stock``: seconds of ``stock`` over those of
+``auto``. Tokenising, decoding and the optimiser's step are outside all of them.
 
 Variants are measured in turn, round by round, so that a noisy minute hits all of them; figures are medians of rounds.
 """
@@ -50,8 +52,10 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from lpi.backbones.attention import use_own_attention
 from lpi.backbones.base import DualEncoder, TextInputs
 from lpi.backbones.inputs import PixelRecipe
+from lpi.backbones.kernels import has_onednn, linear
 from lpi.backbones.loading import make_inputs
 from lpi.backbones.towers import text_tower, vision_tower
+from lpi.devices import multiplies_bfloat16, settled_precision
 from lpi.evaluation.machine import environment
 from lpi.losses import item_loss
 from lpi.methods import method
@@ -59,9 +63,11 @@ from lpi.methods.base import TaskData, TrainingBatch, begin
 from lpi.methods.encoder import tokens as tokens_of
 from lpi.methods.lpi import LPI
 from lpi.storage import write_json
+from lpi.trainer import is_wide
 
 Seconds = dict[str, dict[str, list[float]]]
 Work = Callable[[], object]
+Multiply = Callable[[Tensor, Tensor], Tensor]
 PARTS = ("train", "image", "text")
 
 
@@ -145,7 +151,7 @@ def floor_work(sizes: Sizes, *, prompt_tokens: bool) -> dict[str, float]:
     return {"train": 2 * (image + text), "image": image, "text": text}
 
 
-def products(sizes: Sizes, dtype: torch.dtype) -> list[tuple[float, Work]]:
+def products(sizes: Sizes, dtype: torch.dtype, multiply: Multiply = torch.mm) -> list[tuple[float, Work]]:
     """Matrix products whose best rate is the peak, each with its operations."""
     shapes = [(sizes.square, sizes.square, sizes.square)]
     for tower, tokens in ((sizes.vision, 1 + sizes.patches), (sizes.text, 2 + sizes.longest)):
@@ -156,9 +162,9 @@ def products(sizes: Sizes, dtype: torch.dtype) -> list[tuple[float, Work]]:
     found: list[tuple[float, Work]] = []
     for rows, inner, columns in shapes:
         left, right = torch.randn(rows, inner, dtype=dtype), torch.randn(columns, inner, dtype=dtype)
-        found.append((2.0 * rows * inner * columns, lambda a=left, b=right: torch.mm(a, b.T)))  # type: ignore[misc]
+        found.append((2.0 * rows * inner * columns, lambda a=left, b=right: multiply(a, b.T)))  # type: ignore[misc]
         if rows == sizes.square:
-            found.append((2.0 * rows**3, lambda a=left, b=right: torch.mm(a, b)))  # type: ignore[misc]
+            found.append((2.0 * rows**3, lambda a=left, b=right: multiply(a, b)))  # type: ignore[misc]
     return found
 
 
@@ -379,15 +385,6 @@ class Bench:
 # Measuring ----------------------------------------------------------------------------------------------------------
 
 
-def has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself; elsewhere it is emulated, and slow."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:  # not Linux
-        return False
-    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16"))
-
-
 def timed(work: Work) -> float:
     """Seconds of one call."""
     started = time.perf_counter()
@@ -400,10 +397,12 @@ def measure(bench: Bench, rounds: int, bfloat16: bool, say: Callable[[str], None
     variants = bench.variants(bfloat16)
     types = {"float32": torch.float32} | ({"bfloat16": torch.bfloat16} if bfloat16 else {})
     multiply = {name: products(bench.sizes, dtype) for name, dtype in types.items()}
+    if has_onednn():
+        multiply["onednn"] = products(bench.sizes, torch.float32, lambda a, b: linear(a, b.T, None))
     for work in [work for parts in variants.values() for work in parts.values()]:
         work()  # the first call allocates and picks kernels
     seconds: Seconds = {row: {part: [] for part in parts} for row, parts in variants.items()}
-    peaks = dict.fromkeys(types, 0.0)
+    peaks = dict.fromkeys(multiply, 0.0)
     for number in range(rounds):
         for name, works in multiply.items():
             for operations, work in works:
@@ -417,7 +416,7 @@ def measure(bench: Bench, rounds: int, bfloat16: bool, say: Callable[[str], None
     return seconds, peaks
 
 
-def record(sizes: Sizes, seconds: Seconds, peaks: dict[str, float], rounds: int) -> dict[str, Any]:
+def record(sizes: Sizes, seconds: Seconds, peaks: dict[str, float], rounds: int, auto: str) -> dict[str, Any]:
     """All figures, as they are written to the file."""
     with_tokens, without = floor_work(sizes, prompt_tokens=True), floor_work(sizes, prompt_tokens=False)
 
@@ -432,7 +431,19 @@ def record(sizes: Sizes, seconds: Seconds, peaks: dict[str, float], rounds: int)
         "into": multiples("into", without),
         "frozen": {side: multiples(f"frozen {side}", without) for side in ("ours", "stock")},
         "bfloat16": None,
+        "auto": multiples(auto, with_tokens),
+        "speedup_over_stock": {
+            part: round(statistics.median(seconds["stock"][part]) / statistics.median(seconds[auto][part]), 3)
+            for part in PARTS
+        },
+        "of_onednn_floor": None,
     }
+    if "onednn" in peaks:
+        found["of_onednn_floor"] = {
+            "peak_gflops": round(peaks["onednn"] / 1e9, 1),
+            "ours": multiples("ours", with_tokens, "onednn"),
+            "auto": multiples(auto, with_tokens, "onednn"),
+        }
     if "bfloat16" in seconds:
         found["bfloat16"] = {
             **multiples("bfloat16", with_tokens),
@@ -469,8 +480,10 @@ def main() -> None:
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    seconds, peaks = measure(Bench(sizes), rounds, has_bfloat16(), say)
-    figures = record(sizes, seconds, peaks, rounds)
+    bench, here = Bench(sizes), torch.device("cpu")
+    seconds, peaks = measure(bench, rounds, multiplies_bfloat16(here), say)
+    precision = settled_precision("auto", here, wide=is_wide(bench.replace))
+    figures = record(sizes, seconds, peaks, rounds, "ours" if precision == "float32" else precision)
     if choices.results is not None:
         write_json(choices.results, figures)
     print(json.dumps(figures, indent=1))

@@ -61,7 +61,9 @@ class TrainingSettings(Settings):
         warmup: share of the task's steps over which the rate rises linearly.
         clip: largest norm of the gradient; 0 doesn't clip.
         accumulate: batches whose gradients are averaged before a step.
-        precision: ``float32``, ``bfloat16`` (autocast), or ``auto``: bfloat16 on an accelerator that has it.
+        precision: ``float32``, ``bfloat16`` (autocast), or ``auto``: bfloat16 on an accelerator that has it, and on a
+            processor that multiplies it where the model is wide enough. A run's test data are embedded in it, too;
+            frozen features, which route, always in float32. What it stood for is kept in ``run.json``.
         augment: how training pictures are varied.
         equal_captions: captions that are equal count as positives of each other's pictures.
         device: ``auto``, ``cpu``, ``cuda``, ...

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, TypeAlias
 
 import torch
 
 from lpi.errors import ConfigError
+
+Settled: TypeAlias = Literal["float32", "bfloat16"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -25,11 +28,31 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """The precision to compute in. ``auto`` keeps float32 on a processor: there the conversions cost what they win."""
-    wanted = precision == "bfloat16" or (
-        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    )
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 itself; elsewhere it is emulated, and slow."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return device.type == "cpu" and bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
+def settled_precision(precision: Literal["auto"] | Settled, device: torch.device, *, wide: bool) -> Settled:
+    """The precision that ``auto`` stands for on a device; any other stands for itself.
+
+    Args:
+        precision: as a person set it.
+        device: where the model is.
+        wide: the model is wide enough to gain on a processor.
+    """
+    if precision != "auto":
+        return precision
+    gains = wide or device.type != "cpu"
+    return "bfloat16" if gains and multiplies_bfloat16(device) else "float32"
+
+
+def autocast(precision: Settled, device: torch.device) -> AbstractContextManager[object]:
+    """The precision to compute in."""
+    wanted = precision == "bfloat16"
     return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else nullcontext()
 
 

@@ -187,14 +187,21 @@ class FrozenStates:
 
     def __call__(self, tower: str, method: Method, rows: Tensor) -> TowerState | None:
         """The states of some pictures or captions, int64 [some]; ``None`` where a method starts at the bottom."""
+        known = self._kept(tower, method)
+        return None if known is None else known.rows(rows).to(method.backbone.device)
+
+    def keeps(self, tower: str, method: Method) -> bool:
+        """Whether there are states for a method."""
+        return self._kept(tower, method) is not None
+
+    def _kept(self, tower: str, method: Method) -> TowerState | None:
         blocks = method.frozen_blocks(tower)
         if not blocks:
             return None
         if tower not in self._known or self._known[tower][0] != blocks:  # one depth at a time: the states are large
             self._known.pop(tower, None)
             self._known[tower] = (blocks, self._computed(tower, blocks))
-        known = self._known[tower][1]
-        return None if known is None else known.rows(rows).to(method.backbone.device)
+        return self._known[tower][1]
 
     @torch.no_grad()
     def _computed(self, tower: str, blocks: int) -> TowerState | None:
@@ -225,9 +232,8 @@ def frozen_image_features(backbone: DualEncoder, store: PictureStore, batch: int
     device = backbone.logit_scale.device
     parts = []
     with in_full(device):
-        for start in range(0, len(store), batch):
-            pixels = store.pixels(range(start, min(start + batch, len(store)))).to(device)
-            parts.append(backbone.view_images(backbone.inputs.normalise(pixels), view))
+        for pixels in store.in_turn(chunks(range(len(store)), batch)):
+            parts.append(backbone.view_images(backbone.inputs.normalise(pixels.to(device)), view))
     return torch.cat(parts)
 
 

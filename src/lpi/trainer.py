@@ -18,8 +18,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from lpi.backbones.kernels import WIDE
 from lpi.config import TrainingSettings
-from lpi.devices import autocast, pick_device
+from lpi.devices import autocast, pick_device, settled_precision
 from lpi.errors import CheckpointError, ConfigError, DataError, LpiError, did_you_mean
 from lpi.features import TrainingData, TrainingSet
 from lpi.methods import training_of
@@ -27,6 +28,9 @@ from lpi.methods.base import Learner, begin, end
 from lpi.storage import write_atomically
 from lpi.tasks.batches import batch_count
 from lpi.tasks.stream import Task
+
+UNSEEN = {"cpu": 1}
+"""Steps between two looks at their losses, by kind of device; 16 elsewhere, where each look waits for the device."""
 
 
 def derived_seed(*parts: object) -> int:
@@ -98,6 +102,7 @@ def learn_task(
     """
     settings = settings or training_for(type(method), {}, preset=method.options.preset)
     method.to(pick_device(settings.device))
+    method.precision = settled_precision(settings.precision, method.backbone.device, wide=is_wide(method))
     if not hasattr(task, "name"):
         raise ConfigError(f"a task of a stream is learned; got {type(task).__name__}. Take one: stream.tasks[0].")
     training: TrainingData = TrainingSet(task, method.backbone) if isinstance(task, Task) else task
@@ -118,6 +123,11 @@ def learn_task(
         loop.check_finite()
     end(method, data, torch.Generator().manual_seed(derived_seed(seed, index, "end")))
     return speed
+
+
+def is_wide(method: Learner) -> bool:
+    """Whether a method gains from a processor's bfloat16; detectors' boxes were only ever measured in float32."""
+    return method.problem == "retrieval" and min(method.backbone.widths.values()) >= WIDE
 
 
 def own_buffers(method: Learner) -> Iterator[tuple[str, Tensor]]:
@@ -142,6 +152,7 @@ class _Loop:
         self.method, self.training, self.settings, self.parameters = method, training, settings, parameters
         self.epochs, self.total = epochs, total
         self.device = method.backbone.device
+        self.unseen = UNSEEN.get(self.device.type, 16)
         if settings.optimiser == "adamw":
             self.optimiser: torch.optim.Optimizer = torch.optim.AdamW(
                 parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -170,12 +181,16 @@ class _Loop:
         started = saved = time.monotonic()
         pairs = 0
         begun = step
+        losses: list[tuple[int, Tensor]] = []  # that nobody has looked at
+        reports: list[tuple[int, int, dict[str, Tensor], float, float]] = []
         while step < self.total:
             source = self.batches(seed=seed, epoch=epoch, start=first)
             for number, batch in enumerate(source, start=first):
                 in_step = min(s.accumulate, count - number // s.accumulate * s.accumulate)  # an epoch's last has fewer
                 parts = self._backward(batch, share=1 / in_step)
-                self._check(parts["loss"], step)
+                losses.append((step, parts["loss"]))
+                if len(losses) >= self.unseen:
+                    self._check(losses)
                 pairs += len(batch.texts)
                 if (number + 1) % s.accumulate and number + 1 < count:
                     continue
@@ -184,28 +199,43 @@ class _Loop:
                 if on_step is not None:
                     passed = time.monotonic() - started
                     left = passed / (step - begun) * (self.total - step)
-                    on_step(self._report(epoch, step, parts, pairs / max(passed, 1e-9), left))
+                    reports.append((epoch, step, parts, pairs / max(passed, 1e-9), left))
+                    if len(reports) >= self.unseen or step >= self.total:
+                        self._check(losses)
+                        for report in reports:
+                            on_step(self._report(*report))
+                        reports.clear()
                 if step >= self.total:
                     break
                 if checkpoint is not None and time.monotonic() - saved >= s.checkpoint_seconds:
+                    self._check(losses)
                     self._save(checkpoint, epoch, number + 1, step)
                     saved = time.monotonic()
             epoch, first = epoch + 1, 0
+        self._check(losses)
         return pairs / max(time.monotonic() - started, 1e-9)
 
     def _backward(self, batch: Any, *, share: float) -> dict[str, Tensor]:
-        with autocast(self.settings.precision, self.device):
+        with autocast(self.method.precision, self.device):
             parts = self.method.loss(batch)
             loss = torch.stack(list(parts.values())).sum()
         (loss * share).backward()  # type: ignore[no-untyped-call]
         return {name: value.detach() for name, value in {"loss": loss, **parts}.items()}
 
-    def _check(self, loss: Tensor, step: int) -> None:
-        if not math.isfinite(float(loss)):  # before the step: what was learned so far stays a number
-            raise LpiError(
-                f"task {self.training.name!r}, step {step + 1}: the loss is {float(loss)}. Lower "
-                f"training.learning_rate (now {self.settings.learning_rate}), or set training.clip."
-            )
+    def _check(self, losses: list[tuple[int, Tensor]]) -> None:
+        """Look at the losses of some steps at once, and empty the list: each look waits for the device.
+
+        Raises:
+            LpiError: one isn't finite; what was learned is lost where it was seen late, but no checkpoint has it.
+        """
+        values = torch.stack([loss for _, loss in losses]).tolist() if losses else []
+        for (step, _), loss in zip(losses, values, strict=True):
+            if not math.isfinite(loss):
+                raise LpiError(
+                    f"task {self.training.name!r}, step {step + 1}: the loss is {loss}. Lower "
+                    f"training.learning_rate (now {self.settings.learning_rate}), or set training.clip."
+                )
+        losses.clear()
 
     def check_finite(self) -> None:
         """Refuse parameters that the last step, whose loss nobody saw, left without a number.

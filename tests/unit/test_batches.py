@@ -1,3 +1,6 @@
+import os
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +8,7 @@ from PIL import Image
 
 from lpi.data.records import CaptionedImage, FilePicture
 from lpi.errors import ConfigError, DataError, ShapeError
-from lpi.tasks.batches import Augment, PictureStore, batch_count, batches
+from lpi.tasks.batches import AHEAD, Augment, PictureStore, ahead, batch_count, batches, cores
 
 
 class Drawn:
@@ -224,3 +227,43 @@ def test_a_batch_moves_to_a_device_whole():
     (batch,) = batches(records, store, size=2, seed=0, epoch=0)
     assert equal(batch, batch.to("cpu"))
     assert batch.to("meta").positives.device.type == "meta"
+
+
+def test_what_comes_next_is_loaded_while_one_is_worked_on_and_no_further():
+    loaded, following = [], threading.Semaphore(0)
+
+    def load(item):
+        loaded.append(item)
+        following.release()
+        return -item
+
+    coming = ahead(load, range(10))
+    assert next(coming) == 0
+    for _ in range(AHEAD + 1):
+        assert following.acquire(timeout=10)
+    assert loaded == list(range(AHEAD + 1))
+    assert [0, *coming] == [-item for item in range(10)]
+
+
+def test_an_error_of_what_comes_next_is_raised_in_its_turn():
+    coming = ahead(lambda item: 1 // item, [1, 0, 1])
+    assert next(coming) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(coming)
+
+
+def test_the_number_of_decoders_is_a_setting(monkeypatch):
+    monkeypatch.delenv("LPI_DECODERS", raising=False)
+    assert 1 <= cores() <= os.cpu_count()
+    monkeypatch.setenv("LPI_DECODERS", "7")
+    assert cores() == 7
+    for wrong in ("0", "many", "-1"):
+        monkeypatch.setenv("LPI_DECODERS", wrong)
+        with pytest.raises(ConfigError, match=f"LPI_DECODERS must be a number of threads, at least 1; got '{wrong}'"):
+            cores()
+
+
+def test_groups_in_turn_are_the_pictures_of_each():
+    _, store = make()
+    found = list(store.in_turn([range(4), [9, 0]]))
+    assert [group[:, 0, 0, 0].tolist() for group in found] == [[0, 1, 2, 3], [9, 0]]

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 import step
+import torch
+
+from lpi.devices import multiplies_bfloat16
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,11 +47,30 @@ def test_a_quick_run_writes_every_figure(tmp_path: Path) -> None:
         assert set(figures[row]) == {"train", "image", "text"}
         assert all(multiple > 0 for multiple in figures[row].values())
     assert set(figures["frozen"]["stock"]) == {"image", "text"}
-    assert (figures["bfloat16"] is not None) == step.has_bfloat16()
+    assert (figures["bfloat16"] is not None) == multiplies_bfloat16(torch.device("cpu"))
+    assert figures["auto"] == figures["ours"]  # so narrow a model keeps float32
+    assert figures["speedup_over_stock"].keys() == {"train", "image", "text"}
     assert figures["seconds"]["ours"]["train"]["min"] <= figures["seconds"]["ours"]["train"]["median"]
     assert "--quick" in figures["command"]
     assert figures["versions"]["torch"]
     assert figures["machine"]["processor"]
+
+
+def test_a_quick_pipeline_embeds_and_trains_from_files(tmp_path: Path) -> None:
+    results = tmp_path / "pipeline.json"
+    words = ["--files", "32", "--pairs", "1", "--models", "lpi-tiny", "--results", str(results)]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "pipeline.py"), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(results.read_text())
+    for part in ("embed", "train"):
+        assert figures[part]["lpi-tiny"]["share_of_model_rate"] > 0
+        assert 0 < figures[part]["lpi-tiny"]["reachable"] <= 1
 
 
 def test_the_readme_shows_what_the_results_file_says() -> None:

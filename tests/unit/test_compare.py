@@ -11,12 +11,14 @@ import pytest
 import tiny
 from PIL import Image, ImageDraw
 
+from lpi import devices, trainer
 from lpi.cli import main as entry
 from lpi.config import Experiment, parse
 from lpi.errors import CheckpointError, ConfigError, DataError, LpiError, MissingFileError, UnknownNameError
 from lpi.evaluation.bench import Bench, open_stream
 from lpi.evaluation.figures import markdown
 from lpi.evaluation.results import collect, table
+from lpi.evaluation.run import Run
 from lpi.evaluation.scheduler import (
     Outcome,
     default_jobs,
@@ -111,6 +113,44 @@ def write_toml(world: dict[str, Any], file: Path) -> Path:
     lines += ["[rows.zero_shot]", 'method = {name = "zero_shot"}', "[rows.joint]", 'method = {name = "joint"}']
     file.write_text("\n".join(lines))
     return file
+
+
+# ---- precision -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_keeps_the_precision_it_began_with(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun where bfloat16 pays, gone on with where it doesn't; and a run of before it was noted had float32."""
+    monkeypatch.setattr(trainer, "WIDE", 1)
+    monkeypatch.setattr(devices, "multiplies_bfloat16", lambda device: True)
+    records, notes = {}, {}
+    for name in ("whole", "stopped"):
+        folder = tmp_path / name
+        run = Run(
+            Bench(experiment, silent),
+            experiment,
+            variant="lpi",
+            seed=0,
+            folder=folder,
+            command="",
+            say=silent,
+            on_step=None,
+        )
+        if name == "stopped":
+            method = run.bench.method(experiment)
+            method.precision = run._precision(method)
+            run._begin(method)
+            monkeypatch.setattr(devices, "multiplies_bfloat16", lambda device: False)
+        records[name] = run.go().final
+        notes[name] = read_json(folder / "run.json")["precision"]
+    assert notes == {"whole": "bfloat16", "stopped": "bfloat16"}
+    assert records["whole"] == records["stopped"]
+    old = read_json(folder / "run.json")
+    del old["precision"]
+    write_json(folder / "run.json", old)
+    monkeypatch.setattr(devices, "multiplies_bfloat16", lambda device: True)
+    assert run._precision(run.bench.method(experiment)) == "float32"
 
 
 # ---- rows and orders -------------------------------------------------------------------------------------------------

@@ -70,6 +70,14 @@ def test_a_feature_has_the_same_bits_whatever_it_is_embedded_with(method: lpi.Me
     assert steady_size(method) in (32, 8, 1)
 
 
+def test_one_pass_gives_the_bits_of_both_passes(method: lpi.Method, pictures: torch.Tensor) -> None:
+    for router in ("whitened", "nearest"):
+        encoder = Encoder(lpi.method("lpi", method.backbone, router=router), batch=4)
+        look, frozen = encoder.untaught(pictures)
+        assert np.array_equal(look, encoder.routing_features(pictures))
+        assert np.array_equal(frozen, encoder.frozen(pictures))
+
+
 def test_routing_is_the_methods_own(method: lpi.Method, pictures: torch.Tensor) -> None:
     encoder = Encoder(method, batch=8)
     plain = encoder.routing_features(pictures)

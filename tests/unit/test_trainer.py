@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lpi import features
+from lpi import features, trainer
 from lpi.backbones import DualEncoder
 from lpi.config import TrainingSettings
-from lpi.devices import pick_device
+from lpi.devices import multiplies_bfloat16, pick_device, settled_precision
 from lpi.errors import CheckpointError, ConfigError, DataError, LpiError
 from lpi.features import TrainingSet
 from lpi.methods import method, method_class, method_names
@@ -259,6 +259,25 @@ def test_a_loss_that_is_not_a_number_stops_before_it_does_harm(
     assert math.isfinite(stub.number.item())
 
 
+def test_losses_that_are_looked_at_later_are_reported_all_and_stop_by_their_own_step(
+    clip: DualEncoder, stream: TaskStream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As on an accelerator, where each look waits."""
+    monkeypatch.setitem(trainer.UNSEEN, "cpu", 3)
+    assert [step.step for step in steps_of(method(Stub, clip), stream)] == [1, 2, 3, 4]
+    file, noted = tmp_path / "progress.pt", list[Step]()
+    for watch in (noted.append, None):
+        stub = method(Stub, clip, broken_from=2)
+        with pytest.raises(LpiError, match=r"task 'warm', step 2: the loss is nan"):
+            learn_task(stub, stream.tasks[0], settings=settings(), on_step=watch)
+    assert not noted
+    with pytest.raises(LpiError, match="step 2"):
+        learn_task(
+            method(Stub, clip, broken_from=2), stream.tasks[0], settings=settings(checkpoint_seconds=0), checkpoint=file
+        )
+    assert torch.load(file)["step"] == 1  # nothing that came of the broken loss is kept
+
+
 # Precision ------------------------------------------------------------------------------------------------------------
 
 
@@ -353,6 +372,23 @@ def test_augmented_pictures_have_no_trunk(build: Callable[..., LPI], stream: Tas
 
 class Stopped(Exception):  # noqa: N818
     """Stands for a power cut."""
+
+
+def test_auto_is_bfloat16_where_the_hardware_multiplies_it_and_the_model_is_wide() -> None:
+    here = torch.device("cpu")
+    able: Any = "bfloat16" if multiplies_bfloat16(here) else "float32"
+    assert settled_precision("auto", here, wide=True) == able
+    assert settled_precision("auto", here, wide=False) == "float32"
+    assert settled_precision("bfloat16", here, wide=False) == "bfloat16"
+    assert settled_precision("float32", here, wide=True) == "float32"
+
+
+def test_a_narrow_model_learns_in_float32_by_itself(clip: DualEncoder, stream: TaskStream) -> None:
+    stub = method(Stub, clip)
+    learn_task(stub, stream.tasks[0], settings=settings())
+    assert stub.precision == "float32"
+    learn_task(stub, stream.tasks[1], settings=settings(precision="bfloat16"))
+    assert stub.precision == "bfloat16"
 
 
 def stop_at(number: int) -> Callable[[Step], None]:

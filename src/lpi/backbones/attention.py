@@ -20,6 +20,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from lpi.backbones.kernels import attention, use_fast_kernels
+
 NAME = "lpi"
 
 
@@ -120,6 +122,8 @@ def attend(
     if isinstance(attention_mask, PrefixMask):
         return attend_prefix(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest)
     if not isinstance(attention_mask, GatedMask):
+        if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not dropout and scaling is not None:
+            return attention(query, key, value, attention_mask, scaling).transpose(1, 2).contiguous(), None
         result: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
         )
@@ -180,7 +184,8 @@ def attend_prefix(
 
 
 def use_own_attention(model: Any) -> None:
-    """Make a transformers model attend through :func:`attend`, which gates and prefixes need; else it is its sdpa."""
+    """Make a transformers model attend through :func:`attend`, which gates and prefixes need, by fast kernels."""
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
+    use_fast_kernels(model)

@@ -138,15 +138,25 @@ class DualEncoder(nn.Module):
         states = 0 if view.depth is None else 2 * self.widths[tower]
         return states + (self.feature_width if view.features else 0)
 
+    def view_and_encode_images(self, pixels: VisionInputs, view: View) -> tuple[Tensor, Tensor]:
+        """What :meth:`view_images` gives, and what :meth:`encode_images` gives, both from one pass."""
+        state, parts = self._low(self.vision, pixels, view, None)
+        features = self.vision.finish(self.vision.advance(state, view.depth or 0, self.vision.depth))
+        return _joined([*parts, features] if view.features else parts), features
+
     def _view(self, tower: Tower, inputs: Any, view: View, real: Tensor | None = None) -> Tensor:
-        state = tower.begin(inputs)
-        parts = []
-        if view.depth is not None:
-            state = tower.advance(state, 0, view.depth)
-            parts.append(pooled_states(state.states, state.real if real is None else real))
+        state, parts = self._low(tower, inputs, view, real)
         if view.features:
             parts.append(tower.finish(tower.advance(state, view.depth or 0, tower.depth)))
-        return F.normalize(torch.cat([F.normalize(part, dim=-1) for part in parts], dim=1), dim=-1)
+        return _joined(parts)
+
+    def _low(self, tower: Tower, inputs: Any, view: View, real: Tensor | None) -> tuple[TowerState, list[Tensor]]:
+        """The state as deep as a view looks, and what it sees there."""
+        state = tower.begin(inputs)
+        if view.depth is None:
+            return state, []
+        state = tower.advance(state, 0, view.depth)
+        return state, [pooled_states(state.states, state.real if real is None else real)]
 
     def encode_texts(self, texts: Texts, prompts: TowerPrompts | None = None) -> Tensor:
         """Features of texts, [batch, features], not normalised.
@@ -183,3 +193,8 @@ class DualEncoder(nn.Module):
         self.eval()
         self.requires_grad_(False)
         return self
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Parts of a view as one, each of them and the whole of length 1."""
+    return F.normalize(torch.cat([F.normalize(part, dim=-1) for part in parts], dim=1), dim=-1)

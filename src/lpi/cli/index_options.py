@@ -14,4 +14,6 @@ DeviceOption = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cu
 ScoringOption = Annotated[
     str, typer.Option(help="How queries and pictures are compared: plain or routed. See docs/search.md.")
 ]
-WorkersOption = Annotated[int, typer.Option(min=1, help="Threads that read and decode.")]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Threads that read and decode; by default one for each processor.")
+]

@@ -41,7 +41,7 @@ def index(
     processes: Annotated[
         int, typer.Option(min=1, help="Processes that embed, here or on a cluster. See docs/cluster.md.")
     ] = 1,
-    workers: WorkersOption = 2,
+    workers: WorkersOption = None,
     device: DeviceOption = "auto",
     method_file: MethodFileOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
@@ -84,7 +84,7 @@ def bring_up_to_date(
     tidy: bool = False,
     store: str | None = None,
     processes: int = 1,
-    workers: int = 2,
+    workers: int | None = None,
     device: str = "auto",
     method_file: Path | None = None,
 ) -> Update:

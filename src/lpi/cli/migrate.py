@@ -31,7 +31,7 @@ def migrate(
     ] = None,
     abandon: Annotated[bool, typer.Option("--abandon", help="Stay with the model that the index has.")] = False,
     method_file: MethodFileOption = None,
-    workers: WorkersOption = 2,
+    workers: WorkersOption = None,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:

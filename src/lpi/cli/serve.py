@@ -62,7 +62,7 @@ def serve(
     batching: BatchingOption = True,
     threads: Annotated[int | None, typer.Option(min=1, help="Cores that models may use. Default: all.")] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
-    workers: WorkersOption = 2,
+    workers: WorkersOption = None,
     device: DeviceOption = "auto",
     method_file: MethodFileOption = None,
     ground_method_file: GroundMethodFileOption = None,
@@ -97,7 +97,7 @@ def _served(
     place: Path | None,
     model: str | None,
     *,
-    workers: int,
+    workers: int | None,
     device: str,
     method_file: Path | None,
 ) -> Path:
@@ -117,7 +117,7 @@ def _served(
 
 
 def _follow_folder(
-    folder: Path, place: Path, model: str | None, *, workers: int, device: str, method_file: Path | None = None
+    folder: Path, place: Path, model: str | None, *, workers: int | None, device: str, method_file: Path | None = None
 ) -> None:
     """Index a folder, or what is new in it; where another command is at it, its index is served as it is."""
     from lpi.search.manifest import BESIDE, FILE

@@ -40,7 +40,7 @@ def teach(
     changes: LearningOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of initial values and batches.")] = 0,
     scoring: ScoringOption = "plain",
-    workers: WorkersOption = 2,
+    workers: WorkersOption = None,
     device: DeviceOption = "auto",
     method_file: MethodFileOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
@@ -120,7 +120,7 @@ def forget(
     for_good: Annotated[
         bool, typer.Option("--for-good", help="Drop all earlier stages too, so that nothing can bring it back.")
     ] = False,
-    workers: WorkersOption = 2,
+    workers: WorkersOption = None,
     device: DeviceOption = "auto",
     method_file: MethodFileOption = None,
 ) -> None:
@@ -141,7 +141,7 @@ def forget(
 def rollback(
     place: IndexOption,
     to: Annotated[int | None, typer.Option(help="The stage to go back to; by default the one before.")] = None,
-    workers: WorkersOption = 2,
+    workers: WorkersOption = None,
     device: DeviceOption = "auto",
     method_file: MethodFileOption = None,
 ) -> None:

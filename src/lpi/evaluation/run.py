@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from lpi.config import Experiment
+from lpi.devices import Settled, settled_precision
 from lpi.errors import ConfigError, OutputError
 from lpi.evaluation.bench import Bench, Say
 from lpi.evaluation.machine import environment
@@ -38,7 +39,7 @@ from lpi.methods.base import Method, recorded_options, relations, stored_paramet
 from lpi.methods.checkpoint import save_method, task_file, unless_registered
 from lpi.prompts.task_keys import semantic_similarity
 from lpi.storage import read_json, reason, write_atomically, write_json
-from lpi.trainer import Step, derived_seed, learn_task
+from lpi.trainer import Step, derived_seed, is_wide, learn_task
 
 HEADS = {
     "t2i_r1": "R@1 text to image",
@@ -76,6 +77,7 @@ class Run:
     def go(self) -> RunRecord:
         """Learn, measure and write; returns the run's figures."""
         method = self.bench.method(self.experiment)
+        method.precision = self._precision(method)
         self._begin(method)
         frozen = self.evaluator.frozen()
         write_record(self.folder / "frozen.json", frozen)
@@ -91,6 +93,15 @@ class Run:
         return result
 
     # ---- the folder ------------------------------------------------------------------------------------------------
+
+    def _precision(self, method: Method) -> Settled:
+        """What the run began with; a run of before this was noted had float32 on a processor."""
+        wanted, device = self.experiment.training.precision, method.backbone.device
+        if wanted != "auto" or not (self.folder / "run.json").exists():
+            return settled_precision(wanted, device, wide=is_wide(method))
+        before = settled_precision(wanted, device, wide=False)
+        noted: Settled = read_json(self.folder / "run.json").get("precision", before)
+        return noted
 
     def _begin(self, method: Method) -> None:
         try:
@@ -109,6 +120,7 @@ class Run:
                 "method": {"name": self.experiment.method.get("name", "lpi"), "options": recorded_options(method)},
                 "seed": self.seed,
                 "settings": comparable(self.experiment, self.seed),
+                "precision": method.precision,
                 "stream": {
                     "name": self.stream.name,
                     "tasks": self.stream.summary(),
@@ -134,10 +146,16 @@ class Run:
 
     # ---- learning ----------------------------------------------------------------------------------------------------
 
+    def _load(self, like: Method) -> Method:
+        """What was learned so far."""
+        method: Method = self.bench.load(self.folder / "model", type(like), self.experiment.method.get("router"))
+        method.precision = like.precision
+        return method
+
     def _learn_in_turn(self, method: Method) -> Method:
         learned = 0
         if (self.folder / "model" / "config.json").exists():
-            method = self.bench.load(self.folder / "model", type(method), self.experiment.method.get("router"))
+            method = self._load(method)
             learned = len(method.tasks)
         measured = sum(1 for stage in range(learned) if self._stage_file(stage).exists())
         if learned:
@@ -163,7 +181,7 @@ class Run:
     def _learn_jointly(self, method: Method) -> Method:
         last = len(self.stream.tasks) - 1
         if (self.folder / "model" / "config.json").exists():
-            method = self.bench.load(self.folder / "model", type(method), self.experiment.method.get("router"))
+            method = self._load(method)
         timing = {"train": 0.0, "pairs_per_second": 0.0}
         if not method.tasks:
             timing = self._learn(method, self.bench.training(-1))
@@ -175,7 +193,7 @@ class Run:
         return method
 
     def _learn(self, method: Method, training: TrainingData) -> dict[str, float]:
-        settings = self.experiment.training
+        settings = self.experiment.training.model_copy(update={"precision": method.precision})
         if method.joint and settings.steps is not None:  # as many steps as a sequential learner takes altogether
             settings = settings.model_copy(update={"steps": settings.steps * len(self.stream.tasks)})
         started = time.monotonic()

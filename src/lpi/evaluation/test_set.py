@@ -16,6 +16,7 @@ from torch import Tensor
 from lpi.backbones.base import DualEncoder, View
 from lpi.config import EvaluationSettings
 from lpi.data.records import CaptionedImage
+from lpi.devices import autocast
 from lpi.features import FEATURES, FrozenStates, frozen_image_features, frozen_text_features
 from lpi.methods.base import Method
 from lpi.methods.encoder import tokens, width_of
@@ -97,16 +98,22 @@ class TestSet:
     def encode(self, method: Method, tower: str, rows: Tensor, route: int) -> Tensor:
         """Features of some rows under one route, [rows, features]."""
         parts = []
-        for part in torch.split(rows, self.batch):
-            below = self.states(tower, method, part)
-            if tower == "text":
-                words = [self.texts[row] for row in part.tolist()]
-                parts.append(method.text_features(tokens(method, words) if below is None else below, route))
-            elif below is None:
-                pixels = self.store.pixels(part.tolist()).to(method.backbone.device)
-                parts.append(method.image_features(self.backbone.inputs.normalise(pixels), route))
-            else:
-                parts.append(method.image_features(below, route))
+        device, groups = method.backbone.device, torch.split(rows, self.batch)
+        seen = tower == "vision" and not self.states.keeps(tower, method)
+        pictures = self.store.in_turn([part.tolist() for part in groups] if seen else [])
+        for part in groups:
+            pixels = next(pictures) if seen else None
+            below = None if seen else self.states(tower, method, part)
+            with autocast(method.precision, device):
+                if tower == "text":
+                    texts = [self.texts[row] for row in part.tolist()]
+                    found = method.text_features(tokens(method, texts) if below is None else below, route)
+                elif pixels is not None:
+                    found = method.image_features(self.backbone.inputs.normalise(pixels.to(device)), route)
+                else:
+                    assert below is not None  # or pictures are seen
+                    found = method.image_features(below, route)
+            parts.append(found.float())
         return torch.cat(parts).cpu()
 
 

@@ -37,7 +37,7 @@ def build(
     place: str | Path | None = None,
     *,
     device: str = "auto",
-    workers: int = 2,
+    workers: int | None = None,
     on_progress: OnProgress | None = None,
     method_file: Named | None = None,
 ) -> Path:

@@ -69,7 +69,7 @@ class BulkEmbedder(Embedder):
         model: Path,
         processes: int,
         threads: int | None = None,
-        workers: int = 2,
+        workers: int | None = None,
         keep_seconds: float,
     ) -> None:
         super().__init__(routes, workers=workers, keep_seconds=keep_seconds)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lpi.methods.base import FALLBACK, chunks
 from lpi.search.encoding import Half, Routing
 from lpi.search.files import CheckedPicture, OnProgress
 from lpi.search.identity import ROUTING
@@ -56,11 +56,11 @@ class Embedder:
 
     Args:
         routes: the model, where features go, and where pictures belong.
-        workers: threads that decode.
+        workers: threads that decode; by default one for each processor.
         keep_seconds: the longest that features stay in memory only.
     """
 
-    def __init__(self, routes: Routes, *, workers: int = 2, keep_seconds: float = KEEP_SECONDS) -> None:
+    def __init__(self, routes: Routes, *, workers: int | None = None, keep_seconds: float = KEEP_SECONDS) -> None:
         self.routes, self.workers, self.keep_seconds = routes, workers, keep_seconds
         self.encoder, self.store, self.keys = routes.encoder, routes.store, routes.keys
         self._known: dict[str, set[str]] = {}
@@ -114,26 +114,22 @@ class Embedder:
             return np.asarray(image) if image.size == (width, height) else inputs.prepare(image)
 
         decoder = PictureStore(pictures, passed_on, side=min(inputs.image_size), memory_bytes=0, workers=self.workers)
-        ahead = ThreadPoolExecutor(1, thread_name_prefix="ahead")
         outcome = Outcome()
-        starts = list(range(0, len(jobs), size))
+        batches = list(chunks(range(len(jobs)), size))
+        coming = decoder.in_turn(batches)
         try:
-            coming = [ahead.submit(decoder.pixels, range(s, min(s + size, len(jobs)))) for s in starts[:1]]
-            for place, start in enumerate(starts):
-                pixels = coming.pop().result()
-                for following in starts[place + 1 : place + 2]:
-                    coming.append(ahead.submit(decoder.pixels, range(following, min(following + size, len(jobs)))))
-                batch = range(start, start + len(pixels))
+            for batch in batches:
+                pixels = next(coming)
                 self._take([jobs[i] for i in batch], [pictures[i] for i in batch], pixels, outcome)
                 if time.monotonic() - self._kept > self.keep_seconds:
                     self._keep_all()
                     if on_kept is not None:
                         on_kept()
                 if on_progress is not None:
-                    on_progress("embedding pictures", batch.stop, len(jobs))
+                    on_progress("embedding pictures", batch[-1] + 1, len(jobs))
             self._keep_all()
         finally:
-            ahead.shutdown(wait=True, cancel_futures=True)
+            coming.close()
             decoder.close()
         return outcome
 
@@ -149,7 +145,12 @@ class Embedder:
         wanted = {row: jobs[row].routes or () for row in good}
         if fresh:
             ids = [jobs[row].id for row in fresh]
-            features = self.encoder.routing_features(pixels[fresh])
+            method = self.encoder.method
+            if method.router is not None and not method.tasks:  # all will be the frozen model's: its pass gives both
+                features, frozen = self.encoder.untaught(pixels[fresh])
+                self._add(self.keys[FALLBACK], ids, frozen)
+            else:
+                features = self.encoder.routing_features(pixels[fresh])
             self._add(ROUTING, ids, features)
             for name in ("width", "height", "taken"):
                 self._about[name] += [getattr(pictures[row].about, name) for row in fresh]

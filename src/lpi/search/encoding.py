@@ -95,6 +95,19 @@ class Encoder:
         """What the router looks at, of prepared pictures, [pictures, routing features]; see :meth:`frozen`."""
         return self._features(pixels, lambda images: look_of(self.method, images))
 
+    def untaught(self, pixels: Tensor) -> tuple[Half, Half]:
+        """:meth:`routing_features` and :meth:`frozen` features in one pass; for a router that knows no task yet."""
+        backbone, router = self.method.backbone, self.method.router
+        assert router is not None
+        view = router.look("vision")
+
+        def both(images: Tensor) -> Tensor:
+            look, features = backbone.view_and_encode_images(images, view)
+            return torch.cat([look, F.normalize(features, dim=-1)], dim=1)
+
+        look, frozen = np.split(self._features(pixels, both), [backbone.view_width("vision", view)], axis=1)
+        return look, frozen
+
     def under(self, pixels: Tensor, route: int) -> Half:
         """Features under a route, [pictures, features]; see :meth:`frozen`."""
         if route == FALLBACK:

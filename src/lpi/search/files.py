@@ -75,7 +75,7 @@ def scan(
     leave_out: Path,
     known: Mapping[str, tuple[str, str]],
     rehash: bool = False,
-    workers: int = 2,
+    workers: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Scan:
     """All pictures below a folder; hidden files and folders are passed over.

@@ -159,7 +159,7 @@ def migrate(
     folder: str | Path,
     *,
     budget: Budget | None = None,
-    workers: int = 2,
+    workers: int | None = None,
     device: str = "auto",
     on_progress: OnProgress | None = None,
     **options: Any,

@@ -62,7 +62,7 @@ class Writer:
         workers, processes, approximate_from, keep_seconds: see :func:`change`.
     """
 
-    workers = 2
+    workers: int | None = None
     processes = 1
     approximate_from = APPROXIMATE_FROM
     keep_seconds = KEEP_SECONDS
@@ -356,7 +356,7 @@ class Writer:
 def change(
     folder: str | Path,
     *,
-    workers: int = 2,
+    workers: int | None = None,
     processes: int = 1,
     device: str = "auto",
     approximate_from: int = APPROXIMATE_FROM,

@@ -4,11 +4,13 @@ Nothing here carries state from one epoch to the next, so a run that was stopped
 """
 
 import math
+import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -26,6 +28,9 @@ AugmentKind = Literal["none", "flip", "crop", "crop_flip"]
 _SOURCE_SCALE = 1.25
 """A picture kept for crops has its shortest side at this multiple of the output: a crop of half the area is then
 enlarged by 1.1 at most, at 1.6 times the memory."""
+
+AHEAD = 2
+"""Batches that are loaded before they are needed."""
 
 _ORDER, _SAMPLE = 0, 1
 """Keep the random numbers of an epoch's order apart from those of its samples."""
@@ -86,6 +91,43 @@ class Augment:
         return left, top, left + wide, top + tall
 
 
+Item = TypeVar("Item")
+Loaded = TypeVar("Loaded")
+
+
+def cores() -> int:
+    """Processors that this process may use: as many threads decode, unless ``LPI_DECODERS`` says how many.
+
+    Raises:
+        ConfigError: it says something else.
+    """
+    wanted = os.environ.get("LPI_DECODERS", "")
+    if wanted and not (wanted.isascii() and wanted.isdigit() and int(wanted)):
+        raise ConfigError(f"LPI_DECODERS must be a number of threads, at least 1; got {wanted!r}.")
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return int(wanted) if wanted else found or 1
+
+
+def ahead(load: Callable[[Item], Loaded], items: Iterable[Item]) -> Generator[Loaded, None, None]:
+    """What is loaded for each item, in their order; while one is worked on, the next ones are loaded.
+
+    Args:
+        load: is called in a thread of its own, one item after another.
+        items: what to load for; taken at most ``AHEAD`` before they are needed.
+    """
+    thread = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+    coming: deque[Future[Loaded]] = deque()
+    try:
+        for item in items:
+            coming.append(thread.submit(load, item))
+            if len(coming) > AHEAD:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+    finally:
+        thread.shutdown(wait=True, cancel_futures=True)
+
+
 class PictureStore:
     """Pictures as pixels of the backbone's size, decoded by threads and kept in memory as long as there is room.
 
@@ -97,7 +139,7 @@ class PictureStore:
         prepare: RGB picture -> pixels of the backbone's input, [height, width, 3] uint8, always of one size.
         side: the shortest side that ``prepare`` resizes to, in pixels.
         memory_bytes: how much to keep.
-        workers: decoding threads.
+        workers: decoding threads; by default one for each processor, see :func:`cores`.
     """
 
     def __init__(
@@ -107,8 +149,9 @@ class PictureStore:
         *,
         side: int,
         memory_bytes: int = 2 * 2**30,
-        workers: int = 2,
+        workers: int | None = None,
     ) -> None:
+        workers = cores() if workers is None else workers
         if side < 1 or workers < 1 or memory_bytes < 0:
             raise ConfigError(
                 f"side and workers must be at least 1, memory_bytes at least 0; got {side}, {workers}, {memory_bytes}."
@@ -146,6 +189,10 @@ class PictureStore:
         """
         jobs = zip(indices, generators, strict=True)
         return self._stack(list(self._pool.map(lambda job: self._augmented(job[0], augment, job[1]), jobs)))
+
+    def in_turn(self, groups: Iterable[Sequence[int]]) -> Generator[Tensor, None, None]:
+        """The :meth:`pixels` of several groups in turn, the next ones decoded while one is worked on."""
+        return ahead(self.pixels, groups)
 
     def close(self) -> None:
         """Ends the threads. A store that is left to the garbage collector does so too."""
@@ -252,7 +299,7 @@ def batches(
     """One epoch: every picture once, in an order drawn from the seed and the epoch.
 
     Order, choice of captions and augmentation depend on (seed, epoch) and on the record's index, never on the batch
-    size or on what ran before. While a batch is learned from, the next one is decoded.
+    size or on what ran before. While a batch is learned from, the next ones are decoded.
 
     Args:
         records: what to learn from.
@@ -330,15 +377,7 @@ def _batches(
         positives = _positives(chosen, texts, owner, equal_captions=equal_captions)
         return Batch(pixels, texts, owner, positives, torch.tensor(indices, dtype=torch.int64))
 
-    ahead = ThreadPoolExecutor(1, thread_name_prefix="batches")
-    try:
-        coming: Future[Batch] | None = None
-        for position, group in enumerate(groups):
-            batch = (coming or ahead.submit(load, group)).result()
-            coming = ahead.submit(load, groups[position + 1]) if position + 1 < len(groups) else None
-            yield batch
-    finally:
-        ahead.shutdown(wait=False, cancel_futures=True)
+    return ahead(load, groups)
 
 
 def _choose(captions: tuple[str, ...], count: int, generator: np.random.Generator) -> list[str]:
