@@ -15,6 +15,7 @@ import lpi
 from lpi.data.scenes import load_scenes
 from lpi.search import SearchIndex
 from lpi.search.building import create
+from lpi.search.manifest import read_manifest
 from lpi.search.writer import change
 
 
@@ -118,7 +119,8 @@ def captioned_scenes(folder: Path) -> Path:
 
 def test_a_domain_that_gets_worse_is_not_adopted_unless_told_to(tmp_path: Path, type_command: Type) -> None:
     place, food = tmp_path / "new", captioned_scenes(tmp_path / "food")
-    type_command("index", food / "images", "--model", "lpi-tiny", "--index", place)
+    lpi.method("lpi", lpi.backbone("lpi-tiny")).save_pretrained(tmp_path / "steps")  # which knows no closed form
+    type_command("index", food / "images", "--model", tmp_path / "steps", "--index", place)
     noise = ("--set", "steps=10", "--set", "batch=8", "--set", "learning_rate=3.0")
     teach = ("teach", "food", food, "--index", place, *noise)
     ended = type_command(*teach, "--yes")
@@ -169,3 +171,23 @@ def test_killed_while_embedding_it_goes_on_and_ends_the_same(mine: World) -> Non
         writer.update()
     killed, whole = (SearchIndex.open(folder, device="cpu") for folder in (place, mine.root / "whole"))
     assert vectors_of(killed) == vectors_of(whole)
+
+
+def test_a_domain_is_taught_in_closed_form_at_once_and_deeper_afterwards(
+    world: World, tmp_path: Path, type_command: Type
+) -> None:
+    place = tmp_path / "index"
+    type_command("index", world.photos, "--index", place, "--model", world.root / "clip")
+    width = read_manifest(place).width
+    teach = ("teach", "dull", world.captioned / "dull", "--index", place)
+    ended = type_command(*teach, "--even-if-worse")
+    assert "In closed form:" in ended.out
+    assert "With a change" not in ended.out
+    index = SearchIndex.open(place, device="cpu")
+    assert index.tasks == ["dull"]
+    assert width > index.method().backbone.feature_width
+    refused(type_command(*teach, "--yes"), "task 'dull' was learned already")
+    deeper = type_command(*teach, "--deeper", "--set", "steps=2", "--set", "batch=8", "--even-if-worse")
+    assert deeper.out.index("In closed form:") < deeper.out.index("With a change of the model:")
+    assert [one.kind for one in SearchIndex.open(place, device="cpu").stages()] == ["index", "teach", "teach"]
+    assert SearchIndex.open(place, device="cpu").tasks == ["dull"]

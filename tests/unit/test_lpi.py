@@ -481,6 +481,7 @@ CHOICES: dict[str, list[Any]] = {
     "near_threshold": [0.4, None],
     "near_share": [0.0, 1.0],
     "centre_semantics": [True, False],
+    "dimensions": [0, 4, 500],
     "clusters": [1, 50],
     "directions": [1, 16, 500],
     "metric": ["cosine", "l1", "whitened"],
@@ -643,6 +644,7 @@ def test_the_best_preset_is_the_constructors_default_with_an_adapter_for_the_nor
     assert {path: value_at(best, path) for path in differing - {"preset"}} == {
         "interaction.norm": "none",
         "adapter.rank": 4,
+        "closing.dimensions": 32,
     }
 
 

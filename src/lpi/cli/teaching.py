@@ -26,7 +26,15 @@ EvenIfWorseOption = Annotated[
 ]
 LearningOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="How to learn, e.g. --set epochs=10. May be repeated."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="How to learn deeper, e.g. --set epochs=10; implies it. May be repeated."
+    ),
+]
+DeeperOption = Annotated[
+    bool,
+    typer.Option(
+        "--deeper", help="Beside the closed form (seconds) learn a change of the model (minutes); also afterwards."
+    ),
 ]
 
 
@@ -37,6 +45,7 @@ def teach(
     yes: YesOption = False,
     even_if_worse: EvenIfWorseOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be gained and lost.")] = False,
+    deeper: DeeperOption = False,
     changes: LearningOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of initial values and batches.")] = 0,
     scoring: ScoringOption = "plain",
@@ -45,9 +54,12 @@ def teach(
     method_file: MethodFileOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Learn a domain from captioned pictures; say what is gained and lost; adopt it if you agree."""
+    """Learn a domain from captioned pictures; say what is gained and lost; adopt it if you agree.
+
+    A closed form of the domain takes seconds. --deeper learns a change of the model besides, at once or later.
+    """
     from lpi.cli.counting import Counter
-    from lpi.search.teaching import adopt, learn, read_domain, training_settings
+    from lpi.search.teaching import adopt, closed_form, learn, read_domain, training_settings
     from lpi.search.writer import change
 
     if dry_run and (yes or even_if_worse):
@@ -56,13 +68,28 @@ def teach(
     stage: Stage | None = None
     with change(place, workers=workers, device=device, method_file=method_file) as writer:
         settings, domain = training_settings(writer, chosen), read_domain(source, name)
-        with Counter() as counter:
-            step, count = counter.step, counter.count
-            lesson = learn(
-                writer, domain, settings=settings, seed=seed, scoring=scoring, on_step=step, on_progress=count
-            )
-        if not as_json:
-            _show_report(lesson.task, lesson.report)
+        closed = closed_form(writer.method, settings)
+        ways = [closed or settings, settings] if deeper or chosen else [closed or settings]
+        lessons: list[Lesson] = []
+        for way in ways if closed else ways[-1:]:
+            with Counter() as counter:
+                lesson = learn(
+                    writer,
+                    domain,
+                    settings=way,
+                    seed=seed,
+                    scoring=scoring,
+                    again=deeper,
+                    on_step=counter.step,
+                    on_progress=counter.count,
+                )
+            lessons.append(lesson)
+            if not as_json:
+                print("In closed form:" if way is closed else "With a change of the model:")
+                _show_report(lesson.task, lesson.report)
+        lesson = max(lessons, key=lambda one: one.found)
+        if lesson is not lessons[-1]:
+            print("note: the closed form finds more, so that it is what can be adopted", file=sys.stderr)
         for loss in lesson.losses:
             print(f"warning: {loss}", file=sys.stderr)
         if not dry_run and (even_if_worse or (not lesson.losses if yes else _confirm(lesson))):

@@ -92,7 +92,13 @@ class LPI(LowRankTasks, Method):
             """See :class:`lpi.methods.options.Options`."""
             published = LossTable(memory=0, distill_weight=0.0)
             return {
-                "best": Preset(cls(interaction=InteractionTable(norm="none"), adapter=AdapterTable(rank=4))),
+                "best": Preset(
+                    cls(
+                        interaction=InteractionTable(norm="none"),
+                        adapter=AdapterTable(rank=4),
+                        closing=ClosingTable(dimensions=32),
+                    )
+                ),
                 "paper": Preset(
                     cls(
                         prompts=PromptTable(injection="replace", start="paper"),

@@ -11,6 +11,7 @@ from lpi.errors import ConfigError, MissingFileError, OutputError
 from lpi.methods import Named, outside
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import save_method
+from lpi.methods.encoder import width_of
 from lpi.search.encoding import steady_size
 from lpi.search.files import OnProgress
 from lpi.search.identity import check_same, describe, load_model
@@ -172,7 +173,7 @@ def create(
         if (folder / FILE).exists():
             raise OutputError(f"{folder} holds an index already. Leave --model out to go on with it.")
         about = describe(method)
-        width = method.backbone.feature_width
+        width = width_of(method)
         save_method(method, folder / "models" / about.model)
         tables = Store(store if is_address(store) else folder / store, width)
         if is_address(store) and not tables.empty():

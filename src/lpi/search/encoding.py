@@ -21,7 +21,7 @@ from lpi.backbones.base import View
 from lpi.config import ROUTED_WEIGHT
 from lpi.errors import LpiError
 from lpi.methods.base import Method
-from lpi.methods.encoder import route_images, route_texts, routing_features
+from lpi.methods.encoder import route_images, route_texts, routing_features, width_of
 from lpi.prompts.task_keys import FALLBACK
 from lpi.routing.base import Routing as Routed
 from lpi.routing.base import all_under, membership
@@ -89,7 +89,12 @@ class Encoder:
             LpiError: a feature is not a number.
         """
         backbone = self.method.backbone
-        return self._features(pixels, lambda images: F.normalize(backbone.encode_images(images), dim=-1))
+        return self._features(pixels, lambda images: self._filled(backbone.encode_images(images)))
+
+    def _filled(self, features: Tensor) -> Tensor:
+        """The frozen model's features, L2-normalised, as wide as the method's vectors."""
+        extra = width_of(self.method) - features.shape[1]
+        return F.pad(F.normalize(features, dim=-1), (0, extra))
 
     def routing_features(self, pixels: Tensor) -> Half:
         """What the router looks at, of prepared pictures, [pictures, routing features]; see :meth:`frozen`."""
@@ -103,7 +108,7 @@ class Encoder:
 
         def both(images: Tensor) -> Tensor:
             look, features = backbone.view_and_encode_images(images, view)
-            return torch.cat([look, F.normalize(features, dim=-1)], dim=1)
+            return torch.cat([look, self._filled(features)], dim=1)
 
         look, frozen = np.split(self._features(pixels, both), [backbone.view_width("vision", view)], axis=1)
         return look, frozen
@@ -122,7 +127,7 @@ class Encoder:
             filled[: len(part)] = part
             ready = self.inputs.normalise(filled.to(self.method.backbone.device))
             rows.append(encode(ready)[: len(part)].float().cpu())
-        features = torch.cat(rows) if rows else torch.empty(0, self.method.backbone.feature_width)
+        features = torch.cat(rows) if rows else torch.empty(0, width_of(self.method))
         if not bool(features.isfinite().all()):
             raise LpiError("the model gives features that aren't numbers (NaN). Check its weights, or train again.")
         return features.numpy().astype(np.float16)

@@ -106,8 +106,10 @@ def load_model(source: str | Path, method_file: Named | None = None) -> tuple[Me
             method = load_method(candidate, method=unless_registered(candidate, method_file))
             run = candidate.parent / "run.json"
             return _anchored(method), read_json(run) if run.is_file() else None
-    kind = "lpi" if method_file is None else named_class(method_file)
-    return _anchored(build_method(kind, load_backbone(source))), None
+    backbone = load_backbone(source)
+    if method_file is not None:
+        return _anchored(build_method(named_class(method_file), backbone)), None
+    return _anchored(build_method("lpi", backbone, preset="best")), None
 
 
 def _anchored(method: Method) -> Method:

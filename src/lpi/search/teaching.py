@@ -16,6 +16,7 @@ from lpi.errors import ConfigError, DataError, MissingFileError
 from lpi.methods import outside
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import load_method, save_method
+from lpi.methods.encoder import width_of
 from lpi.search.files import OnProgress
 from lpi.search.identity import short_hash
 from lpi.search.manifest import Json, Stage
@@ -49,6 +50,12 @@ class Lesson:
     place: Path
 
     @property
+    def found(self) -> float:
+        """R@1 of the domain's own test queries once it is known, from 0 to 1."""
+        after = self.report["recall"]["new"]["after"]
+        return after["r1"] if after else 0.0
+
+    @property
     def losses(self) -> list[str]:
         """What adopting it would make worse, a line each: the new domain at all, or another by more than a point."""
         recall = self.report["recall"]
@@ -70,6 +77,15 @@ def training_settings(writer: Writer, changes: Json) -> TrainingSettings:
     """
     kept = {name: value for name, value in writer.manifest.training.items() if name in TrainingSettings.model_fields}
     return training_for(type(writer.method), {**kept, **changes})
+
+
+def closed_form(method: Method, settings: TrainingSettings) -> TrainingSettings | None:
+    """How a domain is learned in a closed form alone; ``None`` where the method has none."""
+    return (
+        settings.model_copy(update={"epochs": 0, "steps": None})
+        if width_of(method) > method.backbone.feature_width
+        else None
+    )
 
 
 def read_domain(source: str | Path, task: str) -> Task:
@@ -99,6 +115,7 @@ def learn(
     settings: TrainingSettings,
     seed: int = 0,
     scoring: str = "plain",
+    again: bool = False,
     on_step: OnStep | None = None,
     on_progress: OnProgress | None = None,
 ) -> Lesson:
@@ -110,6 +127,7 @@ def learn(
         settings: how to learn.
         seed: decides everything random.
         scoring: see :mod:`lpi.search.scoring`.
+        again: what was learned of the domain before, if anything, is let go.
         on_step: told about every step.
         on_progress: told what is going on otherwise.
 
@@ -118,7 +136,7 @@ def learn(
     """
     if not task.name.strip() or not task.name.isprintable() or task.name == HELD_OUT:
         raise ConfigError(f"the domain needs another name; got {ascii(task.name)[:80]}.")
-    if task.name in writer.method.tasks:
+    if task.name in writer.method.tasks and not again:
         raise ConfigError(f"task {task.name!r} was learned already. Forget it first, or give the new one a name.")
     require_readable(record.picture for record in (*task.train, *task.validation, *task.test))
     checksum = TaskStream(task.name, (task,)).checksum()  # of names, captions and the bytes of the pictures
@@ -148,6 +166,8 @@ def _train(
     started = time.monotonic()
     place.mkdir(parents=True, exist_ok=True)
     method = writer.copy()
+    if task.name in method.tasks:
+        method.forget(task.name)
     learn_task(method, task, settings=settings, seed=seed, checkpoint=place / "progress.pt", on_step=on_step)
     seconds = round(time.monotonic() - started, 3)
     write_json(place / "learned.json", {"task": task.name, "seconds": seconds})
@@ -168,7 +188,8 @@ def measure(
     """What another model would gain and lose, where nothing had to be learned for it."""
     started = time.monotonic()
     sets = on_record(writer.folder)
-    old = [name for name in writer.method.tasks if name in sets]
+    known = [name for name in writer.method.tasks if name != task]
+    old = [name for name in known if name in sets]
     gallery = Gallery([*(sets[name] for name in old), TestSet(task, tuple(test))])
     held_out = Gallery([sets[HELD_OUT]] if HELD_OUT in sets else [])
     found: list[dict[str, Recall]] = []
@@ -193,7 +214,7 @@ def measure(
             old={name: change(name) for name in old},
             held_out=change(HELD_OUT) if held_out.ids else None,
         ),
-        unmeasured=[name for name in writer.method.tasks if name not in old],
+        unmeasured=[name for name in known if name not in old],
         unreadable=gallery.missing,
         scoring=scoring,
     )
