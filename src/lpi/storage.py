@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lpi.errors import CheckpointError, MissingFileError, OutputError
+from lpi.reading import UnreadableError, parse_json, read_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,21 +67,26 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, kind: type = object) -> Any:
     """The content of a JSON file.
+
+    Args:
+        path: the file.
+        kind: of the outermost value.
 
     Raises:
         MissingFileError: there is no such file.
-        CheckpointError: it isn't JSON, or no file.
+        CheckpointError: it isn't JSON, or no file, or its outermost value is another.
     """
-    if not os.path.isfile(path) and os.path.exists(path):  # opening a pipe would wait for ever
-        raise CheckpointError(f"{path} is no file but a folder, a pipe, a socket or a device. Remove it.")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+        value = parse_json(read_bytes(path))
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingFileError(f"{path} is not there.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except UnreadableError as error:
         raise CheckpointError(f"{path} is damaged ({error}). Delete it and run the command again.") from error
+    if not isinstance(value, kind):
+        raise CheckpointError(f"{path}: expected {kind.__name__}; got {type(value).__name__}. Run it again.")
+    return value
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -27,6 +27,7 @@ from lpi.backbones.inputs import Inputs, PixelRecipe
 from lpi.backbones.openai_layout import VOCABULARY, is_openai_layout, load_openai, openai_tokenizer
 from lpi.backbones.towers import Siglip2VisionTower, SiglipTextTower, text_tower, vision_tower
 from lpi.errors import BackboneError, ConfigError, MissingFileError, did_you_mean
+from lpi.reading import UnreadableError, parse_json, read_bytes
 
 # Untyped in transformers.
 logging: Any = transformers_logging
@@ -198,9 +199,11 @@ def read_config(path: Path) -> dict[str, Any]:
     if not file.exists():
         raise BackboneError(f"{path}: no config.json, so this is no model folder. Name the folder that has it.")
     try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        config = parse_json(read_bytes(file))
+    except UnreadableError as error:
         raise BackboneError(f"{file}: not JSON ({error}). Copy the file again.") from error
+    if not isinstance(config, dict):
+        raise BackboneError(f"{file}: expected an object; got a {type(config).__name__}. Copy the file again.")
     return config
 
 

@@ -14,7 +14,8 @@ from lpi.cli.index_options import DeviceOption, IndexOption, ScoringOption
 from lpi.cli.indexing import index
 from lpi.cli.options import MethodFileOption
 from lpi.cli.teaching import forget, rollback, stages, teach
-from lpi.errors import ConfigError, DataError, MissingFileError
+from lpi.errors import ConfigError, DataError
+from lpi.reading import UnreadableError, read_text, require_file
 
 if TYPE_CHECKING:
     from lpi.search.hits import Query
@@ -108,9 +109,8 @@ def caption(
 def _lines(file: Path | None) -> list[str]:
     if file is None:
         return []
+    require_file(file)
     try:
-        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError as error:
-        raise MissingFileError(f"{file}: there is no such file. Check the path.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8. Save it as UTF-8.") from error
+        return [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    except UnreadableError as error:
+        raise DataError(f"{file}: {error}. Save it as UTF-8.") from error
