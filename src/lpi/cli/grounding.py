@@ -93,7 +93,7 @@ def learned(model: str, method_file: Path | None = None) -> GroundingMethod:
         if not (folder / "config.json").is_file():
             raise MissingFileError(f"{model}: this run has learned no task yet. Let it finish its first.")
     about = folder / "config.json"
-    if about.is_file() and "method" in read_json(about):
+    if about.is_file() and "method" in read_json(about, dict):
         found = load_method(folder, method=method_file)
         if found.problem != "grounding":
             raise CheckpointError(f"{folder} holds a {type(found).__name__}, which finds no boxes.")

@@ -37,22 +37,22 @@ def finished(folder: Path, settings: Experiment, seed: int, checksum: Callable[[
     if not (folder / "run.json").exists():
         check_own(folder)
         return False
-    before = read_json(folder / "run.json")
-    if before.get("format") != FORMAT:
+    before = read_json(folder / "run.json", dict)
+    if before.get("format") != FORMAT or not isinstance(before.get("stream"), dict):
         raise ConfigError(
             f"{folder} holds a run of another version of lpi, whose records are written otherwise. Choose another "
             "--out, or start over with --fresh."
         )
     now = comparable(settings, seed)
-    if before["settings"] != now:
-        changed = _difference(before["settings"], now)
+    if before.get("settings") != now:
+        changed = _difference(before.get("settings"), now)
         raise ConfigError(
             f"{folder} holds a run with other settings ({changed}). Choose another --out or --set name=..., "
             "or start over with --fresh."
         )
-    if before["stream"]["checksum"] != checksum():
+    if (there := before["stream"].get("checksum")) != checksum():
         raise ConfigError(
-            f"{folder} holds a run over other data (checksum {before['stream']['checksum']} there, {checksum()} now). "
+            f"{folder} holds a run over other data (checksum {there} there, {checksum()} now). "
             "Put the pictures and captions back as they were, choose another --out, or start over with --fresh."
         )
     return (folder / "result.json").exists()

@@ -153,7 +153,7 @@ class Run:
                 write_json(self.folder / "timing.json", timing)
                 save_method(method, self.folder / "model")
             else:
-                timing = read_json(self.folder / "timing.json")
+                timing = read_json(self.folder / "timing.json", dict)
             self._checkpoint.unlink(missing_ok=True)
             self._measure(method, stage, timing)
             self.say(f"  {stage + 1}/{len(self.stream.tasks)} {task.name}: {self._line(stage)}")
@@ -285,7 +285,7 @@ def evaluate_saved(
         ConfigError: the stream's tasks are not those that the method learned.
         CheckpointError, MissingFileError: the model can't be loaded.
     """
-    saved = read_json(model / "config.json")
+    saved = read_json(model / "config.json", dict)
     if experiment.backbone != saved["backbone"]["name"] and "backbone" not in experiment.model_fields_set:
         experiment = experiment.model_copy(update={"backbone": saved["backbone"]["name"]})
     bench = Bench(experiment, lambda line: None)
