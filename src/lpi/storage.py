@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,11 @@ from lpi.reading import UnreadableError, parse_json, read_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
 
 CHECKSUM = "checksum"
 
@@ -46,6 +52,32 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     finally:  # whatever stopped it, Ctrl-C included
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(file: Path, held: str) -> Iterator[None]:
+    """Hold a lock while something is changed, so that nobody else changes it meanwhile. A process that dies lets go.
+
+    Args:
+        file: the lock; its folder must be there.
+        held: what to say when somebody else holds it.
+
+    Raises:
+        OutputError: somebody does, or the folder can't be written to.
+    """
+    try:
+        handle = file.open("a+")
+    except OSError as error:
+        raise OutputError(f"{file.parent} can't be written: {reason(error)}") from error
+    with handle:
+        if fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise OutputError(held) from error
+            except OSError:  # a file system without locks; better no lock than no work
+                pass
+        yield
 
 
 def reason(error: OSError) -> str:

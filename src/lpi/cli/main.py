@@ -20,6 +20,7 @@ from lpi.cli.options import JsonOption, command_line
 from lpi.cli.run import evaluate, run, write_page
 from lpi.cli.search import register as register_search
 from lpi.cli.serve import serve
+from lpi.cli.terminal import plain_streams
 from lpi.cli.tune import tune
 from lpi.errors import LpiError, UnknownNameError
 
@@ -47,6 +48,11 @@ app.command()(methods)
 
 def main() -> None:
     """The entry point: a person's mistake is one line and exit code 2, never a traceback."""
+    with plain_streams():
+        _main()
+
+
+def _main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # what PIL thinks of a camera's note names no picture and helps nobody; a picture that can't be read is named
     warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from lpi.search.hits import Query
 
 
+CUT = "note: the model reads only the start of so many words; the rest counts for nothing. Shorten them."
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands around an index of pictures to the command line."""
     for command in (index, search, teach, forget, rollback, stages, caption):
@@ -58,9 +61,17 @@ def search(
         assert image is not None
         query = opened.encode_images([image], stage=stage, scoring=scoring)[0]
     hits = opened.find(query, k, filters, exact=exact)
+    if query.cut:
+        print(CUT, file=sys.stderr)
     if as_json:
         routes = [{"task": task, "weight": weight} for task, weight in query.routes]
-        found = {"stage": query.stage, "query": words, "routes": routes, "hits": [asdict(hit) for hit in hits]}
+        found = {
+            "stage": query.stage,
+            "query": words,
+            "cut": query.cut,
+            "routes": routes,
+            "hits": [asdict(hit) for hit in hits],
+        }
         print(json.dumps(found, indent=1, ensure_ascii=False))
         return
     if hits:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from lpi.config import NOT_OBEYED, Experiment
 from lpi.errors import CheckpointError, ConfigError, OutputError
 from lpi.evaluation.records import FORMAT
-from lpi.storage import read_json
+from lpi.storage import locked, read_json
 
 Json = Any
 
+LOCK = ".lock"
 #: what a run writes into its folder, of this version and of earlier ones
 WRITTEN = {
     *("run.json", "frozen.json", "zero_shot.json", "result.json", "tasks.json", "examples.json", "timing.json"),
@@ -78,7 +80,7 @@ def check_own(folder: Path) -> None:
             pass
         others = foreign(names)
     else:  # what a run leaves that was stopped, or failed, before it began
-        others = [name for name in names if name != "error.txt" and not name.startswith(".run.json.")]
+        others = [name for name in names if name not in ("error.txt", LOCK) and not name.startswith(".run.json.")]
     if others:
         raise OutputError(
             f"{folder} is no folder of a run and holds other things, first {others[0]!r}. Choose another --out, or "
@@ -102,7 +104,17 @@ def start_over(folder: Path) -> None:
         return
     if others := foreign(sorted(path.name for path in folder.iterdir())):
         raise OutputError(f"{folder} also holds {others[0]!r}, which no run wrote. Move it away, or leave out --fresh.")
-    shutil.rmtree(folder)
+    with at_work(folder):
+        shutil.rmtree(folder)
+
+
+def at_work(folder: Path) -> AbstractContextManager[None]:
+    """Keeps other commands from writing into the folder of a run.
+
+    Raises:
+        OutputError: one does already.
+    """
+    return locked(folder / LOCK, f"{folder} is in use by another lpi. Wait until it ends, or choose another --out.")
 
 
 def comparable(settings: Experiment, seed: int) -> Json:
