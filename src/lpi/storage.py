@@ -101,6 +101,31 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """An object for :func:`write_json` with a checksum of itself, last."""
+    return {**content, CHECKSUM: _seal(content)}
+
+
+def unsealed(path: Path, content: Any) -> Any:
+    """What was :func:`sealed`, without its checksum; what has none, from an earlier version or a person, as it is.
+
+    Raises:
+        CheckpointError: the content isn't what was sealed.
+    """
+    if not isinstance(content, dict) or CHECKSUM not in content:
+        return content
+    kept = {name: value for name, value in content.items() if name != CHECKSUM}
+    if _seal(kept) != content[CHECKSUM]:
+        raise CheckpointError(
+            f"{path} is damaged (its content isn't what was written). Take it from a backup, or run again with --fresh."
+        )
+    return kept
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
 def write_text(path: Path, text: str) -> None:
     """A text file, written atomically."""
     write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))

@@ -30,7 +30,7 @@ from lpi.methods.options import is_registered_router
 from lpi.plugins import source_of
 from lpi.reading import shown
 from lpi.routing import router_class
-from lpi.storage import has_checksum, read_json, read_tensors, write_json, write_tensors
+from lpi.storage import has_checksum, read_json, read_tensors, sealed, unsealed, write_json, write_tensors
 
 FORMAT = 2
 LOADERS = {
@@ -73,25 +73,27 @@ def save_method(method: Learner, folder: Path) -> None:
         shapes = {key: list(t.shape) for key, t in state.items()}
         types = {key: str(t.dtype) for key, t in state.items()}
         about = {"task": name, "backbone": identity, "shapes": shapes, "types": types}
-        write_json(folder / "tasks" / f"{files[index]}.json", about)
+        write_json(folder / "tasks" / f"{files[index]}.json", sealed(about))
     if shared_file:
         write_tensors(folder / shared_file, shared)
     write_json(
         folder / "config.json",
-        {
-            "format": FORMAT,
-            "method": recorded_name(type(method)),
-            "problem": method.problem,
-            "options": recorded_options(method),
-            "backbone": {
-                "name": method.backbone.name,
-                "identity": identity,
-                "image_size": list(method.backbone.inputs.image_size),
-            },
-            "tasks": method.tasks,
-            "files": files,
-            "shared": shared_file,
-        },
+        sealed(
+            {
+                "format": FORMAT,
+                "method": recorded_name(type(method)),
+                "problem": method.problem,
+                "options": recorded_options(method),
+                "backbone": {
+                    "name": method.backbone.name,
+                    "identity": identity,
+                    "image_size": list(method.backbone.inputs.image_size),
+                },
+                "tasks": method.tasks,
+                "files": files,
+                "shared": shared_file,
+            }
+        ),
     )
     for old in earlier - saved_files(folder):  # tasks that were forgotten, and what was shared before
         old.unlink(missing_ok=True)
@@ -176,6 +178,8 @@ def load_method(
     check_identity(root, config["backbone"], backbone)
     options = {**config["options"], **_router_of(config["options"].get("router"), root, router)}
     loaded: Learner = build_method(kind, backbone, **{"preset": None, **options})
+    if not first_format:
+        unsealed(root / "config.json", config)  # after whatever can be told by name
     states = []
     for name, file in zip(config["tasks"], config["files"], strict=True):
         place = root / "tasks" / file
@@ -183,6 +187,8 @@ def load_method(
         check_identity(Path(f"{place}.json"), {"name": name, "identity": about["backbone"]}, backbone)
         state = read_tensors(Path(f"{place}.safetensors")) if about["shapes"] else {}
         _check_state(Path(f"{place}.safetensors"), state, about)
+        if not first_format:
+            unsealed(Path(f"{place}.json"), about)
         states.append((name, renewed_state(state) if first_format else state))
     shared = read_tensors(root / config["shared"]) if config["shared"] else {}
     _check_finite(root / str(config["shared"]), shared)
