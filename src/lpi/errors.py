@@ -1,6 +1,7 @@
 """Every exception the library raises, and the helper that suggests the name a person meant."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import get_args
 
@@ -14,7 +15,8 @@ class LpiError(Exception):
 
     def __str__(self) -> str:
         # KeyError would show the repr of its argument; a message must read the same whatever it derives from.
-        return str(self.args[0]) if self.args else ""
+        # and a name of five thousand letters is cut, wherever it came from.
+        return re.sub(r"(\S{280})\S{40,}", r"\1..", str(self.args[0])) if self.args else ""
 
 
 class ConfigError(LpiError, ValueError):

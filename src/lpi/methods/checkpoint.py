@@ -167,7 +167,7 @@ def load_method(
         raise CheckpointError(f"{root}/config.json isn't of a saved method. Name the folder that one was saved in.")
     if config.get("format") not in (1, FORMAT):
         raise CheckpointError(
-            f"{root}/config.json has format {config.get('format')!r}; this version reads 1 and {FORMAT}."
+            f"{root}/config.json has format {shown(config.get('format'))}; this version reads 1 and {FORMAT}."
         )
     first_format = config["format"] == 1
     _check_config(root, {"problem": "retrieval", "shared": None, **config} if first_format else config)

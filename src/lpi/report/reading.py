@@ -172,6 +172,7 @@ def read_relations(path: Path) -> Json:
     expect(path, relations, {"names": list})
     count = len(relations["names"])
     prompts = relations.get("prompt_similarity") or {}
+    expect(path, {"prompt_similarity": prompts}, {"prompt_similarity": dict})
     squares = {"similarity": relations.get("similarity"), "near": relations.get("near")}
     squares |= {f"prompt_similarity.{tower}": prompts.get(tower) for tower in ("vision", "text")}
     for name, square in squares.items():
@@ -183,7 +184,9 @@ def read_relations(path: Path) -> Json:
             raise CheckpointError(f'{path}: "{name}" must be {count} rows of {count} numbers. Run it again.')
     positions = relations.get("positions")
     if positions is not None and (
-        len(positions) != count or any(not isinstance(place, list) or len(place) != 2 for place in positions)
+        not isinstance(positions, list)
+        or len(positions) != count
+        or any(not isinstance(place, list) or len(place) != 2 for place in positions)
     ):
         raise CheckpointError(f'{path}: "positions" must be {count} pairs of numbers. Run it again.')
     return relations

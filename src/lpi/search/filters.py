@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime
 
 from lpi.errors import ConfigError, UnknownNameError, did_you_mean
+from lpi.reading import shown
 
 
 def quoted(text: str) -> str:
@@ -43,11 +44,13 @@ class Filters:
                 try:
                     datetime.fromisoformat(value)
                 except ValueError as error:
-                    raise ConfigError(f"{name} must be a date like 2024-05-31; got {value!r}.") from error
+                    raise ConfigError(f"{name} must be a date like 2024-05-31; got {shown(value)}.") from error
         if self.since is not None and self.until is not None:
             since, until = datetime.fromisoformat(self.since).isoformat(), _end(self.until)
             if since > until:
-                raise ConfigError(f"since must not be after until; got {self.since!r} and {self.until!r}. Swap them.")
+                raise ConfigError(
+                    f"since must not be after until; got {shown(self.since)} and {shown(self.until)}. Swap them."
+                )
 
     def check(self, tasks: Collection[str]) -> None:
         """Refuse a task that isn't there.
@@ -59,7 +62,7 @@ class Filters:
             UnknownNameError: the filter names another one.
         """
         if self.task and self.task not in tasks:
-            raise UnknownNameError(f"No task is called {self.task!r}. {did_you_mean(self.task, tasks)}")
+            raise UnknownNameError(f"No task is called {shown(self.task)}. {did_you_mean(self.task, tasks)}")
 
     def in_folder(self, there: Callable[[str], bool], folders: Callable[[], Collection[str]]) -> Filters:
         """The same filters with the folder's name as the index spells it.
@@ -78,9 +81,8 @@ class Filters:
         known = folders()
         same = [name for name in known if _normal(name) == _normal(self._folder())]
         if not same:
-            raise UnknownNameError(
-                f"No folder is called {self.folder!r}. {did_you_mean(_normal(self._folder()), map(_normal, known))}"
-            )
+            near = did_you_mean(_normal(self._folder()), map(_normal, known))
+            raise UnknownNameError(f"No folder is called {shown(self.folder)}. {near}")
         return replace(self, folder=same[0])
 
     def _folder(self) -> str:
