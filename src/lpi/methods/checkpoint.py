@@ -303,10 +303,12 @@ def _check_config(root: Path, config: dict[str, Any]) -> None:
         "tasks": named and len(set(tasks)) == len(tasks),
         "files": named and isinstance(files, list) and all(map(is_plain, files)) and len(files) == len(tasks),
         "shared": "shared" in config and (config["shared"] is None or is_plain(config["shared"])),
-        "problem": config.get("problem") in LOADERS,
+        "problem": config.get("problem") in list(LOADERS),
         "backbone": isinstance(backbone, dict)
         and all(isinstance(backbone.get(key), str) for key in ("name", "identity"))
-        and isinstance(backbone.get("image_size"), list),
+        and isinstance(backbone.get("image_size"), list)
+        and all(isinstance(side, int) for side in backbone["image_size"])
+        and len(backbone["image_size"]) == 2,
     }
     for part, fits in right.items():
         if not fits:

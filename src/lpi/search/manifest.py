@@ -201,7 +201,7 @@ def read_manifest(folder: Path) -> Manifest:
         outdated = tuple((store, since) for store, since in content.pop("outdated", ()))
         exclude = tuple(str(own) for own in content.pop("exclude", ()))
         return _checked(Manifest(**content, backbone=backbone, stages=stages, outdated=outdated, exclude=exclude))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{folder / FILE} is damaged ({error}). Take it from a backup, or index again."
         ) from error

@@ -14,6 +14,8 @@ Box = tuple[float, float, float, float]
 BoxForm = Literal["xyxy", "xywh"]
 """``xyxy`` is left, top, right, bottom; ``xywh`` is left, top, width, height, as COCO writes it."""
 
+LARGEST = 10**9
+"""Pixels of a side beyond which a number is none of a picture."""
 SLACK = 1.0
 """Pixels by which a published box may stick out of its picture (annotators round); it is then cut at the edge."""
 
@@ -137,7 +139,7 @@ def read_size(width: object, height: object, where: str) -> tuple[int, int]:
         DataError: not two whole numbers above 0.
     """
     for value in (width, height):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
             raise DataError(
                 f"{where}: a picture's width and height must be pixels; got {shown(width)} x {shown(height)}."
             )
