@@ -25,6 +25,8 @@ except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
 CHECKSUM = "checksum"
+PASSING = {"seconds", "pairs_per_second", "peak_mb"}
+"""What no checksum covers: two runs of the same thing have the same one, whatever time and memory they took."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -123,7 +125,14 @@ def unsealed(path: Path, content: Any) -> Any:
 
 
 def _seal(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(_lasting(content), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _lasting(content: Any) -> Any:
+    """Plain values without :data:`PASSING`."""
+    if isinstance(content, Mapping):
+        return {name: _lasting(value) for name, value in content.items() if name not in PASSING}
+    return [_lasting(value) for value in content] if isinstance(content, list | tuple) else content
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,7 +12,15 @@ import torch
 from safetensors.torch import save_file
 
 from lpi.errors import CheckpointError, MissingFileError, OutputError
-from lpi.storage import read_json, read_tensors, write_atomically, write_json, write_tensors
+from lpi.storage import (
+    read_json,
+    read_tensors,
+    sealed,
+    unsealed,
+    write_atomically,
+    write_json,
+    write_tensors,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -151,3 +159,12 @@ def test_a_name_that_is_not_utf8_cannot_be_written_and_is_shown(tmp_path: Path) 
     with pytest.raises(OutputError, match=r"a name in it isn't UTF-8 .*v.udcf6gel"):
         write_json(tmp_path / "a.json", {"root": "v\udcf6gel"})
     assert names(tmp_path) == []
+
+
+def test_a_checksum_is_of_what_lasts_and_knows_a_changed_digit(tmp_path: Path) -> None:
+    first, second = (sealed({"recall": [0.5], "seconds": {"train": took}}) for took in (1.0, 2.0))
+    assert first["checksum"] == second["checksum"]
+    assert unsealed(tmp_path, first) == {"recall": [0.5], "seconds": {"train": 1.0}}
+    assert unsealed(tmp_path, {"recall": [0.6]}) == {"recall": [0.6]}  # of an earlier version
+    with pytest.raises(CheckpointError, match="is damaged"):
+        unsealed(tmp_path, {**first, "recall": [0.6]})
