@@ -11,7 +11,7 @@ import pytest
 import lpi
 
 ROOT = Path(lpi.__file__).parent
-LEAVES = {"errors", "extras", "storage", "config"}
+LEAVES = {"errors", "extras", "reading", "storage", "config"}
 LEARNING = {"trainer", "features", "devices"}
 BELOW_METHODS = {"tasks", "backbones", "prompts", "losses", "data.records", *LEAVES}
 #: What two methods share has moved down, or lies in ``SHARED``.
@@ -26,12 +26,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "": {"backbones.loading", "methods", "search.index", "tasks.stream"},  # the public names, loaded when first used
     "errors": set(),
     "extras": {"errors"},
-    "storage": {"errors"},
-    "config": {"errors"},
+    "reading": {"errors"},
+    "storage": {"reading", "errors"},
+    "config": {"reading", "errors"},
     "losses": {"errors"},
     "metrics": {"metrics", "errors"},
-    "data": {"data", "errors", "extras"},
-    "backbones": {"backbones", "data.pictures", "data.records", "errors", "storage"},
+    "data": {"data", "reading", "errors", "extras"},
+    "backbones": {"backbones", "data.pictures", "data.records", "reading", "errors", "storage"},
     "prompts": {"prompts", "errors"},
     "tasks": {"tasks", "data", "errors"},
     "options": {"errors"},
@@ -66,7 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "report": {
         *("report", "data.pictures", "evaluation.records", "evaluation.figures", "metrics"),
-        *("errors", "extras", "storage"),
+        *("errors", "extras", "reading", "storage"),
     },
     "search": {"search", *LEARNING, "methods", "routing", "options", "data", *BELOW_METHODS},
     "search.recorded": {
