@@ -26,7 +26,7 @@ from lpi.backbones.base import DualEncoder, Images, Texts, TowerPrompts
 from lpi.losses import distillation_loss, item_loss
 from lpi.methods.adapters import DeltaBackbone, SharedLowRank, Targets, check_rank
 from lpi.methods.base import FALLBACK, Method, TaskData, TrainingBatch, router_losses
-from lpi.methods.closing import ClosingTable, Head, pairs_of, state_widths
+from lpi.methods.closing import ClosingTable, Head, pairs_of
 from lpi.methods.low_rank import (
     InteractionTable,
     LowRankOptions,
@@ -167,7 +167,7 @@ class LPI(LowRankTasks, Method):
         if self.adapted is not None:
             expert.change = SharedLowRank(self.adapted.layers, rank=self.options.adapter.rank, generator=generator)
         if self.extra_width:
-            expert.head = Head(state_widths(self.backbone), self.extra_width)
+            expert.head = Head(self.backbone, self.extra_width)
         return expert
 
     @property
