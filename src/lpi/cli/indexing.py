@@ -41,6 +41,10 @@ def index(
     processes: Annotated[
         int, typer.Option(min=1, help="Processes that embed, here or on a cluster. See docs/cluster.md.")
     ] = 1,
+    recall: Annotated[
+        float | None,
+        typer.Option(help="Of the ten best, the share that search in a large index shall find; kept with it [0.95]."),
+    ] = None,
     workers: WorkersOption = None,
     device: DeviceOption = "auto",
     method_file: MethodFileOption = None,
@@ -58,6 +62,7 @@ def index(
         tidy=tidy,
         store=store,
         processes=processes,
+        recall=recall,
         workers=workers,
         device=device,
         method_file=method_file,
@@ -84,6 +89,7 @@ def bring_up_to_date(
     tidy: bool = False,
     store: str | None = None,
     processes: int = 1,
+    recall: float | None = None,
     workers: int | None = None,
     device: str = "auto",
     method_file: Path | None = None,
@@ -102,6 +108,8 @@ def bring_up_to_date(
         record_source(place, tests)
     changing = change(place, workers=workers, processes=processes, device=device, method_file=method_file)
     with Counter() as counter, changing as writer:
+        if recall is not None:
+            writer.want(recall)
         done = writer.update(emptied=emptied, rehash=rehash, on_progress=counter.count)
         if tidy:
             writer.tidy()

@@ -69,6 +69,6 @@ class Stages:
                     shared = next(iter(self._methods.values())).backbone if self._methods else None
                     loaded = load_stage(self.folder, self.manifest, stage, shared, method_file=self.method_file)
                     self._methods[stage.model] = loaded.to(self._device)
-                rows = self.store.rows(stage.version)
+                rows = self.store.rows(stage.version, stage.look)
                 self._snapshots[stage.number] = Snapshot(stage, self._methods[stage.model], rows)
             return self._snapshots[stage.number]
