@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from lpi.search.encoding import Single
+from lpi.methods.base import Method
+from lpi.search.encoding import Single, text_probes
 from lpi.search.manifest import Look
+from lpi.search.recorded import on_record
 from lpi.search.table import Rows
 
 SAMPLE, HITS = 128, 10
 MOST_REFINED = 96  # times the hits; by then the bytes that the index keeps cost nothing
+
+
+def sampled_words(folder: Path, method: Method) -> Single | None:
+    """Words to measure an index in a folder with, as queries [queries, features]: captions on record, or its tasks."""
+    captions = [c for own in on_record(folder).values() for record in own.records for c in record.captions]
+    words = captions[:: max(1, len(captions) // SAMPLE)][:SAMPLE] or list(method.tasks)
+    return text_probes(method, words, "plain").vectors.numpy() if words else None
 
 
 def choose(rows: Rows, texts: Single | None, wanted: float) -> Look:

@@ -16,13 +16,12 @@ from lpi.methods.base import Method
 from lpi.methods.checkpoint import save_method
 from lpi.search.bulk import BulkEmbedder
 from lpi.search.embedding import KEEP_SECONDS, Embedder
-from lpi.search.encoding import Encoder, text_probes
+from lpi.search.encoding import Encoder
 from lpi.search.files import Content, OnProgress, Scan, scan
 from lpi.search.identity import ROUTING, describe, load_stage, model_hash
-from lpi.search.looking import SAMPLE, choose
+from lpi.search.looking import choose, sampled_words
 from lpi.search.manifest import Look, Manifest, Stage, is_model, only_writer, read_manifest, successor, timestamp
 from lpi.search.places import drop_store, remove_folder, remove_lessons
-from lpi.search.recorded import on_record
 from lpi.search.report import Report
 from lpi.search.routes import Routes
 from lpi.search.rows import RowMaker, refresh
@@ -361,13 +360,10 @@ class Writer:
         self.store.unpin({kept.pin for kept in self.manifest.stages})
 
     def choose_look(self, rows: Rows) -> Look:
-        """How the approximate index of some rows is to be searched; its words are captions on record, or tasks."""
-        captions = [c for own in on_record(self.folder).values() for record in own.records for c in record.captions]
-        words = captions[:: max(1, len(captions) // SAMPLE)][:SAMPLE] or list(self.method.tasks)
-        texts = text_probes(self.method, words, "plain").vectors.numpy() if words else None
-        trained = self.manifest.current.look.trained
-        look = choose(rows, texts, self.manifest.recall)
-        return replace(look, trained=len(rows) if len(rows) >= GROWN * trained else trained)
+        """How the approximate index of some rows is to be searched."""
+        trained, pictures = self.manifest.current.look.trained, len(rows)
+        look = choose(rows, sampled_words(self.folder, self.method), self.manifest.recall)
+        return replace(look, trained=pictures if pictures >= GROWN * trained else trained)
 
     def want(self, recall: float) -> None:
         """Keep another wanted recall of approximate search with the index, and choose anew how it is searched.
