@@ -209,25 +209,20 @@ def search_teach(record: Record) -> Tables:
     yield "What it costs:", grid("", ["figure"], ((name, [value]) for name, value in costs.items()), 1)
 
 
-def search_faults(record: Record) -> Tables:
-    """Writers that were killed: what each kind of operation left."""
-    by_kind: dict[str, list[Record]] = {}
-    for kill in record["kills"]:
-        by_kind.setdefault(kill["operation"], []).append(kill)
-    rows = [
-        (
-            operation,
-            [
-                len(kills),
-                sum(kill["opens"] for kill in kills),
-                sum(kill["twice"] for kill in kills),
-                sum(kill["same_final_state"] for kill in kills),
-            ],
-        )
-        for operation, kills in by_kind.items()
-    ]
-    heads = ("killed", "opens afterwards", "pictures twice", "same final state")
-    yield "Operations that were killed at a random moment and started again:", grid("operation", heads, rows)
+def faults(record: Record) -> Tables:
+    """Faults that were injected: what each kind of command, and each kind of fault, ended in."""
+    heads = ("same", "named", "different", "lost")
+    for title, kinds in (("fault", record["by_kind"]), ("command", record["by_command"])):
+        rows = ((kind, [found.get(head, 0) for head in heads]) for kind, found in kinds.items())
+        yield f"{record['injected']} faults by {title}, {record['tracebacks']} tracebacks:", grid(title, heads, rows)
+
+
+def fuzz(record: Record) -> Tables:
+    """Generated inputs: what each door did with them."""
+    heads = ("taken", "refused", "hang", "traceback")
+    rows = ((door, [found.get(head, 0) for head in heads]) for door, found in record["by_door"].items())
+    title = f"{record['inputs']} inputs, at most {record['peak_mb_above_idle']} MB above the idle process:"
+    yield title, grid("door", heads, rows)
 
 
 def resume(record: Record) -> Tables:
@@ -271,7 +266,8 @@ MAKERS: dict[str, Callable[[Record], Tables]] = {
     "search_bridge": search_bridge,
     "search_bridge_large": search_bridge,
     "search_teach": search_teach,
-    "search_faults": search_faults,
+    "faults": faults,
+    "fuzz": fuzz,
     "resume": resume,
     "grounding_sizes": grounding_sizes,
     "house": house,

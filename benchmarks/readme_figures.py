@@ -20,7 +20,7 @@ NAMES = {
     "joint": "joint training (upper bound)",
 }
 COMPARED = {
-    "lpi_best_large": "**LPI**, `preset=best`",
+    "lpi_best_large": "**LPI**, `preset=best` without its closed form",
     "lpi_best": "**LPI**, a tenth of DAR's size",
     "replay": "replay of kept pairs",
     "dar": "DAR: a LoRA expert a task",

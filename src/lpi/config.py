@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -12,12 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lpi.errors import ConfigError, MissingFileError, did_you_mean
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+from lpi.reading import UnreadableError, parse_toml, read_text, shown
 
 Table = dict[str, Any]
 """A table of a TOML file."""
@@ -288,8 +282,8 @@ def read_experiment(source: str | Path, changes: Sequence[str] = ()) -> Experime
             )
         path = known[str(source)]
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content = parse_toml(read_text(path))
+    except UnreadableError as error:
         raise ConfigError(f"{path.name} is not valid TOML: {error}.") from error
     content.setdefault("name", path.stem)
     for key, value in parse_changes(changes).items():
@@ -319,8 +313,8 @@ def parse_changes(changes: Sequence[str]) -> Table:
 def _value(text: str) -> Any:
     """A value as TOML writes it; anything that isn't TOML is a plain string, so that quotes may be left out."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}")["value"]
+    except UnreadableError:
         return text
 
 
@@ -338,7 +332,7 @@ def parse(content: Mapping[str, Any], place: str) -> Experiment:
         where = f"[{'.'.join(tables)}]" if tables else "the top level"
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{place}: {where} has no option {key!r}. {did_you_mean(key, _known(tables))}") from error
-        raise ConfigError(f"{place}: {key} in {where}: {first['msg']}; got {first['input']!r}.") from error
+        raise ConfigError(f"{place}: {key} in {where}: {first['msg']}; got {shown(first['input'])}.") from error
     _check_kind(experiment, place)
     _check_names(experiment, place)
     if experiment.main_variant in experiment.rows:

@@ -1,6 +1,7 @@
 """Every exception the library raises, and the helper that suggests the name a person meant."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import get_args
 
@@ -14,7 +15,8 @@ class LpiError(Exception):
 
     def __str__(self) -> str:
         # KeyError would show the repr of its argument; a message must read the same whatever it derives from.
-        return str(self.args[0]) if self.args else ""
+        # and a name of five thousand letters is cut, wherever it came from.
+        return re.sub(r"(\S{280})\S{40,}", r"\1..", str(self.args[0])) if self.args else ""
 
 
 class ConfigError(LpiError, ValueError):
@@ -53,6 +55,9 @@ class MissingExtraError(LpiError, ImportError):
     """An optional dependency is not installed; the message names the extra to install."""
 
 
+MOST_LISTED = 40
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of an error message: the nearest known name, or all of them when none is near.
 
@@ -67,7 +72,25 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if not names:
         return "There are none yet."
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}."
+    if near:
+        return f"Did you mean {near[0]!r}?"
+    more = f", .. ({len(names)} in all)" if len(names) > MOST_LISTED else ""
+    return f"Known: {', '.join(names[:MOST_LISTED])}{more}."
+
+
+def kind_of(value: object) -> str:
+    """What a value is, for a message: its class, or the value itself where it is short.
+
+    >>> kind_of(5), kind_of([1] * 1000)
+    ('5', 'a list')
+    """
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return (
+        repr(value)
+        if isinstance(value, str | int | float | bytes | None) and len(repr(value)) < 80
+        else (f"a {type(value).__name__}")
+    )
 
 
 def check_choice(name: str, value: str, choices: object) -> None:

@@ -92,7 +92,7 @@ def _from_elsewhere(name: str, known: Sequence[str], what: str) -> ModuleType:
     """A module that can be imported, but isn't ours."""
     try:
         there = importlib.util.find_spec(name) is not None
-    except (ModuleNotFoundError, ValueError):  # a package on the way to it is missing, or the name is none
+    except (ImportError, ValueError):  # a package on the way to it is missing, or the name is none
         there = False
     if not there:
         raise UnknownNameError(

@@ -7,6 +7,7 @@ again therefore sees the same batches and the same numbers, and ends with the sa
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +26,7 @@ from lpi.errors import CheckpointError, ConfigError, DataError, LpiError, did_yo
 from lpi.features import TrainingData, TrainingSet
 from lpi.methods import training_of
 from lpi.methods.base import Learner, begin, end
-from lpi.storage import write_atomically
+from lpi.storage import read_checked, write_checked
 from lpi.tasks.batches import batch_count
 from lpi.tasks.stream import Task
 
@@ -273,7 +274,9 @@ class _Loop:
             "optimiser": self.optimiser.state_dict(),
             "buffers": dict(own_buffers(self.method)),
         }
-        write_atomically(checkpoint, lambda file: torch.save(content, file))
+        held = io.BytesIO()
+        torch.save(content, held)
+        write_checked(checkpoint, held.getvalue())
 
     def _resume(self, checkpoint: Path | None) -> tuple[int, int, int]:
         """Epoch, batch of that epoch and step to go on from."""
@@ -281,7 +284,8 @@ class _Loop:
             return 0, 0, 0
         again = "Delete it; the task then starts over."
         try:
-            content = torch.load(checkpoint, map_location=self.device, weights_only=True)
+            held = io.BytesIO(read_checked(checkpoint))
+            content = torch.load(held, map_location=self.device, weights_only=True)
         except Exception as error:  # a damaged pickle fails in many ways
             raise CheckpointError(f"{checkpoint} is damaged ({type(error).__name__}). {again}") from error
         parts = {"task", "epoch", "batch", "step", "parameters", "optimiser", "buffers"}

@@ -22,6 +22,7 @@ from lpi.errors import ConfigError, LpiError, UnknownNameError
 from lpi.features import TrainingSet
 from lpi.methods import method, method_class, method_names, recorded_options
 from lpi.methods.base import Method, stored_parameters
+from lpi.methods.encoder import width_of
 from lpi.methods.options import path_of
 from lpi.options import Described, described, value_at
 from lpi.tasks.stream import Task, TaskStream
@@ -183,8 +184,8 @@ def test_it_encodes_units_and_gives_rows_in_their_order(
 ) -> None:
     model = learned(name)
     images, texts = outputs(model, pictures, captions)
-    assert images.shape == (len(pictures), model.backbone.feature_width)
-    assert texts.shape == (len(captions), model.backbone.feature_width)
+    assert images.shape == (len(pictures), width_of(model))
+    assert texts.shape == (len(captions), width_of(model))
     for features in (images, texts):
         torch.testing.assert_close(features.norm(dim=1), torch.ones(len(features)))
     backwards = outputs(model, pictures.flip(0), captions[::-1])
@@ -363,7 +364,7 @@ def test_a_task_that_it_never_saw_is_refused(name: str, learned: Callable[[str],
 
 def test_nothing_is_encoded_into_nothing(name: str, learned: Callable[[str], Method]) -> None:
     model = learned(name)
-    width = model.backbone.feature_width
+    width = width_of(model)
     assert model.encode_images([]).shape == model.encode_texts([]).shape == (0, width)
 
 

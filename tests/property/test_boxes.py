@@ -1,6 +1,7 @@
 """What must hold of boxes wherever they are; the oracle is a slow plain version that knows no tensors."""
 
 import math
+from itertools import permutations
 
 import pytest
 import torch
@@ -88,3 +89,20 @@ def test_precision_grows_with_k_and_is_never_larger_by_the_general_overlap(predi
     assert figures == sorted(figures)
     by_giou = hit_ranks(predicted, truth, overlap="giou")
     assert all(precision_at(k, by_giou) <= figures[k - 1] for k in range(1, 13))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=6))
+def test_equal_scores_count_the_mean_over_every_order_of_them(some):
+    """P@k by brute force: boxes that hit or don't, sorted in every order in which equal scores may stand."""
+    right, wrong = torch.tensor([0.0, 0, 10, 10]), torch.tensor([50.0, 50, 60, 60])
+    predicted = torch.stack([right if hits else wrong for _, hits in some])
+    scores = torch.tensor([float(score) for score, _ in some])
+    ranks = hit_ranks([predicted], right[None], scores=[scores])
+    orders = list(permutations(range(len(some))))
+    for k in range(1, len(some) + 1):
+        found = 0
+        for order in orders:
+            first = sorted(order, key=lambda place: -some[place][0])[:k]  # stable: equal scores stay in this order
+            found += any(some[place][1] for place in first)
+        assert precision_at(k, ranks) == pytest.approx(found / len(orders), abs=1e-6)

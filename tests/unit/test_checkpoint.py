@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lpi.backbones import DualEncoder, load_backbone
@@ -23,7 +24,7 @@ from lpi.prompts.interaction import Interaction
 from lpi.prompts.low_rank import LowRankPrompts
 from lpi.prompts.task_keys import TaskKeys
 from lpi.routing.base import Kept
-from lpi.storage import write_tensors
+from lpi.storage import write_json, write_tensors
 from lpi.tasks.stream import TaskStream
 
 Learn = Callable[..., Method]
@@ -304,3 +305,77 @@ def test_the_hubs_methods_save_and_load(
 def test_a_model_of_another_method_is_refused(folder: Path, clip: DualEncoder) -> None:
     with pytest.raises(CheckpointError, match="holds a LPI, not a FineTune"):
         FineTune.from_pretrained(folder, backbone=clip)
+
+
+# What is wrong in a saved method --------------------------------------------------------------------------------------
+
+
+def tensors(change: Callable[[Tensor], Tensor]) -> Callable[[Path], None]:
+    """Changes the numbers of a task's file, which knows no checksum then."""
+
+    def spoil(folder: Path) -> None:
+        file = folder / "tasks" / "01-cold.safetensors"
+        kept = {name: change(value) if value.is_floating_point() else value for name, value in load_file(file).items()}
+        save_file(kept, file)
+
+    return spoil
+
+
+def config(**changes: Any) -> Callable[[Path], None]:
+    """Changes or takes away (``...``) parts of ``config.json``."""
+
+    def spoil(folder: Path) -> None:
+        kept = {**json.loads((folder / "config.json").read_text()), **changes}
+        write_json(folder / "config.json", {name: value for name, value in kept.items() if value is not ...})
+
+    return spoil
+
+
+def about(folder: Path) -> None:
+    file = folder / "tasks" / "01-cold.json"
+    file.write_text(file.read_text().replace('"cold"', '"other"'))
+
+
+SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
+    "not a number": (tensors(lambda value: torch.full_like(value, torch.nan)), "holds what is no number"),
+    "infinity": (tensors(lambda value: torch.full_like(value, torch.inf)), "holds what is no number"),
+    "half precision": (tensors(lambda value: value.to(torch.float64)), "doesn't hold what its .json says"),
+    "no shared": (config(shared=...), "its 'shared' can't be right"),
+    "a backbone that is a name": (config(backbone="x"), "its 'backbone' can't be right"),
+    "a method that is a list": (config(method=[]), "was saved by a method of its own"),
+    "files that are numbers": (config(files=[1, 2, 3]), "its 'files' can't be right"),
+    "tasks that are an object": (config(tasks={}), "its 'tasks' can't be right"),
+    "another problem": (config(problem="x"), "its 'problem' can't be right"),
+    "options that are a list": (config(options=[]), "its 'options' can't be right"),
+    "another task": (about, "is of the task 'other'; config.json says 'cold'"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_saved_method_that_is_wrong_is_refused_in_one_line(name: str, folder: Path, clip: DualEncoder) -> None:
+    spoil, said = SPOILT[name]
+    spoil(folder)
+    with pytest.raises(CheckpointError, match=said):
+        load_method(folder, backbone=clip)
+
+
+def test_numbers_so_large_that_features_are_none_are_refused(folder: Path, clip: DualEncoder) -> None:
+    tensors(lambda value: torch.full_like(value, 6e4))(folder)
+    loaded = load_method(folder, backbone=clip)
+    with pytest.raises(CheckpointError, match="features that are no numbers"):
+        loaded.encode_texts(["x"], task="cold")
+
+
+@pytest.mark.parametrize("name", ["tasks/00-warm.json", "tasks/00-warm.safetensors"])
+def test_somebody_elses_files_of_our_names_are_kept(learned: Method, tmp_path: Path, name: str) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(OutputError, match=f"{name} isn't of a saved method"):
+        save_method(learned, tmp_path)
+    assert (tmp_path / name).read_text() == "precious"
+
+
+def test_a_save_that_was_cut_short_is_made_again(learned: Method, folder: Path) -> None:
+    (folder / "config.json").unlink()
+    save_method(learned, folder)
+    assert (folder / "config.json").is_file()

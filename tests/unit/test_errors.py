@@ -3,7 +3,7 @@
 import pytest
 
 from lpi import errors
-from lpi.errors import LpiError, MissingFileError, UnknownNameError, did_you_mean
+from lpi.errors import ConfigError, LpiError, MissingFileError, UnknownNameError, did_you_mean
 
 
 def test_the_nearest_name_is_suggested() -> None:
@@ -50,3 +50,9 @@ def test_an_error_can_be_caught_as_the_standard_one(kind: type[Exception], stand
 
 def test_a_missing_file_keeps_its_message() -> None:
     assert str(MissingFileError("a.toml is not there.")) == "a.toml is not there."
+
+
+def test_a_name_of_thousands_of_letters_does_not_fill_the_screen() -> None:
+    said = str(ConfigError(f"No method is called {'x' * 5000!r}. Known: a."))
+    assert len(said) < 400
+    assert said.endswith(".. Known: a.")

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from lpi import extras
-from lpi.config import tomllib
 from lpi.errors import MissingExtraError
 from lpi.extras import EXTRAS, install_line, missing, missing_extra
+from lpi.reading import tomllib
 
 ROOT = Path(__file__).parents[2]
 BARE_NAME = re.compile(r"(?:pip|pipx|uv)[^\n`]*\binstall\b[^\n`;(]*[ '\"]lpi(?:\[|\b(?![-_/.\w]))")

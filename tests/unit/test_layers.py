@@ -11,12 +11,19 @@ import pytest
 import lpi
 
 ROOT = Path(lpi.__file__).parent
-LEAVES = {"errors", "extras", "storage", "config"}
+LEAVES = {"errors", "extras", "reading", "storage", "config"}
 LEARNING = {"trainer", "features", "devices"}
-BELOW_METHODS = {"tasks", "backbones", "prompts", "losses", "data.records", *LEAVES}
+BELOW_METHODS = {"tasks", "backbones", "prompts", "losses", "closed_form", "data.records", *LEAVES}
 #: What two methods share has moved down, or lies in ``SHARED``.
 SHARED = {
-    *("methods.adapters", "methods.experts", "methods.low_rank", "methods.prompt_sets", "methods.prompted"),
+    *(
+        "methods.adapters",
+        "methods.closing",
+        "methods.experts",
+        "methods.low_rank",
+        "methods.prompt_sets",
+        "methods.prompted",
+    ),
     "methods.tuned",
 }
 METHOD_BASE = {"methods.base", "methods.encoder", "methods.options", "routing", "options", *BELOW_METHODS}
@@ -26,12 +33,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "": {"backbones.loading", "methods", "search.index", "tasks.stream"},  # the public names, loaded when first used
     "errors": set(),
     "extras": {"errors"},
-    "storage": {"errors"},
-    "config": {"errors"},
+    "reading": {"errors"},
+    "storage": {"reading", "errors"},
+    "config": {"reading", "errors"},
     "losses": {"errors"},
+    "closed_form": {"errors"},
     "metrics": {"metrics", "errors"},
-    "data": {"data", "errors", "extras"},
-    "backbones": {"backbones", "data.pictures", "data.records", "errors", "storage"},
+    "data": {"data", "reading", "errors", "extras"},
+    "backbones": {"backbones", "data.pictures", "data.records", "reading", "errors", "storage"},
     "prompts": {"prompts", "errors"},
     "tasks": {"tasks", "data", "errors"},
     "options": {"errors"},
@@ -50,7 +59,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods.tuned": {"methods.adapters", *METHOD_BASE},
     "methods.prompted": METHOD_BASE,
     "methods.prompt_sets": {"methods.prompted", *METHOD_BASE},
-    "methods.low_rank": {"methods.adapters", "methods.experts", *METHOD_BASE},
+    "methods.closing": {"metrics", "methods.experts", *METHOD_BASE},
+    "methods.low_rank": {"methods.adapters", "methods.closing", "methods.experts", *METHOD_BASE},
     "methods.grounding": {"methods.grounding", "metrics", "data.expressions.record", *SHARED, *METHOD_BASE},
     "devices": {"errors"},
     "features": {"methods.base", "methods.encoder", "devices", *BELOW_METHODS},
@@ -66,7 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "report": {
         *("report", "data.pictures", "evaluation.records", "evaluation.figures", "metrics"),
-        *("errors", "extras", "storage"),
+        *("errors", "extras", "reading", "storage"),
     },
     "search": {"search", *LEARNING, "methods", "routing", "options", "data", *BELOW_METHODS},
     "search.recorded": {

@@ -139,7 +139,7 @@ def test_a_presets_training_wins_over_the_methods_and_loses_to_what_is_given(cli
 def test_an_experiment_takes_the_training_of_its_preset(stream: TaskStream) -> None:
     assert settled({"name": "finetune"}, TrainingSettings()).learning_rate == 6e-5
     assert settled({"name": "finetune"}, TrainingSettings(learning_rate=0.1)).learning_rate == 0.1
-    assert settled({"name": "lpi", "preset": "paper"}, TrainingSettings(epochs=2)).learning_rate == 0.01
+    assert settled({"name": "lpi", "preset": "paper"}, TrainingSettings(epochs=2)).learning_rate == 0.05
 
 
 # ---- what was saved before -------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import EpsImagePlugin, Image, JpegImagePlugin
+from PIL import EpsImagePlugin, Image, ImageCms, JpegImagePlugin
 
 import lpi
 from lpi.data import pictures
@@ -251,3 +251,64 @@ def test_print_colours_and_bytes_in_memory_come_in_by_the_same_door() -> None:
     assert (red < 10, green > 245, blue > 245) == (True, True, True)
     with pytest.raises(LpiError, match=r"what was sent: the picture can't be read"):
         open_image(io.BytesIO(content.getvalue()[:100]), "what was sent", None)
+
+
+# Colours --------------------------------------------------------------------------------------------------------------
+
+
+def held_as(image: Image.Image, kind: str, **options: Any) -> io.BytesIO:
+    held = io.BytesIO()
+    image.save(held, kind, **options)
+    held.seek(0)
+    return held
+
+
+def test_a_picture_in_colours_of_another_profile_is_shown_in_those_of_screens() -> None:
+    """A profile that is nothing but another white, which any difference shows."""
+    other = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    image = ImageCms.profileToProfile(
+        Image.new("RGB", (4, 4), (200, 30, 60)),
+        ImageCms.createProfile("sRGB"),
+        ImageCms.createProfile("LAB"),
+        outputMode="LAB",
+    )
+    assert image is not None
+    image.info["icc_profile"] = other
+    red, green, blue = in_colour(image).getpixel((0, 0))
+    assert abs(red - 200) + abs(green - 30) + abs(blue - 60) < 12
+
+
+@pytest.mark.parametrize("profile", [b"", b"nonsense", b"\0" * 128, b"x" * (5 * 1024**2)])
+def test_a_damaged_profile_makes_no_picture_unreadable(profile: bytes) -> None:
+    image = Image.new("RGB", (4, 4), (200, 30, 60))
+    image.info["icc_profile"] = profile
+    assert in_colour(image).getpixel((0, 0)) == (200, 30, 60)
+
+
+def test_an_srgb_profile_changes_no_shade() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    held = held_as(Image.new("RGB", (4, 4), (200, 30, 60)), "PNG", icc_profile=profile)
+    assert open_image(held, "x", None).getpixel((0, 0)) == (200, 30, 60)
+
+
+def test_printers_colours_come_out_as_screens(tmp_path: Path) -> None:
+    held = held_as(Image.new("RGB", (16, 16), (250, 20, 20)).convert("CMYK"), "JPEG", quality=95)
+    red, green, blue = open_image(held, "x", None).getpixel((8, 8))
+    assert red > 200 > 80 > max(green, blue)
+
+
+def test_an_animation_is_its_first_frame() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    held = held_as(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert open_image(held, "x", None).getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("head", "kind", "package"),
+    [(b"\0\0\0\x18ftypheic" + b"\0" * 40, "HEIC", "pillow-heif"), (b"\xff\x0a" + b"\0" * 40, "JPEG XL", "pillow-jxl")],
+)
+def test_a_format_without_a_decoder_is_named_with_what_would_help(head: bytes, kind: str, package: str) -> None:
+    with pytest.raises(
+        DataError, match=f"x: this is {kind}, for which no decoder is installed.* pip install {package}"
+    ):
+        open_image(io.BytesIO(head), "x", None)

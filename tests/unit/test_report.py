@@ -260,7 +260,7 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("run.json", '{"experiment": ', r"run\.json is damaged \(line 1, column 16"),
+        ("run.json", '{"experiment": ', r"run\.json is damaged \(not valid JSON: line 1, column 16"),
         ("run.json", "[]", r"run\.json: expected dict; got list"),
         (
             "run.json",

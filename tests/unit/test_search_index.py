@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -252,7 +253,6 @@ def test_filters_leave_the_order_of_what_remains(index: SearchIndex, scoring: st
         (Filters(folder="cold"), lambda hit: hit.path.startswith("cold/")),
         (Filters(folder="cold/teal/"), lambda hit: hit.path.startswith("cold/teal/")),
         (Filters(folder="."), lambda hit: True),
-        (Filters(folder="it's"), lambda hit: False),
         (Filters(task="warm"), lambda hit: hit.task == "warm"),
         (Filters(since="2001-01-01", until="2999-01-01T00:00:00"), lambda hit: True),
         (Filters(until="2001-01-01"), lambda hit: False),
@@ -435,3 +435,43 @@ def test_an_index_of_an_earlier_version_says_how_to_make_it_anew(mine: World, mo
     monkeypatch.setattr("lpi.search.identity.FORMAT", 3)  # as the next version has it
     with pytest.raises(CheckpointError, match=r"made by an earlier version, .*: lpi index .* --index NEW_FOLDER"):
         SearchIndex.open(mine.index, device="cpu")
+
+
+def test_links_to_folders_and_devices_own_folders_are_left_out_and_said(mine: World, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    first = next(mine.photos.rglob("*.png"))
+    shutil.copy(first, tmp_path / "elsewhere" / "a.png")
+    (mine.photos / "linked").symlink_to(tmp_path / "elsewhere")
+    (mine.photos / "@eaDir").mkdir()
+    Image.new("RGB", (20, 20), "pink").save(mine.photos / "@eaDir" / "thumb.png")
+    done = mine.update()
+    assert done.added == 0
+    assert "links to folders aren't followed" in done.skipped["linked"]
+    assert "a device's own" in done.skipped["@eaDir"]
+
+
+def test_what_a_person_excludes_stays_out_with_later_updates(mine: World) -> None:
+    mine.paint("old/a.png", "red", "dot", 4)
+    Image.new("RGB", (20, 20), "pink").save(mine.photos / "b.gif")
+    with change(mine.index, device="cpu") as writer:
+        writer.leave_out(["old", "*.gif"])
+        assert writer.update().added == 0
+    assert mine.update().added == 0
+    assert read_manifest(mine.index).exclude == ("old", "*.gif")
+
+
+def test_a_folder_is_found_however_its_letters_are_composed(mine: World) -> None:
+    mine.paint(unicodedata.normalize("NFD", "Köln/a.png"), "red", "dot", 4)
+    mine.update()
+    index = SearchIndex.open(mine.index, device="cpu")
+    (hit,) = index.search_text("a red dot", 9, Filters(folder="Köln"))
+    assert unicodedata.normalize("NFC", hit.path) == "Köln/a.png"
+    with pytest.raises(UnknownNameError, match=r"No folder is called 'Kölm'. Did you mean"):
+        index.search_text("a red dot", 9, Filters(folder="Kölm"))
+    with pytest.raises(ConfigError, match="since must not be after until"):
+        Filters(since="2024-05-02", until="2024-05-01")
+
+
+def test_words_that_the_model_does_not_read_are_told_of(index: SearchIndex) -> None:
+    short, long = index.encode_texts(["a red dot", "red dot " * 200])
+    assert (short.cut, long.cut) == (False, True)

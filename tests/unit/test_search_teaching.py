@@ -13,6 +13,7 @@ from search_world import QUICK, World, vectors_of
 
 import lpi
 from lpi.data.content import content_id
+from lpi.data.folder import load_task
 from lpi.errors import ConfigError, DataError, MissingFileError, UnknownNameError
 from lpi.methods.base import recorded_options, restore, stored_state
 from lpi.methods.checkpoint import load_method, save_method
@@ -343,3 +344,24 @@ def _only_train(folder: Path) -> Path:
     rows = [{**json.loads(line), "task": "x"} for line in file.read_text().splitlines()]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+@pytest.mark.parametrize("scoring", ["plain", "routed"])
+def test_gains_count_equal_pictures_by_their_share(world: World, tmp_path: Path, scoring: str) -> None:
+    """Two files of the same picture, each with captions of its own: whatever the model, each is first half the time."""
+    world.build_once()
+    mine = world.copy(tmp_path)
+    first = next(mine.photos.rglob("*.png"))
+    folder = tmp_path / "twins"
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    for number in range(2):
+        name = f"images/{number}.png"
+        image = Image.open(first)
+        image.save(folder / name, compress_level=number)  # other bytes, the same pixels
+        rows.append({"image": name, "captions": [f"twin {number}"], "split": "test"})
+    (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    records = tuple(load_task(folder, "twins"))
+    with change(mine.index, device="cpu") as writer:
+        found = Gallery([TestSet("twins", records)]).recall(writer, writer.method, scoring=scoring)["twins"]
+    assert found["text_to_image"] == pytest.approx(0.5)

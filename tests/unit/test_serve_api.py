@@ -65,7 +65,7 @@ def test_words_find_what_the_index_finds(client: TestClient, index: SearchIndex)
     answer = client.get("/api/search", params={"q": "a red dot", "k": 5})
     assert found(answer) == pairs(index.search_text("a red dot", 5))
     said = answer.json()
-    assert set(said) == {"stage", "query", "milliseconds", "routes", "hits"}
+    assert set(said) == {"cut", "stage", "query", "milliseconds", "routes", "hits"}
     assert (said["stage"], said["query"], said["milliseconds"] > 0) == (0, "a red dot", True)
     assert all(set(hit) == HIT for hit in said["hits"])
     routes = index.encode_texts(["a red dot"])[0].routes
@@ -448,3 +448,38 @@ def test_json_is_what_the_page_reads(client: TestClient) -> None:
     answer = client.get("/api/search", params={"q": "a dot", "k": 1})
     assert answer.headers["Content-Type"] == "application/json"
     assert json.loads(answer.content)["hits"][0]["copies"] == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"), [("zzz", 400), ("bytes=-", 400), ("bytes=9-2", 416), ("bytes=99999999-", 416)]
+)
+def test_a_bad_range_is_one_line_of_json(client: TestClient, index: SearchIndex, asked: str, status: int) -> None:
+    hit = index.search("a red dot", count=1)[0]
+    answer = client.get(f"/api/pictures/{hit.id}/file", headers={"Range": asked})
+    assert answer.status_code == status
+    assert "range" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("asked", ["bytes=0-9", "bytes=5-", "bytes=-5", "bytes=0-1, 4-5"])
+def test_a_good_range_is_a_part_of_the_file(client: TestClient, index: SearchIndex, asked: str) -> None:
+    hit = index.search("a red dot", count=1)[0]
+    assert client.get(f"/api/pictures/{hit.id}/file", headers={"Range": asked}).status_code == 206
+
+
+def test_tables_that_are_gone_are_503_and_the_server_says_that_it_is_not_well(world: World, tmp_path: Path) -> None:
+    world.build_once()
+    mine = world.copy(tmp_path)
+    with TestClient(
+        create_app(Service(SearchIndex.open(mine.index, device="cpu"))), base_url="http://localhost"
+    ) as client:
+        assert client.get("/api/health").status_code == 200
+        (mine.index / "store").rename(tmp_path / "away")
+        for address in ("/api/search?q=red", "/api/health"):
+            answer = client.get(address)
+            assert answer.status_code == 503
+            assert answer.json() == {
+                "error": "the index can't be read just now; the server's log says why. Try again later."
+            }
+        (tmp_path / "away").rename(mine.index / "store")
+        assert client.get("/api/health").status_code == 200
+        assert client.get("/api/search?q=red").status_code == 200

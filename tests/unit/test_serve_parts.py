@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import io
+import re
 import socket
 import sys
 import threading
@@ -17,6 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from lpi.errors import ConfigError, DataError, MissingExtraError
+from lpi.serve.app import PAGE
 from lpi.serve.batching import Batcher
 from lpi.serve.limits import BodyLimit, RefusedError, read_picture
 from lpi.serve.listening import listen, page_address
@@ -276,7 +278,7 @@ def test_elsewhere_any_name_is_answered_but_not_without_the_token() -> None:
 def test_the_token_in_the_address_becomes_a_cookie_that_no_script_sees() -> None:
     client = at("photos.example", token="a-long-token", local=False)
     welcome = client.get("/", params={"token": "a-long-token"})
-    assert (welcome.status_code, welcome.headers["location"]) == (303, "/")
+    assert (welcome.status_code, welcome.headers["location"]) == (303, "./")
     cookie = welcome.headers["set-cookie"]
     assert "HttpOnly" in cookie
     assert "SameSite=strict" in cookie
@@ -361,3 +363,10 @@ def test_port_0_is_a_free_one_and_the_address_is_one_to_open() -> None:
         assert opened.getsockname()[1] > 0
     assert page_address("0.0.0.0", 80) == f"http://{socket.gethostname()}:80/"
     assert page_address("[::1]", 80) == "http://[::1]:80/"
+
+
+def test_the_page_asks_for_nothing_at_the_root_of_its_host() -> None:
+    """It may lie under a path: behind a proxy, say."""
+    for file in sorted(PAGE.iterdir()):
+        absolute = re.findall(r"""(?:href|src|fetch)\W{1,2}["'`](/[^"'`]*)|["'`](/api/[^"'`]*)""", file.read_text())
+        assert not absolute, (file.name, absolute)

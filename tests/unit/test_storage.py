@@ -3,13 +3,24 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lpi.errors import CheckpointError, MissingFileError, OutputError
-from lpi.storage import read_json, read_tensors, write_atomically, write_json, write_tensors
+from lpi.storage import (
+    read_json,
+    read_tensors,
+    sealed,
+    unsealed,
+    write_atomically,
+    write_json,
+    write_tensors,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -106,3 +117,54 @@ def test_truncated_tensors_are_named(tmp_path: Path, keep: int) -> None:
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(CheckpointError, match=r"t.safetensors is damaged"):
         read_tensors(file)
+
+
+def test_a_flipped_bit_in_tensors_is_noticed_wherever_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "t.safetensors"
+    write_tensors(file, {"a": torch.randn(30), "b": torch.arange(4), "c": torch.tensor(True)})
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 7):
+        spoilt = bytearray(whole)
+        spoilt[place] ^= 1
+        file.write_bytes(spoilt)
+        with pytest.raises(CheckpointError, match="is damaged"):
+            read_tensors(file)
+
+
+def test_tensors_of_earlier_versions_without_a_checksum_are_read(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(3)}, tmp_path / "t.safetensors")
+    assert torch.equal(read_tensors(tmp_path / "t.safetensors")["a"], torch.ones(3))
+
+
+def test_a_full_disk_while_tensors_are_written_is_one_line(tmp_path: Path) -> None:
+    """What safetensors raises then is no OSError; a limit on the size of files stands for the disk."""
+    code = (
+        "import resource, signal, sys, torch\n"
+        "from pathlib import Path\n"
+        "from lpi.storage import write_tensors\n"
+        "from lpi.errors import OutputError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "try: write_tensors(Path(sys.argv[1]), {'a': torch.randn(10_000)})\n"
+        "except OutputError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "t")], capture_output=True, text=True, check=False
+    )
+    assert "t can't be written: File too large" in done.stdout, done.stderr
+    assert names(tmp_path) == []
+
+
+def test_a_name_that_is_not_utf8_cannot_be_written_and_is_shown(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"a name in it isn't UTF-8 .*v.udcf6gel"):
+        write_json(tmp_path / "a.json", {"root": "v\udcf6gel"})
+    assert names(tmp_path) == []
+
+
+def test_a_checksum_is_of_what_lasts_and_knows_a_changed_digit(tmp_path: Path) -> None:
+    first, second = (sealed({"recall": [0.5], "seconds": {"train": took}}) for took in (1.0, 2.0))
+    assert first["checksum"] == second["checksum"]
+    assert unsealed(tmp_path, first) == {"recall": [0.5], "seconds": {"train": 1.0}}
+    assert unsealed(tmp_path, {"recall": [0.6]}) == {"recall": [0.6]}  # of an earlier version
+    with pytest.raises(CheckpointError, match="is damaged"):
+        unsealed(tmp_path, {**first, "recall": [0.6]})

@@ -281,3 +281,13 @@ def test_a_whitened_distance_does_not_depend_on_how_many_are_asked_for() -> None
     together = task_distances(queries, tasks, "whitened")
     alone = torch.cat([task_distances(query[None], tasks, "whitened") for query in queries])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_pictures_that_are_all_but_equal_do_not_spread() -> None:
+    """Their covariance is rounding alone, of which an eigenvalue decomposition may not converge."""
+    one = torch.nn.functional.normalize(torch.randn(64, generator=torch.Generator().manual_seed(0)), dim=0)
+    for noise in (0.0, 1e-8, 1e-20, 1e-38):
+        points = one + noise * torch.randn(12, 64, generator=torch.Generator().manual_seed(1))
+        spread, rest = principal_spread(points, 4)
+        assert torch.isfinite(spread).all()
+        assert float(rest) < 1e-6

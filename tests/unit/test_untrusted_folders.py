@@ -16,7 +16,7 @@ from lpi.backbones import DualEncoder, load_backbone
 from lpi.backbones.script_archive import is_script, read_script
 from lpi.config import parse
 from lpi.errors import BackboneError, CheckpointError, ConfigError, OutputError
-from lpi.evaluation.resume import start_over
+from lpi.evaluation.resume import at_work, start_over
 from lpi.evaluation.scheduler import changed
 from lpi.methods import method
 from lpi.methods.checkpoint import load_method, save_method
@@ -364,3 +364,16 @@ def test_a_pipe_among_captioned_pictures_is_not_waited_for(mine: World, tmp_path
     os.mkfifo(file)
     with change(mine.index, device="cpu") as writer, pytest.raises(DataError, match="a pipe, a socket or a device"):
         learn(writer, read_domain(captioned, "dull"), settings=QUICK)
+
+
+def test_a_run_in_use_is_neither_changed_nor_deleted_by_another(tmp_path: Path) -> None:
+    folder = tmp_path / "seed-0"
+    folder.mkdir()
+    (folder / "run.json").write_text('{"experiment": "x", "row": "y", "settings": {}}')
+    held = "in use by another lpi"
+    with at_work(folder), pytest.raises(OutputError, match=held), at_work(folder):
+        pass
+    with at_work(folder), pytest.raises(OutputError, match=held):
+        start_over(folder)
+    start_over(folder)
+    assert not folder.exists()

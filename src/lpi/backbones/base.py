@@ -188,6 +188,12 @@ class DualEncoder(nn.Module):
         state = encoder.advance(state, state.block, encoder.depth, prompts)
         return encoder.finish(state), encoder.summary(state)
 
+    def summary_width(self, tower: str) -> int:
+        """Width of what :meth:`Tower.summary` gives."""
+        encoder = self.vision if tower == "vision" else self.text
+        projection = encoder.projection
+        return encoder.width + (self.feature_width if projection is None else int(projection.in_features))  # type: ignore[arg-type]
+
     def freeze(self) -> "DualEncoder":
         """Evaluation mode, and no weight gets a gradient: how a backbone is after loading."""
         self.eval()

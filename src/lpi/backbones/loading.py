@@ -26,7 +26,8 @@ from lpi.backbones.base import DualEncoder, Tower
 from lpi.backbones.inputs import Inputs, PixelRecipe
 from lpi.backbones.openai_layout import VOCABULARY, is_openai_layout, load_openai, openai_tokenizer
 from lpi.backbones.towers import Siglip2VisionTower, SiglipTextTower, text_tower, vision_tower
-from lpi.errors import BackboneError, ConfigError, MissingFileError, did_you_mean
+from lpi.errors import BackboneError, ConfigError, MissingFileError, did_you_mean, kind_of
+from lpi.reading import UnreadableError, parse_json, read_bytes
 
 # Untyped in transformers.
 logging: Any = transformers_logging
@@ -70,6 +71,10 @@ def load_backbone(
         BackboneError: what is there can't serve as a backbone; the message says why.
         ConfigError: ``image_size`` doesn't fit the patches.
     """
+    if not isinstance(source, str | Path) or not str(source).strip():
+        raise ConfigError(f"a backbone is a folder, a file or a name on the hub; got {kind_of(source)}.")
+    if image_size is not None and (not isinstance(image_size, int) or isinstance(image_size, bool) or image_size < 1):
+        raise ConfigError(f"image_size must be a whole number of pixels; got {kind_of(image_size)}.")
     with quiet():
         path = locate(source)
         if path.is_file() or is_openai_layout(path):
@@ -198,9 +203,11 @@ def read_config(path: Path) -> dict[str, Any]:
     if not file.exists():
         raise BackboneError(f"{path}: no config.json, so this is no model folder. Name the folder that has it.")
     try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        config = parse_json(read_bytes(file))
+    except UnreadableError as error:
         raise BackboneError(f"{file}: not JSON ({error}). Copy the file again.") from error
+    if not isinstance(config, dict):
+        raise BackboneError(f"{file}: expected an object; got a {type(config).__name__}. Copy the file again.")
     return config
 
 

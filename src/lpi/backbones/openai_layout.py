@@ -5,7 +5,6 @@ open_clip's files have the same names, and an ``open_clip_config.json`` beside t
 """
 
 import gzip
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from lpi.backbones.inputs import PixelRecipe
 from lpi.backbones.script_archive import is_script, read_script
 from lpi.errors import BackboneError
+from lpi.reading import UnreadableError, parse_json, read_bytes
 
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
@@ -139,8 +139,11 @@ def _open_clip_card(folder: Path) -> dict[str, Any]:
     file = folder / "open_clip_config.json"
     if not file.exists():
         return {}
-    card: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return card
+    try:
+        card = parse_json(read_bytes(file))
+    except UnreadableError as error:
+        raise BackboneError(f"{file}: not JSON ({error}). Copy the file again.") from error
+    return card if isinstance(card, dict) else {}
 
 
 def _config(state: Mapping[str, Tensor], card: Mapping[str, Any], *, quick: bool) -> Any:

@@ -155,7 +155,7 @@ class Tower(nn.Module):
 
     def summary(self, state: TowerState) -> Tensor:
         """What the last block left of each input: the pooled output before the projection, and the mean of the
-        ordinary tokens behind the tower's own last norm, each of length 1; [batch, 2 * width].
+        ordinary tokens behind the tower's own last norm, each of length 1; [batch, width of both].
         """
         names = ("post_layernorm", "final_layer_norm", "layernorm")
         norm = next((getattr(self.module, name) for name in names if hasattr(self.module, name)), nn.Identity())

@@ -19,6 +19,7 @@ from lpi.cli.options import (
     make_folder,
     names_of,
     numbers,
+    refuse_foreign_tables,
 )
 from lpi.errors import LpiError, UnknownNameError, did_you_mean
 
@@ -68,6 +69,7 @@ def compare(
     places = [file for file in (results, out / settings.name / "compare.json") if file is not None]
     for file in places:
         make_folder(file)  # now, not when the figures are there
+    refuse_foreign_tables(places[-1])
     chosen = {row: found for file in tuned for row, found in read_tuned(file)["rows"].items()} if tuned else None
     names = [*(names_of(methods) or settings.variant_names()), *map(str, method_file or [])]
     variants = variants_of(settings, names, chosen, given=keys_of(changes))

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lpi.cli.progress import LINE_SECONDS, counting_bar
+from lpi.cli.terminal import drawing, plain
 
 if TYPE_CHECKING:
     from lpi.trainer import Step
@@ -20,7 +21,7 @@ class Counter:
     """Progress on standard error, so that results alone go to standard output."""
 
     def __init__(self) -> None:
-        self._console = Console(file=sys.stderr)
+        self._console = Console(file=drawing(sys.stderr))
         self._bar: Progress | None = None
         self._task: Any = None
         self._what = ""
@@ -44,7 +45,7 @@ class Counter:
             if what != self._what:
                 if self._task is not None:
                     self._bar.remove_task(self._task)
-                self._what, self._task = what, self._bar.add_task(what, total=total, note="")
+                self._what, self._task = what, self._bar.add_task(plain(what), total=total, note="")
             self._bar.update(self._task, completed=done, total=total, note=note)
         elif time.monotonic() - self._shown > LINE_SECONDS:
             self._shown = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,9 @@ def ground(
     learner = learned(model, method_file)
     if out is not None:
         check_drawing(out, image)
+    for place in learner.backbone.inputs.too_long(expressions, reserved=learner.reserved_tokens()):
+        start = expressions[place][:40]
+        print(f"note: the model reads only the start of {start!r} .., the rest counts for nothing", file=sys.stderr)
     answers = learner.locate(picture, expressions, task=task, count=count, suppress=suppress)
     if out is not None:
         draw(picture, expressions, answers, out)
@@ -93,7 +97,7 @@ def learned(model: str, method_file: Path | None = None) -> GroundingMethod:
         if not (folder / "config.json").is_file():
             raise MissingFileError(f"{model}: this run has learned no task yet. Let it finish its first.")
     about = folder / "config.json"
-    if about.is_file() and "method" in read_json(about):
+    if about.is_file() and "method" in read_json(about, dict):
         found = load_method(folder, method=method_file)
         if found.problem != "grounding":
             raise CheckpointError(f"{folder} holds a {type(found).__name__}, which finds no boxes.")

@@ -34,6 +34,13 @@ def index(
     emptied: Annotated[bool, typer.Option("--emptied", help="It is right that no picture is left.")] = False,
     rehash: Annotated[bool, typer.Option("--rehash", help="Read every file, whatever its size and time.")] = False,
     tidy: Annotated[bool, typer.Option("--tidy", help="Also drop what no stage needs any more.")] = False,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave out files and folders like this, now and later: '*.gif', 'old/*'. May be repeated."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing: say whether all is as it was written, damage by name.")
+    ] = False,
     store: Annotated[
         str | None,
         typer.Option(help="Where the tables of a new index shall be, if not in DIR: s3://BUCKET/PATH, gs://, az://."),
@@ -51,6 +58,9 @@ def index(
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
     """Make all pictures of a folder searchable, or bring an index up to date. Stopped, it goes on where it was."""
+    if check:
+        tell_damage(place, method_file)
+        return
     done = bring_up_to_date(
         folder,
         place,
@@ -60,6 +70,7 @@ def index(
         emptied=emptied,
         rehash=rehash,
         tidy=tidy,
+        exclude=exclude,
         store=store,
         processes=processes,
         recall=recall,
@@ -87,6 +98,7 @@ def bring_up_to_date(
     emptied: bool = False,
     rehash: bool = False,
     tidy: bool = False,
+    exclude: list[str] | None = None,
     store: str | None = None,
     processes: int = 1,
     recall: float | None = None,
@@ -108,12 +120,32 @@ def bring_up_to_date(
         record_source(place, tests)
     changing = change(place, workers=workers, processes=processes, device=device, method_file=method_file)
     with Counter() as counter, changing as writer:
+        if exclude is not None:
+            writer.leave_out(exclude)
         if recall is not None:
             writer.want(recall)
         done = writer.update(emptied=emptied, rehash=rehash, on_progress=counter.count)
         if tidy:
             writer.tidy()
     return done
+
+
+def tell_damage(place: Path, method_file: Path | None = None) -> None:
+    """Say what is damaged in an index, and what to do; with any, the exit code is 2."""
+    from lpi.search.checking import damage
+    from lpi.search.manifest import read_manifest
+
+    found = damage(place, method_file=method_file)
+    for line in found:
+        print(f"wrong: {line}")
+    if not found:
+        print("All is as it was written.")
+        return
+    print(
+        "Take the index from a backup, or make it anew from the pictures: "
+        f"lpi index {read_manifest(place).root} --index NEW_FOLDER --model MODEL"
+    )
+    raise typer.Exit(2)
 
 
 def show_skipped(skipped: dict[str, str], place: Path) -> None:

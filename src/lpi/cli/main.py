@@ -20,6 +20,7 @@ from lpi.cli.options import JsonOption, command_line
 from lpi.cli.run import evaluate, run, write_page
 from lpi.cli.search import register as register_search
 from lpi.cli.serve import serve
+from lpi.cli.terminal import plain_streams
 from lpi.cli.tune import tune
 from lpi.errors import LpiError, UnknownNameError
 
@@ -47,6 +48,11 @@ app.command()(methods)
 
 def main() -> None:
     """The entry point: a person's mistake is one line and exit code 2, never a traceback."""
+    with plain_streams():
+        _main()
+
+
+def _main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # what PIL thinks of a camera's note names no picture and helps nobody; a picture that can't be read is named
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -176,12 +182,13 @@ def data_check(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A folder of tasks, a JSONL file, a Karpathy-split JSON, RefCOCO's files, or a collection such as dar."
+            help="A folder of tasks, JSONL, Karpathy-split or COCO JSON, RefCOCO's files, or a collection such as dar."
         ),
     ],
     backbone: Annotated[str | None, typer.Option(help="Also list captions longer than this model's context.")] = None,
     images: Annotated[Path | None, typer.Option(help="The folder of its pictures, where they lie apart.")] = None,
     boxes: Annotated[str | None, typer.Option(help="How a JSONL of expressions writes boxes: xyxy or xywh.")] = None,
+    instances: Annotated[Path | None, typer.Option(help="Of COCO's captions: the file of instances.")] = None,
     root: Annotated[Path | None, typer.Option(help="Of a collection: the folder of its data sets.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -197,7 +204,7 @@ def data_check(
         from lpi.backbones.loading import load_backbone
 
         too_long = load_backbone(backbone).inputs.too_long
-    options = {"image_root": images, "boxes": boxes}
+    options = {"image_root": images, "boxes": boxes, "instances_json": instances}
     given = {name: value for name, value in options.items() if value is not None}
     found = check_collection(str(path), root) if root is not None else check_source(path, too_long=too_long, **given)
     if as_json:

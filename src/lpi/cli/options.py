@@ -91,6 +91,17 @@ def keys_of(changes: list[str] | None) -> list[str]:
     return [change.partition("=")[0].strip() for change in changes or []]
 
 
+def refuse_foreign_tables(figures: Path) -> None:
+    """Refuse to write tables over files of their names that no comparison wrote: its figures would lie beside them.
+
+    Raises:
+        OutputError: naming the first.
+    """
+    for file in (figures.with_suffix(f".{kind}") for kind in ("md", "tex", "csv")):
+        if file.exists() and not figures.exists():
+            raise OutputError(f"{file} is no table of a comparison, and would be lost. Give another --out.")
+
+
 def make_folder(file: Path) -> None:
     """Make the folder of a file of figures that will be written.
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from lpi.cli.terminal import drawing, plain
 from lpi.errors import OutputError
 from lpi.extras import missing_extra
 from lpi.storage import reason
@@ -26,10 +28,10 @@ LINE_SECONDS = 15.0
 def counting_bar(console: RichConsole) -> Progress:
     """One bar: what is counted, how many of how many, a note, the time left; gone when it is done."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(),
         console=console,
         transient=True,
@@ -45,7 +47,7 @@ class Console:
     """
 
     def __init__(self, *, quiet: bool = False, board: Path | None = None) -> None:
-        self._rich = RichConsole(stderr=True) if quiet else RichConsole()
+        self._rich = RichConsole(file=drawing(sys.stderr if quiet else sys.stdout))
         self._bar: Progress | None = None
         self._task: Any = None
         self._shown = 0.0
@@ -71,7 +73,7 @@ class Console:
 
     def say(self, line: str) -> None:
         """One line that stays."""
-        self._rich.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._rich.print(plain(line), markup=False, highlight=False, soft_wrap=True)
         sys.stdout.flush()
 
     def begin(self, row: str, seed: int) -> None:
@@ -99,7 +101,7 @@ class Console:
             if self._task is None or step.step == 1:
                 if self._task is not None:
                     self._bar.remove_task(self._task)
-                self._task = self._bar.add_task(step.task, total=step.steps, note="")
+                self._task = self._bar.add_task(plain(step.task), total=step.steps, note="")
             self._bar.update(self._task, completed=step.step, note=note)
         elif time.monotonic() - self._shown > LINE_SECONDS:
             self._shown = time.monotonic()
@@ -123,8 +125,8 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, width: in
     for index, name in enumerate(head):
         table.add_column(name, justify="left" if index < left else "right", no_wrap=index == 0, overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    console = RichConsole()
+        table.add_row(*(Text(plain(cell)) for cell in row))
+    console = RichConsole(file=drawing(sys.stdout))
     if not console.is_terminal:  # a pipe or a log file has no width of its own
-        console = RichConsole(width=width)
+        console = RichConsole(file=drawing(sys.stdout), width=width)
     console.print(table)

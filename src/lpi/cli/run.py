@@ -91,7 +91,7 @@ def evaluate(
     about = model / "config.json"
     if not about.is_file():
         raise MissingFileError(f"{model}: there is no saved model (no config.json). Name the 'model' folder of a run.")
-    if "method" not in read_json(about):
+    if "method" not in read_json(about, dict):
         raise CheckpointError(f"{about}: no saved method, but something else. Name the 'model' folder of a run.")
     settings = read_experiment(experiment, changes or [])
     names, record = evaluate_saved(model, settings, method_file)

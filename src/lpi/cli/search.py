@@ -14,10 +14,14 @@ from lpi.cli.index_options import DeviceOption, IndexOption, ScoringOption
 from lpi.cli.indexing import index
 from lpi.cli.options import MethodFileOption
 from lpi.cli.teaching import forget, rollback, stages, teach
-from lpi.errors import ConfigError, DataError, MissingFileError
+from lpi.errors import ConfigError, DataError
+from lpi.reading import UnreadableError, read_text, require_file
 
 if TYPE_CHECKING:
     from lpi.search.hits import Query
+
+
+CUT = "note: the model reads only the start of so many words; the rest counts for nothing. Shorten them."
 
 
 def register(app: typer.Typer) -> None:
@@ -57,9 +61,17 @@ def search(
         assert image is not None
         query = opened.encode_images([image], stage=stage, scoring=scoring)[0]
     hits = opened.find(query, k, filters, exact=exact)
+    if query.cut:
+        print(CUT, file=sys.stderr)
     if as_json:
         routes = [{"task": task, "weight": weight} for task, weight in query.routes]
-        found = {"stage": query.stage, "query": words, "routes": routes, "hits": [asdict(hit) for hit in hits]}
+        found = {
+            "stage": query.stage,
+            "query": words,
+            "cut": query.cut,
+            "routes": routes,
+            "hits": [asdict(hit) for hit in hits],
+        }
         print(json.dumps(found, indent=1, ensure_ascii=False))
         return
     if hits:
@@ -108,9 +120,8 @@ def caption(
 def _lines(file: Path | None) -> list[str]:
     if file is None:
         return []
+    require_file(file)
     try:
-        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError as error:
-        raise MissingFileError(f"{file}: there is no such file. Check the path.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8. Save it as UTF-8.") from error
+        return [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    except UnreadableError as error:
+        raise DataError(f"{file}: {error}. Save it as UTF-8.") from error

@@ -7,22 +7,21 @@ public. Ours is a rule over the official instance annotations, so that anybody c
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from lpi.data.records import CaptionedImage, FilePicture
 from lpi.data.rows import (
     SHARES,
     OnError,
     PictureFolder,
-    Row,
     clean_captions,
     draw_splits,
     raise_error,
-    read_json,
     require_folder,
     split_name,
 )
 from lpi.errors import ConfigError, DataError, did_you_mean
+from lpi.reading import Row, read_object, shown, wanted
 
 COCO_TASKS = (
     "appliance",
@@ -83,27 +82,26 @@ def load_coco(
     captions_json, image_root = Path(captions_json), Path(image_root)
     forced = None if split is None else split_name(split, "split")
     tasks = supercategories(instances_json, rule=rule)
-    source = read_json(captions_json, "COCO captions")
+    source = read_object(captions_json, "COCO captions")
     captions = _captions(captions_json, source, on_error)
     require_folder(image_root)
     pictures = PictureFolder(image_root)
     found: list[tuple[FilePicture, tuple[str, ...], str, str]] = []
     left_out = 0
-    for image in coco_items(captions_json, source, "images", ("id", "file_name")):
+    for image in coco_items(captions_json, source, "images", id="id", file_name="text"):
         number, name = image["id"], image["file_name"]
         task = tasks.get(number, OTHER)
         if task == OTHER:
             left_out += 1
             if without_instances == "drop":
                 continue
-        path = pictures.find(name)
-        if number not in captions:
-            on_error(DataError(f"{captions_json}: picture {number} ({name}) has no caption. Add one, or remove it."))
-        elif path is None:
-            hint = pictures.nearest(name)
-            on_error(DataError(f"{captions_json}: picture {number}: there is no {name!r} in {image_root}. {hint}"))
-        else:
-            found.append((FilePicture(path, name), tuple(captions[number]), task, str(number)))
+        where = f"{captions_json}: picture {shown(number)}"
+        try:
+            if number not in captions:
+                raise DataError(f"{where} ({shown(name)}) has no caption. Add one, or remove it.")
+            found.append((pictures.picture(where, name), tuple(captions[number]), task, str(number)))
+        except DataError as error:
+            on_error(error)
     if notes is not None and left_out:
         fate = "left out" if without_instances == "drop" else f"made the task {OTHER!r}"
         notes.append(f"{captions_json.name}: {left_out} pictures without instances {fate}")
@@ -129,18 +127,19 @@ def supercategories(instances_json: str | Path, *, rule: Rule = "largest_area") 
     if rule not in get_args(Rule):
         raise ConfigError(f"No rule is called {rule!r}. {did_you_mean(str(rule), get_args(Rule))}")
     path = Path(instances_json)
-    source = read_json(path, "COCO instances")
+    source = read_object(path, "COCO instances")
     categories = {
-        item["id"]: str(item["supercategory"])
-        for item in coco_items(path, source, "categories", ("id", "supercategory"))
+        item["id"]: task_of(item, f"{path}: category {shown(item['id'])}")
+        for item in coco_items(path, source, "categories", id="id")
     }
     area: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     count: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for item in coco_items(path, source, "annotations", ("image_id", "category_id", "area")):
+    for item in coco_items(path, source, "annotations", image_id="id", category_id="id", area="number"):
         if item.get("iscrowd"):
             continue
         if item["category_id"] not in categories:
-            raise DataError(f"{path}: annotation {item.get('id')} has an unknown category_id {item['category_id']}.")
+            number, unknown = shown(item.get("id")), shown(item["category_id"])
+            raise DataError(f"{path}: annotation {number} has an unknown category_id {unknown}. Is the file complete?")
         task = categories[item["category_id"]]
         area[item["image_id"]][task] += float(item["area"])
         count[item["image_id"]][task] += 1
@@ -157,11 +156,11 @@ def supercategories(instances_json: str | Path, *, rule: Rule = "largest_area") 
 def _captions(path: Path, source: Row, on_error: OnError) -> dict[int, list[str]]:
     """Captions by picture id, in the file's order."""
     captions: dict[int, list[str]] = defaultdict(list)
-    known = {image["id"] for image in coco_items(path, source, "images", ("id", "file_name"))}
-    for item in coco_items(path, source, "annotations", ("image_id", "caption")):
-        where = f"{path}: annotation {item.get('id')}"
+    known = {image["id"] for image in coco_items(path, source, "images", id="id")}
+    for item in coco_items(path, source, "annotations", image_id="id", caption="any"):
+        where = f"{path}: annotation {shown(item.get('id'))}"
         if item["image_id"] not in known:
-            on_error(DataError(f"{where}: no picture has the id {item['image_id']}. Is the file complete?"))
+            on_error(DataError(f"{where}: no picture has the id {shown(item['image_id'])}. Is the file complete?"))
             continue
         try:
             captions[item["image_id"]] += clean_captions([item["caption"]], where)
@@ -170,13 +169,22 @@ def _captions(path: Path, source: Row, on_error: OnError) -> dict[int, list[str]
     return captions
 
 
-def coco_items(path: Path, source: Row, name: str, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """The objects of one of the file's lists, each with the keys that are needed."""
-    items = source.get(name)
+def task_of(category: Row, where: str) -> str:
+    """The task of a category: its super-category, or itself where annotators gave it none.
+
+    Raises:
+        DataError: it has neither.
+    """
+    for key in ("supercategory", "name"):
+        name = category.get(key)
+        if isinstance(name, str) and name.strip():
+            return name
+    raise DataError(f'{where} has no text under "supercategory" or "name". Name it.')
+
+
+def coco_items(path: Path, source: Row, part: str, /, **keys: str) -> list[Row]:
+    """The objects of one of the file's lists, each with the keys that are needed, of their kinds (see ``wanted``)."""
+    items = source.get(part)
     if not isinstance(items, list):
-        raise DataError(f'{path}: expected a list under "{name}", as COCO\'s files have it. Is this the right file?')
-    for position, item in enumerate(items):
-        if not isinstance(item, dict) or any(key not in item for key in keys):
-            lacking = ", ".join(key for key in keys if not isinstance(item, dict) or key not in item)
-            raise DataError(f'{path}: "{name}" item {position} lacks {lacking}. Is this the right file?')
-    return items
+        raise DataError(f'{path}: expected a list under "{part}", as COCO\'s files have it. Is this the right file?')
+    return [wanted(item, f'{path}: "{part}" item {position}', keys) for position, item in enumerate(items)]

@@ -25,7 +25,6 @@ from lpi.data.rows import (
     SHARES,
     OnError,
     PictureFolder,
-    Row,
     clean_captions,
     draw_splits,
     folder_split,
@@ -35,6 +34,7 @@ from lpi.data.rows import (
     split_name,
 )
 from lpi.errors import ConfigError, DataError, LpiError, MissingFileError, did_you_mean
+from lpi.reading import Row, is_text
 
 CAPTION_FILES = ("captions.jsonl", "metadata.jsonl")
 Where = Mapping[str, "Sequence[str] | str"]
@@ -133,8 +133,16 @@ class _CaptionsFile:
 
 
 def folders_in(root: Path) -> list[Path]:
-    """The folders in a folder, in name order, hidden ones left out."""
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """The folders in a folder, in name order, hidden ones left out.
+
+    Raises:
+        DataError: the name of one isn't UTF-8: it would name a task.
+    """
+    found = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for path in found:
+        if not is_text(path.name):
+            raise DataError(f"{root}: the name of the folder {path.name!a} isn't UTF-8. Rename it.")
+    return found
 
 
 def all_splits(root: Path, folders: Sequence[Path]) -> bool:
@@ -323,17 +331,10 @@ class _RowReader:
     def read(self, number: int, row: Row) -> _Draft:
         where = f"{self.path}, line {number}"
         image_column = _column(row, _IMAGE_COLUMNS, where, "picture")
-        image = row[image_column]
-        if not isinstance(image, str) or not image.strip():
-            raise DataError(f'{where}: "{image_column}" must be a file name; got {image!r}.')
         captions = self._captions(row, where)
-        name, found = image, self.pictures.find(image)
-        if found is None:
-            name = f"images/{image}"
-            found = self.pictures.find(name)
-        if found is None:
-            folder = self.pictures.root
-            raise DataError(f"{where}: there is no picture {image!r} in {folder}. {self.pictures.nearest(image)}")
+        image = row[image_column]
+        picture = self.pictures.picture(where, image, f"images/{image}")
+        found = picture.path
         first = self.lines.setdefault(found, number)
         if first != number:
             raise DataError(f"{where}: {image!r} is already on line {first}. Put all its captions into one row.")
@@ -341,7 +342,7 @@ class _RowReader:
         split = split_name(row["split"], where) if row.get("split") is not None else None
         if split is not None:
             fields["split"] = split
-        name = os.path.normpath(os.path.join(self.prefix, name)).replace(os.sep, "/")
+        name = os.path.normpath(os.path.join(self.prefix, picture.name)).replace(os.sep, "/")
         return _Draft(where, FilePicture(found, name), captions, fields, split)
 
     @staticmethod

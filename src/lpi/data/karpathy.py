@@ -3,24 +3,23 @@
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from lpi.data.records import CaptionedImage, FilePicture
 from lpi.data.rows import (
     OnError,
     PictureFolder,
-    Row,
     clean_captions,
     raise_error,
-    read_json,
     read_json_lines,
-    require_file,
     require_folder,
     split_name,
 )
 from lpi.errors import ConfigError, DataError, did_you_mean
+from lpi.reading import MOST_BYTES, Row, read_object, require_file, shown, wanted
 
 Restval = Literal["train", "drop"]
+PUBLISHED = "Is this one of Karpathy's files?"
 TaskOf = Mapping[str, str] | Callable[[Row], str]
 
 
@@ -56,6 +55,11 @@ def load_karpathy(
     images = source.get("images")
     if not isinstance(images, list):
         raise DataError(f'{path}: expected a list under "images", as Karpathy\'s files have it. Is it the right file?')
+    if isinstance(source.get("annotations"), list):
+        raise DataError(
+            f"{path}: these are COCO's captions, whose tasks are in a second file. Give that one too: instances_json, "
+            "or --instances INSTANCES.json."
+        )
     require_folder(image_root)
     if isinstance(task_of, str | Path):
         task_of = _read_tasks(Path(task_of))
@@ -65,7 +69,8 @@ def load_karpathy(
     for position, item in enumerate(images):
         where = f"{path}: picture {position}"
         try:
-            if _wants(item, where, "split") == "restval" and restval == "drop":
+            wanted(item, where, {"split": "text", "filename": "text", "sentences": "list"}, PUBLISHED)
+            if item["split"] == "restval" and restval == "drop":
                 continue
             record = _record(item, where, pictures, task=task, task_of=task_of)
             first = seen.setdefault(record.picture.path, position) if isinstance(record.picture, FilePicture) else 0
@@ -78,50 +83,43 @@ def load_karpathy(
 
 
 def _record(item: Row, where: str, pictures: PictureFolder, *, task: str, task_of: TaskOf | None) -> CaptionedImage:
-    file_name = str(_wants(item, where, "filename"))
-    where = f"{where} ({file_name})"
-    folder = str(item.get("filepath") or "")
-    name = f"{folder}/{file_name}" if folder else file_name
-    found = pictures.find(name)
-    if found is None and folder:  # many keep COCO's pictures in one folder, whatever the file says
-        name = file_name
-        found = pictures.find(name)
-    if found is None:
-        hint = pictures.nearest(name)
-        raise DataError(f"{where}: there is no such picture in {pictures.root}. {hint}")
-    sentences = _wants(item, where, "sentences")
-    raws = [sentence.get("raw") if isinstance(sentence, dict) else None for sentence in sentences]
+    file_name = item["filename"]
+    folder = item.get("filepath")
+    # many keep COCO's pictures in one folder, whatever the file says
+    names = [f"{folder}/{file_name}", file_name] if folder and isinstance(folder, str) else [file_name]
+    picture = pictures.picture(where, *names)
+    where = f"{where} ({picture.name})"
+    raws = [sentence.get("raw") if isinstance(sentence, dict) else None for sentence in item["sentences"]]
     captions = clean_captions(raws, where, "sentences")
     split = "train" if item["split"] == "restval" else split_name(item["split"], where)
     if task_of is not None:
         task = task_of.get(file_name, "") if isinstance(task_of, Mapping) else task_of(item)
         if not task:
             raise DataError(f"{where}: task_of names no task for it. Add it, or leave the picture out of the file.")
-    fields: dict[str, str] = {key: str(item[key]) for key in ("imgid", "cocoid") if key in item}
-    return CaptionedImage(FilePicture(found, name), captions, task, split, fields)
-
-
-def _wants(item: Any, where: str, key: str) -> Any:
-    if not isinstance(item, dict) or key not in item:
-        raise DataError(f'{where} has no "{key}". Is this one of Karpathy\'s files?')
-    return item[key]
+    fields = {key: str(item[key]) for key in ("imgid", "cocoid") if isinstance(item.get(key), int | str)}
+    return CaptionedImage(picture, captions, task, split, fields)
 
 
 def _read(path: Path) -> Row:
     """The JSON object of the file, or of the one JSON file in the zip."""
     require_file(path)
     if not zipfile.is_zipfile(path):
-        return read_json(path, "Karpathy's images")
+        return read_object(path, "Karpathy's images")
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith(".json") and not name.startswith("__MACOSX/")]
             if len(names) != 1:
                 found = ", ".join(names) or "none"
                 raise DataError(f"{path}: expected exactly one JSON file in the zip; found {found}. Unpack it.")
-            data = archive.read(names[0])
-    except (zipfile.BadZipFile, OSError, RuntimeError) as error:  # RuntimeError: it asks for a password
+            if archive.getinfo(names[0]).file_size > MOST_BYTES:
+                raise DataError(f"{path}: {shown(names[0])} has more than {MOST_BYTES:,} bytes. Is it the right file?")
+            with archive.open(names[0]) as file:
+                data = file.read(MOST_BYTES)  # whatever size the archive says
+    except DataError:
+        raise
+    except Exception as error:  # a password, another compression, and whatever a damaged archive raises
         raise DataError(f"{path}: the zip can't be read ({error}). Is it complete?") from error
-    return read_json(path, "Karpathy's images", data)
+    return read_object(path, "Karpathy's images", data)
 
 
 def _read_tasks(path: Path) -> dict[str, str]:

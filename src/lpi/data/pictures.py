@@ -4,18 +4,20 @@ Only formats of one list are opened, decided by content. Whatever goes wrong wit
 one line that names it, never an error of the decoder's own, which nobody could foresee.
 """
 
+import importlib
+import io
 import math
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from lpi.errors import DataError, LpiError, MissingFileError
@@ -35,8 +37,15 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "ICO": (".ico",),
 }
 # Pictures that aren't read are found all the same, so that each is skipped by name and not overlooked.
-SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes} | {".heic", ".heif", ".tga"}
+SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes} | {".heic", ".heif", ".jxl", ".tga"}
 
+DECODERS = {
+    "HEIC": ("pillow-heif", "register_heif_opener"),
+    "AVIF": ("pillow-avif-plugin", ""),
+    "JPEG XL": ("pillow-jxl", ""),
+}
+"""Formats that Pillow doesn't know by itself: the package that does, and what it is told by."""
+LARGEST_PROFILE = 4 * 1024**2
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras, scanners and microscopes give
 _ORIENTATION = 0x0112
@@ -132,14 +141,48 @@ def opened(source: Path | BinaryIO, where: str) -> Iterator[Image.Image]:
     with naming(where):
         if isinstance(source, Path):
             check_regular(source)
-        with Image.open(source, formats=_formats()) as image:
+        try:
+            image = Image.open(source, formats=_formats())
+        except UnidentifiedImageError as error:
+            if (known := _undecoded(source)) is None:
+                raise
+            kind, package = known
+            raise DataError(
+                f"{where}: this is {kind}, for which no decoder is installed. Convert it, or install one: "
+                f"pip install {package}"
+            ) from error
+        with image:
             yield image
 
 
 @cache
 def _formats() -> tuple[str, ...]:
     Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)  # an older Pillow has no AVIF
+    for package, register in DECODERS.values():
+        with suppress(Exception):  # not installed, or not for this Pillow
+            module = importlib.import_module(package.replace("-", "_"))
+            if register:  # the others do it as they are imported
+                getattr(module, register)()
+    return tuple(name for name in (*FORMATS, "HEIF", "JXL") if name in Image.OPEN)  # an older Pillow has no AVIF
+
+
+def _undecoded(source: Path | BinaryIO) -> tuple[str, str] | None:
+    """The name of a format that is known but can't be decoded here, and the package that could, by its first bytes."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            head = file.read(32)
+    else:
+        source.seek(0)
+        head = source.read(32)
+    kind = None
+    if head[4:8] == b"ftyp":
+        brands = {"AVIF": (b"avi",), "HEIC": (b"hei", b"hev", b"mif1", b"msf1")}
+        kind = next((name for name, marks in brands.items() if any(mark in head for mark in marks)), None)
+    elif head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        kind = "JPEG XL"
+    if kind is None or (kind == "AVIF" and "AVIF" in _formats()):
+        return None
+    return kind, DECODERS[kind][0]
 
 
 def open_image(source: Path | BinaryIO, where: str, side: int | None) -> Image.Image:
@@ -203,6 +246,7 @@ def in_colour(image: Image.Image) -> Image.Image:
         if clear is not None:  # the one shade that is meant to be seen through
             grey = np.where(np.asarray(image) == clear, np.uint8(255), grey)
         return Image.fromarray(grey).convert("RGB")
+    image = in_srgb(image)
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     ready = Image.new("RGB", image.size)
@@ -212,6 +256,31 @@ def in_colour(image: Image.Image) -> Image.Image:
         band = (band.convert("LA") if band.mode == "La" else band).convert("RGBA")
         # cut-outs are made to be seen on white, not on black
         ready.paste(Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB"), (0, top))
+    return ready
+
+
+def in_srgb(image: Image.Image) -> Image.Image:
+    """A picture in the colours that screens show, where it brings a profile of others (a camera's, a printer's).
+
+    Returns:
+        The very same picture where it brings none, or one that is damaged: better other shades than no picture.
+    """
+    profile = image.info.get("icc_profile")
+    if not isinstance(profile, bytes) or not profile or len(profile) > LARGEST_PROFILE:
+        return image
+    try:
+        theirs = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(theirs):
+            return image
+        alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+        flat = image if image.mode in ("RGB", "L", "CMYK", "LAB") else image.convert("RGB")
+        ready = ImageCms.profileToProfile(flat, theirs, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return image
+    if ready is None:
+        return image
+    if alpha is not None:
+        ready.putalpha(alpha)
     return ready
 
 

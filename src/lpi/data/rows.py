@@ -6,12 +6,13 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from itertools import count
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from lpi.data.records import FilePicture
 from lpi.errors import ConfigError, DataError, LpiError, MissingFileError, did_you_mean
+from lpi.reading import MOST_SETTINGS, Row, UnreadableError, decoded, is_text, parse_json, require_file, shown
 
-Row = dict[str, Any]
 OnError = Callable[[LpiError], None]
 
 SHARES = (0.8, 0.1, 0.1)
@@ -46,63 +47,31 @@ def read_json_lines(path: Path, on_error: OnError = raise_error) -> Iterator[tup
     """
     require_file(path)
     with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
+        for number in count(1):
+            raw = file.readline(MOST_SETTINGS + 1)
+            if not raw:
+                return
             where = f"{path}, line {number}"
             try:
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                if not text:
-                    continue
-                row = json.loads(text)
-            except UnicodeDecodeError as error:
-                on_error(
-                    DataError(f"{where}: not UTF-8 (byte {raw[error.start]:#04x} at {error.start}). Save it as UTF-8.")
-                )
+                if len(raw) > MOST_SETTINGS:
+                    raise UnreadableError("not valid JSON: the line is too long")
+                text = decoded(raw).strip()
+                row = parse_json(text, finite=True) if text else None
+            except UnreadableError as error:
+                problem = f"{where}: {error}".replace("JSON: line 1, ", "JSON: ")
+                json_it_is = "JSON" in str(error)
+                advice = "Every line must be one JSON object." if json_it_is else "Save it as UTF-8."
+                on_error(DataError(f"{problem}. {advice}"))
+                if len(raw) > MOST_SETTINGS:
+                    return
                 continue
-            except (ValueError, RecursionError) as error:  # also numbers of more digits than Python reads
-                on_error(DataError(f"{where}: not valid JSON ({error}). Every line must be one JSON object."))
+            if not text:
                 continue
             if not isinstance(row, dict):
                 kind = type(row).__name__
                 on_error(DataError(f'{where}: expected an object such as {{"image": ..}}; got a {kind}.'))
                 continue
             yield number, row
-
-
-def read_json(path: Path, what: str, data: bytes | None = None) -> Row:
-    """One JSON object from a file, or from ``data`` that was found in it.
-
-    Args:
-        path: the file, named in messages.
-        what: what the file should hold, for messages: "COCO captions".
-        data: its bytes, where they don't lie plainly in the file (a zip).
-
-    Raises:
-        MissingFileError: there is no such file.
-        DataError: it is not UTF-8, not JSON, or not an object.
-    """
-    if data is None:
-        require_file(path)
-        data = path.read_bytes()
-    try:
-        loaded = json.loads(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}. {what} must be UTF-8 JSON.") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON ({error}). Is the file complete?") from error
-    if not isinstance(loaded, dict):
-        raise DataError(f"{path}: expected an object with {what}; got a {type(loaded).__name__}.")
-    return loaded
-
-
-def require_file(path: Path) -> None:
-    """Refuse a path that is not a file.
-
-    Raises:
-        MissingFileError: it is not there, or is a folder.
-    """
-    if not path.is_file():
-        problem = "is a folder, not a file" if path.is_dir() else "there is no such file"
-        raise MissingFileError(f"{path}: {problem}. Check the path.")
 
 
 def require_folder(path: Path) -> None:
@@ -124,8 +93,8 @@ def split_name(value: object, where: str) -> str:
     """
     name = _SPLIT_NAMES.get(value.lower()) if isinstance(value, str) else None
     if name is None:
-        hint = did_you_mean(str(value), _SPLIT_NAMES)
-        raise DataError(f'{where}: "split" must be train, val, test or held_out; got {value!r}. {hint}')
+        hint = did_you_mean(shown(value), _SPLIT_NAMES)
+        raise DataError(f'{where}: "split" must be train, val, test or held_out; got {shown(value)}. {hint}')
     return name
 
 
@@ -157,11 +126,9 @@ def clean_captions(captions: object, where: str, column: str = "captions") -> tu
     cleaned = []
     for position, caption in enumerate(captions, start=1):
         if not isinstance(caption, str):
-            raise DataError(f"{where}: caption {position} must be text; got {caption!r}.")
+            raise DataError(f"{where}: caption {position} must be text; got {shown(caption)}.")
         if not caption.strip():
             raise DataError(f"{where}: caption {position} is empty. Write one, or remove it.")
-        if not caption.isascii() and any("\ud800" <= letter <= "\udfff" for letter in caption):
-            raise DataError(f"{where}: caption {position} holds half a character ({caption!r}). Save it as UTF-8.")
         cleaned.append(caption.strip())
     return tuple(cleaned)
 
@@ -187,9 +154,34 @@ class PictureFolder:
         # know the picture under the name asked for.
         return Path(path) if name in self._names[folder] or os.path.isfile(path) else None
 
-    def nearest(self, relative: str) -> str:
+    def picture(self, where: str, *names: object) -> FilePicture:
+        """The picture of the first of some names that is there, named from the root with ``/`` between.
+
+        Names written on Windows, with ``\\`` between, are understood.
+
+        Args:
+            where: file and line, for messages.
+            names: as a file gives them, relative to the root.
+
+        Raises:
+            DataError: none is there; the message says the most similar one. Or one is no name of a file below a folder.
+        """
+        for name in names:
+            if not isinstance(name, str) or not name.strip() or "\0" in name or not is_text(name):
+                raise DataError(f"{where}: a picture needs a file name; got {shown(name)}. Correct it.")
+            if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive:
+                raise DataError(f"{where}: {shown(name)} isn't relative to {self.root}. Write it so, and put it there.")
+            for written in dict.fromkeys((name, name.replace("\\", "/"))):
+                if (found := self.find(written)) is not None:
+                    return FilePicture(found, Path(os.path.relpath(found, self.root)).as_posix())
+        raise DataError(
+            f"{where}: there is no picture {shown(names[0])} in {self.root}. {self._nearest(str(names[0]))}"
+        )
+
+    def _nearest(self, relative: str) -> str:
         """The end of an error message: the most similar file name of that folder, if any."""
-        folder, name = os.path.split(os.path.normpath(os.path.join(self.root, relative)))
+        written = relative.replace("\\", "/")
+        folder, name = os.path.split(os.path.normpath(os.path.join(self.root, written)))
         known = self._names.get(folder, frozenset())
         hint = did_you_mean(name, known) if known else ""
         return hint if hint.startswith("Did") else "Check the name."

@@ -26,7 +26,7 @@ from lpi.metrics.continual import (
     retention,
     routing_accuracy,
 )
-from lpi.storage import read_json, write_json
+from lpi.storage import read_json, sealed, unsealed, write_json
 
 FORMAT = 2
 """Of the records in run folders: raised when they are written otherwise."""
@@ -223,8 +223,8 @@ def first_tasks(measured: PerTask, tasks: int) -> PerTask:
 
 
 def write_record(path: Path, record: StageRecord | FrozenRecord | RunRecord) -> None:
-    """Write a record as JSON."""
-    write_json(path, asdict(record))
+    """Write a record as JSON, with a checksum by which :func:`read_record` knows damage."""
+    write_json(path, sealed(asdict(record)))
 
 
 def read_record(kind: type[Record], path: Path) -> Record:
@@ -235,7 +235,7 @@ def read_record(kind: type[Record], path: Path) -> Record:
         CheckpointError: it is damaged, or something else.
     """
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(read_json(path)), strict=True)
+        return TypeAdapter(kind).validate_json(json.dumps(unsealed(path, read_json(path))), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

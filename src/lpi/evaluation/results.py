@@ -178,7 +178,7 @@ class _Run:
 def _read(cell: Cell) -> _Run:
     folder = cell.folder
     frozen, result = read_record(FrozenRecord, folder / "frozen.json"), read_record(RunRecord, folder / "result.json")
-    return _Run(cell, read_json(folder / "run.json"), result, read_stages(folder), frozen)
+    return _Run(cell, read_json(folder / "run.json", dict), result, read_stages(folder), frozen)
 
 
 def collect(

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from lpi.config import NOT_OBEYED, Experiment
 from lpi.errors import CheckpointError, ConfigError, OutputError
 from lpi.evaluation.records import FORMAT
-from lpi.storage import read_json
+from lpi.storage import locked, read_json
 
 Json = Any
 
+LOCK = ".lock"
 #: what a run writes into its folder, of this version and of earlier ones
 WRITTEN = {
     *("run.json", "frozen.json", "zero_shot.json", "result.json", "tasks.json", "examples.json", "timing.json"),
@@ -37,22 +39,22 @@ def finished(folder: Path, settings: Experiment, seed: int, checksum: Callable[[
     if not (folder / "run.json").exists():
         check_own(folder)
         return False
-    before = read_json(folder / "run.json")
-    if before.get("format") != FORMAT:
+    before = read_json(folder / "run.json", dict)
+    if before.get("format") != FORMAT or not isinstance(before.get("stream"), dict):
         raise ConfigError(
             f"{folder} holds a run of another version of lpi, whose records are written otherwise. Choose another "
             "--out, or start over with --fresh."
         )
     now = comparable(settings, seed)
-    if before["settings"] != now:
-        changed = _difference(before["settings"], now)
+    if before.get("settings") != now:
+        changed = _difference(before.get("settings"), now)
         raise ConfigError(
             f"{folder} holds a run with other settings ({changed}). Choose another --out or --set name=..., "
             "or start over with --fresh."
         )
-    if before["stream"]["checksum"] != checksum():
+    if (there := before["stream"].get("checksum")) != checksum():
         raise ConfigError(
-            f"{folder} holds a run over other data (checksum {before['stream']['checksum']} there, {checksum()} now). "
+            f"{folder} holds a run over other data (checksum {there} there, {checksum()} now). "
             "Put the pictures and captions back as they were, choose another --out, or start over with --fresh."
         )
     return (folder / "result.json").exists()
@@ -78,7 +80,7 @@ def check_own(folder: Path) -> None:
             pass
         others = foreign(names)
     else:  # what a run leaves that was stopped, or failed, before it began
-        others = [name for name in names if name != "error.txt" and not name.startswith(".run.json.")]
+        others = [name for name in names if name not in ("error.txt", LOCK) and not name.startswith(".run.json.")]
     if others:
         raise OutputError(
             f"{folder} is no folder of a run and holds other things, first {others[0]!r}. Choose another --out, or "
@@ -102,7 +104,17 @@ def start_over(folder: Path) -> None:
         return
     if others := foreign(sorted(path.name for path in folder.iterdir())):
         raise OutputError(f"{folder} also holds {others[0]!r}, which no run wrote. Move it away, or leave out --fresh.")
-    shutil.rmtree(folder)
+    with at_work(folder):
+        shutil.rmtree(folder)
+
+
+def at_work(folder: Path) -> AbstractContextManager[None]:
+    """Keeps other commands from writing into the folder of a run.
+
+    Raises:
+        OutputError: one does already.
+    """
+    return locked(folder / LOCK, f"{folder} is in use by another lpi. Wait until it ends, or choose another --out.")
 
 
 def comparable(settings: Experiment, seed: int) -> Json:

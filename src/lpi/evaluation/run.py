@@ -8,6 +8,7 @@ figures (``frozen.json``), one record a stage (``stages/``), the method (``model
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -32,7 +33,7 @@ from lpi.evaluation.records import (
     summarise,
     write_record,
 )
-from lpi.evaluation.resume import comparable
+from lpi.evaluation.resume import at_work, comparable
 from lpi.features import TrainingData
 from lpi.methods import Named, is_registered
 from lpi.methods.base import Method, recorded_options, relations, stored_parameters, stored_state
@@ -77,7 +78,15 @@ class Run:
     def go(self) -> RunRecord:
         """Learn, measure and write; returns the run's figures."""
         method = self.bench.method(self.experiment)
-        method.precision = self._precision(method)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.folder} can't be made: {reason(error)}") from error
+        with at_work(self.folder):
+            method.precision = self._precision(method)
+            return self._go(method)
+
+    def _go(self, method: Method) -> RunRecord:
         self._begin(method)
         frozen = self.evaluator.frozen()
         write_record(self.folder / "frozen.json", frozen)
@@ -104,10 +113,6 @@ class Run:
         return noted
 
     def _begin(self, method: Method) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{self.folder} can't be made: {reason(error)}") from error
         backbone = self.bench.backbone
         write_json(
             self.folder / "run.json",
@@ -171,7 +176,7 @@ class Run:
                 write_json(self.folder / "timing.json", timing)
                 save_method(method, self.folder / "model")
             else:
-                timing = read_json(self.folder / "timing.json")
+                timing = read_json(self.folder / "timing.json", dict)
             self._checkpoint.unlink(missing_ok=True)
             self._measure(method, stage, timing)
             self.say(f"  {stage + 1}/{len(self.stream.tasks)} {task.name}: {self._line(stage)}")
@@ -197,7 +202,8 @@ class Run:
         if method.joint and settings.steps is not None:  # as many steps as a sequential learner takes altogether
             settings = settings.model_copy(update={"steps": settings.steps * len(self.stream.tasks)})
         started = time.monotonic()
-        log = (self.folder / "log.jsonl").open("a", encoding="utf-8")
+        log = (self.folder / "log.jsonl").open("a", encoding="utf-8", buffering=1)  # a kill loses no line but one
+        log.write("\n" if _breaks_off(self.folder / "log.jsonl") else "")
 
         def note(step: Step) -> None:
             line = {key: value for key, value in asdict(step).items() if key not in ("epochs", "steps", "seconds_left")}
@@ -246,9 +252,9 @@ class Run:
             for line in log.read_text(encoding="utf-8").splitlines():
                 try:
                     content = json.loads(line)
-                except json.JSONDecodeError:
+                    steps[content["task"], content["step"]] = line
+                except (ValueError, TypeError, KeyError):
                     continue  # the line that was being written when the run was killed
-                steps[content["task"], content["step"]] = line
             text = "".join(f"{line}\n" for line in steps.values())
             write_atomically(log, lambda file: file.write_text(text, encoding="utf-8") and None)
 
@@ -279,6 +285,12 @@ class Run:
         )
 
 
+def _breaks_off(log: Path) -> bool:
+    """Whether a log's last line is part of one: the run was killed while it was written."""
+    with log.open("rb") as file:
+        return file.seek(0, os.SEEK_END) > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
+
+
 def in_words(record: StageRecord) -> str:
     """What a person is told of a stage."""
     shown = [
@@ -303,7 +315,7 @@ def evaluate_saved(
         ConfigError: the stream's tasks are not those that the method learned.
         CheckpointError, MissingFileError: the model can't be loaded.
     """
-    saved = read_json(model / "config.json")
+    saved = read_json(model / "config.json", dict)
     if experiment.backbone != saved["backbone"]["name"] and "backbone" not in experiment.model_fields_set:
         experiment = experiment.model_copy(update={"backbone": saved["backbone"]["name"]})
     bench = Bench(experiment, lambda line: None)

@@ -15,7 +15,7 @@ from typing import Any
 
 from lpi.backbones.base import DualEncoder
 from lpi.config import TrainingSettings, short_name
-from lpi.errors import UnknownNameError, did_you_mean
+from lpi.errors import ConfigError, UnknownNameError, did_you_mean, kind_of
 from lpi.methods.base import Learner, Problem, recorded_options
 from lpi.methods.options import options_of
 from lpi.plugins import named, names_in, source_of
@@ -121,6 +121,12 @@ def method(name: str | type[Learner], backbone: DualEncoder, preset: str | None 
         MissingFileError: no such file.
         ConfigError: an option that the method doesn't have, or a value it refuses.
     """
+    if not hasattr(backbone, "problem"):
+        raise ConfigError(f"a method stands on a backbone; got {kind_of(backbone)}. Make one with lpi.backbone(..).")
+    if not isinstance(name, str | type) or (isinstance(name, type) and not issubclass(name, Learner)):
+        raise ConfigError(f"a method is its name or its class; got {kind_of(name)}. See: lpi methods")
+    if preset is not None and not isinstance(preset, str):
+        raise ConfigError(f"preset must be a name; got {kind_of(preset)}.")
     found = name if isinstance(name, type) else method_class(name, backbone.problem)
     called = found.__module__.rpartition(".")[2]
     return found(backbone, options_of(found.Options, options, preset=preset, called=called))

@@ -61,7 +61,7 @@ def target_layers(
         if first is None or number >= first[tower]
     }
     if not found:
-        raise BackboneError(f"{backbone.name}: no layer of its changed blocks is a linear one of the kind {targets!r}.")
+        raise BackboneError(f"{backbone.name}: no layer of its blocks is a linear one of the kind {targets!r}.")
     return found
 
 

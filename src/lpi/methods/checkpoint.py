@@ -17,18 +17,20 @@ import re
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from lpi.backbones.base import DualEncoder
-from lpi.errors import CheckpointError, MissingFileError, OutputError
+from lpi.errors import CheckpointError, LpiError, MissingFileError, OutputError
 from lpi.methods import Named, is_registered, method_class, named_class, outside, recorded_name
 from lpi.methods import method as build_method
 from lpi.methods.base import Learner, Problem, recorded_options, restore, stored_state
 from lpi.methods.older import renewed, renewed_state
 from lpi.methods.options import is_registered_router
 from lpi.plugins import source_of
+from lpi.reading import shown
 from lpi.routing import router_class
-from lpi.storage import read_json, read_tensors, write_json, write_tensors
+from lpi.storage import has_checksum, read_json, read_tensors, sealed, unsealed, write_json, write_tensors
 
 FORMAT = 2
 LOADERS = {
@@ -57,33 +59,41 @@ def save_method(method: Learner, folder: Path) -> None:
     earlier = saved_files(folder)
     identity = method.backbone.identity
     files = [task_file(index, name) for index, name in enumerate(method.tasks)]
+    # a name of its own for every stage: until config.json names it, the older file still serves
+    shared = method.shared_state()
+    shared_file = f"shared-{len(method.tasks):02d}.safetensors" if shared else None
+    written = {folder / "tasks" / f"{file}{ending}" for file in files for ending in (".json", ".safetensors")}
+    for place in sorted(written | ({folder / shared_file} if shared_file else set()) - earlier):
+        if place.exists() and not _is_ours(place):  # what a save left that was cut short is ours
+            raise OutputError(f"{place} isn't of a saved method, and would be written over. Name another folder.")
     for index, name in enumerate(method.tasks):
         state = stored_state(method, index)
         if state:
             write_tensors(folder / "tasks" / f"{files[index]}.safetensors", state)
-        about = {"task": name, "backbone": identity, "shapes": {key: list(t.shape) for key, t in state.items()}}
-        write_json(folder / "tasks" / f"{files[index]}.json", about)
-    shared = method.shared_state()
-    # a name of its own for every stage: until config.json names it, the older file still serves
-    shared_file = f"shared-{len(method.tasks):02d}.safetensors" if shared else None
+        shapes = {key: list(t.shape) for key, t in state.items()}
+        types = {key: str(t.dtype) for key, t in state.items()}
+        about = {"task": name, "backbone": identity, "shapes": shapes, "types": types}
+        write_json(folder / "tasks" / f"{files[index]}.json", sealed(about))
     if shared_file:
         write_tensors(folder / shared_file, shared)
     write_json(
         folder / "config.json",
-        {
-            "format": FORMAT,
-            "method": recorded_name(type(method)),
-            "problem": method.problem,
-            "options": recorded_options(method),
-            "backbone": {
-                "name": method.backbone.name,
-                "identity": identity,
-                "image_size": list(method.backbone.inputs.image_size),
-            },
-            "tasks": method.tasks,
-            "files": files,
-            "shared": shared_file,
-        },
+        sealed(
+            {
+                "format": FORMAT,
+                "method": recorded_name(type(method)),
+                "problem": method.problem,
+                "options": recorded_options(method),
+                "backbone": {
+                    "name": method.backbone.name,
+                    "identity": identity,
+                    "image_size": list(method.backbone.inputs.image_size),
+                },
+                "tasks": method.tasks,
+                "files": files,
+                "shared": shared_file,
+            }
+        ),
     )
     for old in earlier - saved_files(folder):  # tasks that were forgotten, and what was shared before
         old.unlink(missing_ok=True)
@@ -109,6 +119,16 @@ def saved_files(folder: Path) -> set[Path]:
     tasks = [name for name in files if is_plain(name)] if isinstance(files, list) else []
     found = {folder / "tasks" / f"{name}{ending}" for name in tasks for ending in (".json", ".safetensors")}
     return found | ({folder / shared} if is_plain(shared) and shared.startswith("shared-") else set())
+
+
+def _is_ours(place: Path) -> bool:
+    """Whether a file is one that a saved method consists of, by what is in it."""
+    try:
+        if place.suffix == ".json":
+            return bool(read_json(place, dict).keys() >= {"task", "backbone", "shapes"})
+        return has_checksum(place)
+    except LpiError:
+        return False
 
 
 def is_plain(name: object) -> bool:
@@ -147,25 +167,31 @@ def load_method(
         raise CheckpointError(f"{root}/config.json isn't of a saved method. Name the folder that one was saved in.")
     if config.get("format") not in (1, FORMAT):
         raise CheckpointError(
-            f"{root}/config.json has format {config.get('format')!r}; this version reads 1 and {FORMAT}."
+            f"{root}/config.json has format {shown(config.get('format'))}; this version reads 1 and {FORMAT}."
         )
     first_format = config["format"] == 1
+    _check_config(root, {"problem": "retrieval", "shared": None, **config} if first_format else config)
     config = renewed(config, root) if first_format else config
     kind = class_of(config["method"], root, method, problem=config["problem"])
     if backbone is None:
         backbone = load_made_for(config["backbone"], kind)
     check_identity(root, config["backbone"], backbone)
-    _check_config(root, config)
     options = {**config["options"], **_router_of(config["options"].get("router"), root, router)}
     loaded: Learner = build_method(kind, backbone, **{"preset": None, **options})
+    if not first_format:
+        unsealed(root / "config.json", config)  # after whatever can be told by name
     states = []
     for name, file in zip(config["tasks"], config["files"], strict=True):
-        about = read_json(root / "tasks" / f"{file}.json")
-        check_identity(root / "tasks" / f"{file}.json", {"name": name, "identity": about["backbone"]}, backbone)
-        state = read_tensors(root / "tasks" / f"{file}.safetensors") if about["shapes"] else {}
-        _check_shapes(root / "tasks" / f"{file}.safetensors", state, about["shapes"])
+        place = root / "tasks" / file
+        about = _about(Path(f"{place}.json"), name) | ({"types": None} if first_format else {})
+        check_identity(Path(f"{place}.json"), {"name": name, "identity": about["backbone"]}, backbone)
+        state = read_tensors(Path(f"{place}.safetensors")) if about["shapes"] else {}
+        _check_state(Path(f"{place}.safetensors"), state, about)
+        if not first_format:
+            unsealed(Path(f"{place}.json"), about)
         states.append((name, renewed_state(state) if first_format else state))
     shared = read_tensors(root / config["shared"]) if config["shared"] else {}
+    _check_finite(root / str(config["shared"]), shared)
     try:
         restore(loaded, states, shared)
     except (KeyError, RuntimeError) as error:
@@ -241,7 +267,7 @@ def class_of(recorded: object, place: Path, named: Named | None = None, *, probl
 
 def unless_registered(folder: Path, named: Named | None) -> Named | None:
     """What a person named for whichever of several saved methods needs it: nothing, where this one is the library's."""
-    config = read_json(folder / "config.json")
+    config = read_json(folder / "config.json", dict)
     last = str(config.get("method")).removeprefix("lpi.grounding.")
     return None if is_registered(last) or is_registered(last, "grounding") else named
 
@@ -270,25 +296,60 @@ def _check_config(root: Path, config: dict[str, Any]) -> None:
     Raises:
         CheckpointError: naming the first.
     """
-    options, files, shared = config["options"], config["files"], config.get("shared")
-    tasks: Any = config["tasks"]
+    options, files, tasks, backbone = (config[key] for key in ("options", "files", "tasks", "backbone"))
     named = isinstance(tasks, list) and all(isinstance(one, str) for one in tasks)
     right = {
         "options": isinstance(options, dict) and not {"name", "backbone"} & options.keys(),
         "tasks": named and len(set(tasks)) == len(tasks),
         "files": named and isinstance(files, list) and all(map(is_plain, files)) and len(files) == len(tasks),
-        "shared": shared is None or is_plain(shared),
+        "shared": "shared" in config and (config["shared"] is None or is_plain(config["shared"])),
+        "problem": config.get("problem") in list(LOADERS),
+        "backbone": isinstance(backbone, dict)
+        and all(isinstance(backbone.get(key), str) for key in ("name", "identity"))
+        and isinstance(backbone.get("image_size"), list)
+        and all(isinstance(side, int) for side in backbone["image_size"])
+        and len(backbone["image_size"]) == 2,
     }
     for part, fits in right.items():
         if not fits:
             raise CheckpointError(f"{root}/config.json: its {part!r} can't be right. Take it from a backup.")
 
 
-def _check_shapes(place: Path, state: dict[str, Tensor], shapes: dict[str, list[int]]) -> None:
-    found = {name: list(tensor.shape) for name, tensor in state.items()}
-    if found != shapes:
-        wrong = sorted(set(found) ^ set(shapes)) or sorted(name for name in shapes if found[name] != shapes[name])
+def _about(place: Path, task: str) -> dict[str, Any]:
+    """What a task's file says of its tensors.
+
+    Raises:
+        CheckpointError: it is another task's, or lacks something.
+    """
+    about: dict[str, Any] = read_json(place, dict)
+    if about.get("task") != task:
+        raise CheckpointError(
+            f"{place} is of the task {shown(about.get('task'))}; config.json says {shown(task)}. "
+            "Take both from one save."
+        )
+    if not isinstance(about.get("shapes"), dict) or not isinstance(about.get("backbone"), str):
+        raise CheckpointError(f"{place}: its 'shapes' or 'backbone' can't be right. Take it from a backup.")
+    return about
+
+
+def _check_state(place: Path, state: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Refuse a task's tensors that aren't those that were saved, by name, shape and type, or hold no numbers."""
+    found = {name: [list(tensor.shape), str(tensor.dtype)] for name, tensor in state.items()}
+    types = about.get("types")
+    said = {
+        name: [shape, types.get(name) if isinstance(types, dict) else (found.get(name) or ["", ""])[1]]
+        for name, shape in about["shapes"].items()
+    }
+    if found != said:
+        wrong = sorted(set(found) ^ set(said)) or sorted(name for name in said if found[name] != said[name])
         raise CheckpointError(f"{place} doesn't hold what its .json says, first {wrong[0]!r}. Take both from one save.")
+    _check_finite(place, state)
+
+
+def _check_finite(place: Path, state: dict[str, Tensor]) -> None:
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{place}: {name!r} holds what is no number. Take it from a backup, or train again.")
 
 
 def _local(folder: str, hub: dict[str, Any]) -> Path:

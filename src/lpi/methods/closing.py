@@ -6,18 +6,21 @@ map hasn't seen decide. What belongs to no task has the first alone, so that all
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lpi.backbones.base import DualEncoder
+from lpi.backbones.base import DualEncoder, Images, Texts
 from lpi.closed_form import Affine, Moments, cca
-from lpi.methods.base import TaskData
+from lpi.errors import LpiError
+from lpi.methods.base import FALLBACK, Method, Saved, TaskData, TrainingBatch, router_losses, router_trainable
+from lpi.methods.experts import Experts
+from lpi.methods.options import MethodOptions, RoutedOptions
 from lpi.metrics.ranking import count_ranks
 from lpi.options import Size, Table
 from lpi.prompts.low_rank import TOWERS
@@ -41,17 +44,18 @@ class Head(nn.Module):
     """The closed form of one task: for each tower a mean and a map, and the share of its vectors in the whole.
 
     Args:
-        widths: of each tower's states.
+        backbone: whose states.
         dimensions: of the closed form's vectors.
     """
 
     share: Tensor
 
-    def __init__(self, widths: dict[str, int], dimensions: int) -> None:
+    def __init__(self, backbone: DualEncoder, dimensions: int) -> None:
         super().__init__()
         for tower in TOWERS:  # filled when the task ends
-            self.register_buffer(f"mean_{tower}", torch.zeros(widths[tower], dtype=torch.float16))
-            self.register_buffer(f"map_{tower}", torch.zeros(widths[tower], dimensions, dtype=torch.float16))
+            width = backbone.summary_width(tower)
+            self.register_buffer(f"mean_{tower}", torch.zeros(width, dtype=torch.float16))
+            self.register_buffer(f"map_{tower}", torch.zeros(width, dimensions, dtype=torch.float16))
         self.register_buffer("share", torch.zeros(()))
 
     def forward(self, tower: str, features: Tensor, states: Tensor) -> Tensor:
@@ -192,6 +196,101 @@ def _rows(table: Tensor, start: int, stop: int) -> Tensor:
     return table[start:stop]
 
 
-def state_widths(backbone: DualEncoder) -> dict[str, int]:
-    """Widths of what :meth:`lpi.backbones.tower.Tower.summary` gives."""
-    return {tower: 2 * width for tower, width in backbone.widths.items()}
+SUMS = "sums/"
+
+
+@dataclass(frozen=True)
+class ClosedFormOptions(RoutedOptions):
+    """What every closed form on the frozen model takes."""
+
+    training: ClassVar[Mapping[str, Any]] = {"epochs": 0}
+
+    maps: Annotated[
+        Literal["task", "sum"],
+        "a map a task, which wants a router; or one for all tasks, from the sum of their covariances",
+    ] = "task"
+
+
+class ClosedForm(Experts, Method):
+    """A closed form on the frozen model: a map a task, or one from the sums of all tasks.
+
+    Attributes:
+        sums: of all tasks, where they make one map.
+    """
+
+    Options: ClassVar[type[MethodOptions]] = ClosedFormOptions
+    options: ClosedFormOptions
+    stable: ClassVar[bool] = False
+
+    def __init__(self, backbone: DualEncoder, options: ClosedFormOptions | None = None) -> None:
+        super().__init__(backbone, options)
+        self.experts = nn.ModuleList()
+        self.sums: Moments | None = None
+
+    @property
+    def extra_width(self) -> int:
+        """See :class:`lpi.methods.encoder.Widened`."""
+        raise NotImplementedError
+
+    def begin_task(self, data: TaskData, generator: torch.Generator) -> None:
+        """See :class:`Method`: room for one more map."""
+        self.experts.append(self.new_expert(generator).to(self.backbone.device))
+
+    def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        """That of the router, if it learns; else the trainer doesn't ask for one."""
+        parts = router_losses(self, batch.frozen)
+        if not parts:
+            raise LpiError(f"{type(self).__name__} has nothing to learn by steps.")
+        return parts
+
+    def trainable(self) -> list[nn.Parameter]:
+        """Nothing, unless the router learns."""
+        return router_trainable(self)
+
+    def end_task(self, data: TaskData, generator: torch.Generator) -> None:
+        """Fit the newest map; or add the task's sums to those of the earlier ones, and fit the one map anew."""
+        super().end_task(data, generator)
+        pairs = pairs_of(data, self.read)
+        head: Any = self.experts[-1]
+        if self.options.maps == "sum":
+            self.sums = pairs.moments() if self.sums is None else self.sums + pairs.moments()
+        head.fit(pairs, self.sums, self.strength())
+        head.to(self.backbone.device)
+
+    def strength(self) -> float | None:
+        """How much the map is held back; ``None`` where pairs shall decide."""
+        return None
+
+    def frozen_blocks(self, tower: str) -> int:
+        """All of them."""
+        return self.backbone.depths[tower]
+
+    def image_features(self, images: Images, route: int) -> Tensor:
+        """See :class:`Method`; FALLBACK is the frozen backbone."""
+        return self._encode("vision", images, route)
+
+    def text_features(self, texts: Texts, route: int) -> Tensor:
+        """See :meth:`image_features`."""
+        return self._encode("text", texts, route)
+
+    def _encode(self, tower: str, inputs: Images | Texts, route: int) -> Tensor:
+        features, states = self.read(tower, inputs)
+        if route == FALLBACK or not self.tasks:
+            return F.pad(F.normalize(features, dim=-1), (0, self.extra_width))
+        newest = self.options.maps == "sum"
+        found: Tensor = self.experts[-1 if newest else route](tower, features, states)
+        return found
+
+    def read(self, tower: str, inputs: Any) -> tuple[Tensor, Tensor]:
+        """Features of inputs, [items, features], and the states that the map is for, [items, states]."""
+        return self.backbone.with_summary(tower, inputs)
+
+    def shared_state(self) -> dict[str, Tensor]:
+        """The sums of all tasks, where they make one map."""
+        return {} if self.sums is None else {f"{SUMS}{name}": value for name, value in vars(self.sums).items()}
+
+    def restore(self, tasks: Saved, shared: dict[str, Tensor]) -> None:
+        """See :class:`Method`."""
+        super().restore(tasks, shared)
+        sums = {name.removeprefix(SUMS): value for name, value in shared.items() if name.startswith(SUMS)}
+        self.sums = Moments(**sums) if sums else None

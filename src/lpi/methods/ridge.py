@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lpi.closed_form import Moments, ridge
-from lpi.methods.cca import CCA
-from lpi.methods.closing import Pairs
+from lpi.methods.closing import ClosedForm, ClosedFormOptions, Pairs
 from lpi.options import Above
 from lpi.prompts.low_rank import TOWERS
 
@@ -51,7 +49,7 @@ class Regression(nn.Module):
             self.get_buffer(f"map_{tower}").copy_(weights)
 
 
-class Ridge(CCA):
+class Ridge(ClosedForm):
     """Ridge regression on the frozen model's features.
 
     Args:
@@ -63,12 +61,10 @@ class Ridge(CCA):
     """
 
     @dataclass(frozen=True)
-    class Options(CCA.Options):
-        """What ridge regression takes; of CCA's options ``dimensions`` means nothing to it."""
+    class Options(ClosedFormOptions):
+        """What ridge regression takes."""
 
-        training: ClassVar[Mapping[str, Any]] = {"epochs": 0}
-
-        shrinkage: Annotated[Above, "of the ridge, in means of the squares"] = 1.0
+        strength: Annotated[Above, "of the ridge, in means of the squares"] = 1.0
 
     options: Options
 
@@ -82,6 +78,10 @@ class Ridge(CCA):
         return Regression(self.backbone.feature_width)
 
     def read(self, tower: str, inputs: Any) -> tuple[Tensor, Tensor]:
-        """See :class:`CCA`: the features themselves."""
+        """See :class:`ClosedForm`: the features themselves."""
         features = F.normalize(getattr(self.backbone, tower)(inputs), dim=-1)
         return features, features
+
+    def strength(self) -> float:
+        """See :class:`ClosedForm`."""
+        return self.options.strength

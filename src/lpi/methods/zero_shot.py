@@ -52,6 +52,10 @@ class ZeroShot(Experts, Method):
         """Nothing, unless the router learns."""
         return router_trainable(self)
 
+    def frozen_blocks(self, tower: str) -> int:
+        """All of them: what is encoded under several routes runs once."""
+        return self.backbone.depths[tower]
+
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """That of the router, if it learns; else the trainer doesn't ask for one."""
         parts = router_losses(self, batch.frozen)

@@ -137,7 +137,11 @@ def principal_spread(points: Tensor, directions: int = DIRECTIONS) -> tuple[Tens
     ``spread.T @ spread + rest * I`` is the covariance of the points with all but its largest variances levelled.
     """
     centred = points - points.mean(dim=0)
-    variances, basis = torch.linalg.eigh(centred.T @ centred / len(points))  # rising
+    covariance = centred.T @ centred / len(points)
+    try:
+        variances, basis = torch.linalg.eigh(covariance)  # rising
+    except RuntimeError:  # points that are all but equal: what they differ in is rounding
+        variances, basis = torch.linalg.eigh(torch.where(covariance.abs() < 1e-9, 0.0, covariance))
     kept = min(directions, points.shape[1])
     others = variances[: points.shape[1] - kept]
     rest = others.mean().clamp(min=0) if len(others) else variances.new_zeros(())

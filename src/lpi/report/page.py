@@ -41,6 +41,8 @@ def write_report(run_folders: Sequence[Path], out: Path) -> Path:
     page, gallery = compose(read_variants(folders))
     out = Path(out)
     path = out if out.suffix.lower() in (".html", ".htm") else out / "report.html"
+    if path.exists() and not _is_report(path):
+        raise OutputError(f"{path} is no report and would be lost. Name another place with --out.")
     figures = path.with_suffix("")
     try:
         figures.mkdir(parents=True, exist_ok=True)
@@ -52,6 +54,14 @@ def write_report(run_folders: Sequence[Path], out: Path) -> Path:
             f"{path}: the report can't be written ({error.strerror or error}). Choose another place."
         ) from error
     return path
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a file is a page that was written here, by its title."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return b"lpi report</title>" in file.read(65_536)
 
 
 def compose(variants: Sequence[Variant]) -> tuple[str, list[Plot]]:

@@ -1,6 +1,5 @@
 """Run folders -> checked records. Everything a report says comes through here."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from lpi.evaluation.records import (
     summarise,
 )
 from lpi.metrics.statistics import deviation
+from lpi.reading import UnreadableError, parse_json
+from lpi.storage import read_json
 
 Json = Any
 """What JSON holds: settings, examples, lines of a log."""
@@ -171,6 +172,7 @@ def read_relations(path: Path) -> Json:
     expect(path, relations, {"names": list})
     count = len(relations["names"])
     prompts = relations.get("prompt_similarity") or {}
+    expect(path, {"prompt_similarity": prompts}, {"prompt_similarity": dict})
     squares = {"similarity": relations.get("similarity"), "near": relations.get("near")}
     squares |= {f"prompt_similarity.{tower}": prompts.get(tower) for tower in ("vision", "text")}
     for name, square in squares.items():
@@ -182,7 +184,9 @@ def read_relations(path: Path) -> Json:
             raise CheckpointError(f'{path}: "{name}" must be {count} rows of {count} numbers. Run it again.')
     positions = relations.get("positions")
     if positions is not None and (
-        len(positions) != count or any(not isinstance(place, list) or len(place) != 2 for place in positions)
+        not isinstance(positions, list)
+        or len(positions) != count
+        or any(not isinstance(place, list) or len(place) != 2 for place in positions)
     ):
         raise CheckpointError(f'{path}: "positions" must be {count} pairs of numbers. Run it again.')
     return relations
@@ -212,13 +216,16 @@ def read_log(path: Path) -> tuple[Json, ...]:
     """
     if not path.is_file():
         return ()
-    text = read_text(path)
+    text = path.read_text(encoding="utf-8", errors="replace")
     lines = text.split("\n")
     records: list[Json] = []
     for number, line in enumerate(lines[:-1], start=1):
         if not line.strip():
             continue
-        record = parse_json(f"{path}, line {number}", line, dict)
+        try:
+            record = parse_json(line)
+        except UnreadableError as error:
+            raise CheckpointError(f"{path}, line {number} is damaged ({error}). Run it again.") from error
         expect(f"{path}, line {number}", record, {"loss": (int, float)})
         while records and follows_anew(records[-1], record):
             records.pop()
@@ -244,31 +251,6 @@ def expect(where: Path | str, record: Any, fields: Mapping[str, type | tuple[typ
             found = type(record[name]).__name__ if name in record else "nothing"
             wanted = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
             raise CheckpointError(f'{where}: expected {wanted} under "{name}"; got {found}. Run it again.')
-
-
-def read_json(path: Path, kind: type) -> Any:
-    """One JSON file whose outermost value is of that type."""
-    return parse_json(str(path), read_text(path), kind)
-
-
-def read_text(path: Path) -> str:
-    """A text file; one that can't be read or is not text is a CheckpointError."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: can't be read ({error}). Run it again.") from error
-
-
-def parse_json(where: str, text: str, kind: type) -> Any:
-    """A JSON value of a type, or a CheckpointError that says where it breaks."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}: {error.msg}"
-        raise CheckpointError(f"{where} is damaged ({place}). Run the same command again to write it anew.") from error
-    if not isinstance(value, kind):
-        raise CheckpointError(f"{where}: expected {kind.__name__}; got {type(value).__name__}. Run it again.")
-    return value
 
 
 def spread(values: Iterable[float | None]) -> tuple[float, float | None] | None:

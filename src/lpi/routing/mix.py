@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lpi.errors import CheckpointError
+
 Encode = Callable[[Tensor, int], Tensor]
 """From places among the items, int64 [some], and a route to their features under it, [some, features]."""
 
@@ -43,6 +45,11 @@ def mix(
             torch.split(own, batch or len(own)), torch.split(weights[own, place], batch or len(own)), strict=True
         ):
             found = encode(rows, route).to(device).float()
+            if not bool(torch.isfinite(found).all()):
+                raise CheckpointError(
+                    "the model gives features that are no numbers: what it learned is damaged, or training went "
+                    "astray. Take it from a backup, or train again with a smaller rate."
+                )
             own_width = features[:, : found.shape[1]]  # the frozen model's vectors may be the narrower ones
             own_width.index_add_(0, rows.to(device), shares[:, None].to(device) * found)
     return features if routes.shape[1] == 1 else F.normalize(features, dim=-1)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
@@ -17,6 +18,10 @@ from lpi.data.records import FilePicture
 from lpi.errors import DataError, LpiError, MissingFileError
 from lpi.tasks.batches import Prepare
 
+SERVICE = {"@eaDir", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot", "$RECYCLE.BIN", "lost+found"} | {
+    "System Volume Information"
+}
+"""Folders that storage devices and systems make for themselves: thumbnails of their own, and what was deleted."""
 SETTLED_SECONDS = 2.0  # a file that was written to more recently may change again without its time showing it
 DATE_TAGS = ((0x8769, 0x9003), (None, 0x0132))  # when it was taken; when it was saved
 
@@ -74,11 +79,12 @@ def scan(
     *,
     leave_out: Path,
     known: Mapping[str, tuple[str, str]],
+    exclude: Sequence[str] = (),
     rehash: bool = False,
     workers: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Scan:
-    """All pictures below a folder; hidden files and folders are passed over.
+    """All pictures below a folder; hidden files and folders are passed over, and devices' own and linked folders.
 
     What can't be read just now, by its permissions or for a failing disk, is taken to be as it was known.
 
@@ -86,6 +92,7 @@ def scan(
         root: the folder.
         leave_out: a folder inside it that is not looked into: the index itself.
         known: stamp and id of files by path; a file whose stamp is the same is not read again.
+        exclude: patterns of paths, or of the names of files and folders, that are left out: ``"*.gif"``, ``"old/*"``.
         rehash: read it all the same.
         workers: threads that read.
         on_progress: told what is going on, how many files are done and how many there are.
@@ -97,7 +104,7 @@ def scan(
     if not root.is_dir():
         raise MissingFileError(f"{root}: there is no such folder. Check the path, or connect the disk it is on.")
     found, place = Scan(), _identity(root)
-    names = _names(root, leave_out.resolve(), found)
+    names = _names(root, leave_out.resolve(), exclude, found)
     trusted: Mapping[str, tuple[str, str]] = {} if rehash else known
     now = datetime.now(tz=timezone.utc).timestamp()
 
@@ -157,7 +164,7 @@ def _note(found: Scan, root: Path, name: str, error: OSError) -> None:
         found.pass_over(name, reason)
 
 
-def _names(root: Path, leave_out: Path, found: Scan) -> list[str]:
+def _names(root: Path, leave_out: Path, exclude: Sequence[str], found: Scan) -> list[str]:
     def unlisted(error: OSError) -> None:
         name = Path(os.fsdecode(error.filename)).relative_to(root).as_posix()
         why = error.strerror or str(error)
@@ -167,14 +174,27 @@ def _names(root: Path, leave_out: Path, found: Scan) -> list[str]:
             name = name if name.isprintable() else ascii(name)
             found.pass_over(name, f"this folder can't be looked into: {why}. What the index holds of it stays.")
 
+    def looked_into(here: Path, folder: str) -> bool:
+        place = here / folder
+        name = place.relative_to(root).as_posix()
+        if folder.startswith(".") or place.resolve() == leave_out or _fits(name, exclude):
+            return False
+        if place.is_symlink():
+            found.skipped[name] = "this folder is a link, and links to folders aren't followed. Index it by itself."
+        elif folder in SERVICE:
+            found.skipped[name] = "this folder is a device's own, of thumbnails or of what was deleted."
+        return name not in found.skipped
+
     names = []
     for folder, below, files in os.walk(root, onerror=unlisted):
         here = Path(folder)
-        below[:] = sorted(d for d in below if not d.startswith(".") and (here / d).resolve() != leave_out)
+        below[:] = sorted(d for d in below if looked_into(here, d))
         for file in files:
             if file.startswith(".") or Path(file).suffix.lower() not in SUFFIXES:
                 continue
             name = (here / file).relative_to(root).as_posix()
+            if _fits(name, exclude):
+                continue
             try:
                 name.encode("utf-8")
             except UnicodeEncodeError:
@@ -182,6 +202,11 @@ def _names(root: Path, leave_out: Path, found: Scan) -> list[str]:
                 continue
             names.append(name)
     return sorted(names)
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a path, or its last part, is one that a person excluded."""
+    return any(fnmatchcase(name, pattern) or fnmatchcase(name.rpartition("/")[2], pattern) for pattern in patterns)
 
 
 def folders_of(paths: Iterable[str]) -> list[str]:

@@ -46,12 +46,14 @@ class Query:
         model: what stands for the model that encoded it.
         routes: the tasks that it was routed to and how much each counts, the most first; an empty name is the frozen
             model. Nothing where the model tells no tasks apart.
+        cut: the model takes only the start of the words: the rest counts for nothing.
     """
 
     stage: int
     probe: Probe
     model: str
     routes: Answering = ()
+    cut: bool = False
 
 
 def hit_of(row: Row) -> Hit:

@@ -102,10 +102,10 @@ def load_model(source: str | Path, method_file: Named | None = None) -> tuple[Me
     folder = Path(source)
     for candidate in (folder, folder / "model"):
         config = candidate / "config.json"
-        if config.is_file() and "method" in read_json(config):
+        if config.is_file() and "method" in read_json(config, dict):
             method = load_method(candidate, method=unless_registered(candidate, method_file))
             run = candidate.parent / "run.json"
-            return _anchored(method), read_json(run) if run.is_file() else None
+            return _anchored(method), read_json(run, dict) if run.is_file() else None
     backbone = load_backbone(source)
     if method_file is not None:
         return _anchored(build_method(named_class(method_file), backbone)), None
@@ -198,7 +198,7 @@ def load_stage(
     try:
         check_same(folder, manifest.recorded(stage), method, str(place))
     except CheckpointError as error:
-        if read_json(place / "config.json").get("format") == FORMAT:
+        if read_json(place / "config.json", dict).get("format") == FORMAT:
             raise
         raise CheckpointError(
             f"{folder} was made by an earlier version, whose models are known by other names, so none of its vectors "

@@ -138,7 +138,7 @@ class SearchIndex:
 
     def folders(self) -> list[str]:
         """Every folder that holds pictures, relative to the indexed one, which is ``.``."""
-        return sorted({folder for own in self.rows().columns("folders")["folders"] for folder in own})
+        return self.rows().folders()
 
     def method(self, stage: int | None = None) -> Method:
         """The model of a stage; by default the current one's."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import Any
 
 from lpi.errors import CheckpointError, MissingFileError, OutputError
 from lpi.search.report import Report
-from lpi.storage import read_json, reason, write_json
+from lpi.storage import locked, read_json, reason, write_json
 
 Json = dict[str, Any]  # what another part of the package wrote and will read, carried along
 
@@ -134,6 +133,7 @@ class Manifest:
         store: where the tables are: a folder of the index, or the address of an object store.
         outdated: where an earlier model's tables are, and since when they count no more, in UTC: somebody may be
             reading them for a while.
+        exclude: patterns of files and folders that are left out.
         recall: of the ten best, the share that an approximate search shall find.
     """
 
@@ -146,6 +146,7 @@ class Manifest:
     training: Json = field(default_factory=dict)
     store: str = STORE
     outdated: tuple[tuple[str, str], ...] = ()
+    exclude: tuple[str, ...] = ()
     recall: float = RECALL
 
     def store_in(self, folder: Path) -> str:
@@ -169,7 +170,10 @@ class Manifest:
         """Write the manifest into a folder, and so make it count."""
         # The store doesn't wait for the disk, and the manifest must not name what a power cut would take away.
         os.sync()
-        write_json(folder / FILE, {"format": FORMAT, **asdict(self)})
+        content = asdict(self)
+        if not self.exclude:  # earlier versions don't know it
+            del content["exclude"]
+        write_json(folder / FILE, {"format": FORMAT, **content})
 
 
 def is_address(store: str) -> bool:
@@ -221,8 +225,9 @@ def read_manifest(folder: Path) -> Manifest:
         stages = tuple(_stage(**stage) for stage in content.pop("stages"))
         backbone = Frozen(**content.pop("backbone"))
         outdated = tuple((store, since) for store, since in content.pop("outdated", ()))
-        return _checked(Manifest(**content, backbone=backbone, stages=stages, outdated=outdated))
-    except (KeyError, TypeError, ValueError) as error:
+        exclude = tuple(str(own) for own in content.pop("exclude", ()))
+        return _checked(Manifest(**content, backbone=backbone, stages=stages, outdated=outdated, exclude=exclude))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{folder / FILE} is damaged ({error}). Take it from a backup, or index again."
         ) from error
@@ -292,13 +297,5 @@ def only_writer(folder: Path) -> Iterator[None]:
     Raises:
         OutputError: somebody does already.
     """
-    try:
-        file = (folder / "lock").open("a+")
-    except OSError as error:
-        raise OutputError(f"{folder} can't be written: {reason(error).replace('--out', '--index')}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(f"{folder} is being changed by another command. Wait until it ends.") from error
+    with locked(folder / "lock", f"{folder} is being changed by another command. Wait until it ends."):
         yield

@@ -135,6 +135,10 @@ class Pair:
         check_count(k)
         filters = filters or Filters()
         filters.check([*self.old.tasks, *self.new.tasks])
+        filters = filters.in_folder(
+            lambda where: self.old.rows.any(where) or self.new.rows.any(where),
+            lambda: {*self.old.rows.folders(), *self.new.rows.folders()},
+        )
         if any(probe.membership is not None for probe in probes):
             raise ConfigError("while the index moves to another model, scoring must be plain. See: lpi migrate")
         return [self._find(probe.vector, k, filters, exact) for probe in probes]

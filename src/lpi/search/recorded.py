@@ -19,6 +19,7 @@ from lpi.errors import DataError, LpiError
 from lpi.evaluation.retrieval import open_stream
 from lpi.methods.base import Method
 from lpi.metrics.ranking import count_ranks, local_pairs, recall_at
+from lpi.reading import wanted
 from lpi.search.encoding import task_membership, text_probes
 from lpi.search.identity import short_hash
 from lpi.search.manifest import Json
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from lpi.search.writer import Writer
 
 HELD_OUT = "held-out"
+AGAIN = "Take it from a backup, or put the test set on record again."
 BLOCK = 1024
 
 
@@ -79,12 +81,13 @@ def on_record(folder: Path) -> dict[str, TestSet]:
     """The test sets that an index knows, by domain."""
     found = {}
     for file in sorted((folder / "tests").glob("*.json")):
-        content = read_json(file)
+        content = wanted(read_json(file), str(file), {"task": "text", "pictures": "list"}, AGAIN)
+        rows = [wanted(row, str(file), {"image": "text", "captions": "list"}, AGAIN) for row in content["pictures"]]
         records = tuple(
             CaptionedImage(
                 FilePicture(Path(row["image"]), row["image"]), tuple(row["captions"]), content["task"], "test"
             )
-            for row in content["pictures"]
+            for row in rows
         )
         found[content["task"]] = TestSet(content["task"], records)
     return found

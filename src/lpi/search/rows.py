@@ -14,6 +14,7 @@ from lpi.search.files import Content, folders_of
 from lpi.search.identity import ROUTING, short_hash
 from lpi.search.routes import Routes
 from lpi.search.store import Store
+from lpi.search.table import STATED, state_of
 
 Columns = dict[str, list[Any]]
 
@@ -66,7 +67,7 @@ class RowMaker:
             "confidence": _optional(routing.confidence),
         }
         columns["mixture"] = [short_hash(*pair) for pair in zip(routes, weights, strict=True)]
-        columns["state"] = [short_hash(*row) for row in zip(*columns.values(), strict=True)]
+        columns["state"] = [state_of(row) for row in zip(*(columns[name] for name in STATED), strict=True)]
         return columns
 
     def vectors(self, ids: Sequence[str], routing: Routing) -> Single:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -79,7 +79,11 @@ class Snapshot:
         words = [text.strip() for text in given_texts(texts)[0]]
         if not all(words):
             raise ConfigError("a search needs words; got an empty text.")
-        return self._queries(text_probes(self.method, words, scoring)) if words else []
+        if not words:
+            return []
+        cut = set(self.method.backbone.inputs.too_long(words, reserved=self.method.reserved_tokens()))
+        queries = self._queries(text_probes(self.method, words, scoring))
+        return [replace(query, cut=place in cut) for place, query in enumerate(queries)]
 
     def encode_images(self, images: PictureLike | Sequence[PictureLike], scoring: str) -> list[Query]:
         """Pictures as queries; see :meth:`lpi.search.index.SearchIndex.encode_images`."""
@@ -116,6 +120,7 @@ class Snapshot:
         check_count(k)
         filters = filters or Filters()
         filters.check(self.tasks)
+        filters = filters.in_folder(self.rows.any, self.rows.folders)
         each = best_rows_each(self.rows, probes, k + TIES, filters, exact, without, self.membership)
         return [[hit_of(row) for row in rows[:k]] for rows in each]
 

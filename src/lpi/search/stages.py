@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 
-from lpi.errors import ConfigError
+from lpi.errors import CheckpointError, ConfigError
 from lpi.methods import Named
 from lpi.methods.base import Method
 from lpi.search.identity import load_stage
 from lpi.search.manifest import Manifest
 from lpi.search.snapshot import Snapshot
 from lpi.search.store import Store
+from lpi.search.table import WHOLE_BELOW
 
 
 class Stages:
@@ -70,5 +71,10 @@ class Stages:
                     loaded = load_stage(self.folder, self.manifest, stage, shared, method_file=self.method_file)
                     self._methods[stage.model] = loaded.to(self._device)
                 rows = self.store.rows(stage.version, stage.look)
+                if len(rows) < WHOLE_BELOW and (damaged := rows.damaged()):
+                    raise CheckpointError(
+                        f"{self.folder}: {len(damaged)} of its rows are damaged, first that of picture {damaged[0]}. "
+                        "'lpi index --check' says what else is; take it from a backup, or index into a new folder."
+                    )
                 self._snapshots[stage.number] = Snapshot(stage, self._methods[stage.model], rows)
             return self._snapshots[stage.number]

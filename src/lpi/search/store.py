@@ -26,7 +26,7 @@ from lpi.search.encoding import Half, Single
 from lpi.search.filters import quoted
 from lpi.search.identity import FROZEN, ROUTING
 from lpi.search.manifest import Look
-from lpi.search.table import IN_FILTER, Rows, reaching, writing
+from lpi.search.table import IN_FILTER, Rows, check_of, reaching, reading, writing
 
 Table = Any  # LanceDB's, which has no types
 
@@ -91,10 +91,10 @@ class Store:
     def _table(self, key: str) -> Table | None:
         name = table_name(key)
         if name not in self._tables:
-            try:
-                self._tables[name] = self._connection.open_table(name)
-            except ValueError:  # there is none yet
+            if name not in self.names():  # there is none yet; a damaged one is not the same
                 return None
+            with reading(self.place):
+                self._tables[name] = self._connection.open_table(name)
         return self._tables[name]
 
     def known(self, key: str) -> set[str]:
@@ -102,15 +102,16 @@ class Store:
         table = self._table(key)
         if table is None:
             return set()
-        return set(table.search().select(["id"]).to_arrow()["id"].to_pylist())
+        with reading(self.place):
+            return set(table.search().select(["id"]).to_arrow()["id"].to_pylist())
 
     def features(self, key: str, ids: Sequence[str]) -> Half:
         """Features of pictures, [ids, features].
 
         Raises:
-            CheckpointError: one isn't there.
+            CheckpointError: one isn't there, or isn't what was kept.
         """
-        rows = self._rows(key, ids, ["id", "feature"])
+        rows = self._rows(key, ids, ["id", "feature", "check"])
         found = rows["id"].to_pylist() if rows is not None else []
         place = {own: row for row, own in enumerate(found)}
         missing = next((own for own in ids if own not in place), None)
@@ -120,7 +121,23 @@ class Store:
             )
         if rows is None:
             return np.zeros((0, self.width), dtype=np.float16)
-        return self._matrix(rows["feature"], np.float16)[[place[own] for own in ids]]
+        features = self._matrix(rows["feature"], np.float16)
+        checks = rows["check"].to_pylist() if "check" in rows.schema.names else [None] * len(found)
+        for own, feature, check in zip(found, features, checks, strict=True):
+            if check is not None and check != check_of(own, feature):
+                raise CheckpointError(
+                    f"{self.place}: the feature of picture {own} is damaged. Index again into a new folder."
+                )
+        return features[[place[own] for own in ids]]
+
+    def damaged(self, key: str) -> list[str]:
+        """The ids of pictures whose features under a key aren't what was kept."""
+        rows = self._rows(key, None, ["id", "feature", "check"])
+        if rows is None or "check" not in rows.schema.names:
+            return []
+        features = self._matrix(rows["feature"], np.float16)
+        kept = zip(rows["id"].to_pylist(), features, rows["check"].to_pylist(), strict=True)
+        return [own for own, feature, check in kept if check is not None and check != check_of(own, feature)]
 
     def abouts(self, ids: Sequence[str]) -> dict[str, tuple[int, int, str]]:
         """Width, height and date of pictures, by id."""
@@ -130,14 +147,16 @@ class Store:
         columns = [rows[name].to_pylist() for name in ("width", "height", "taken")]
         return dict(zip(rows["id"].to_pylist(), zip(*columns, strict=True), strict=True))
 
-    def _rows(self, key: str, ids: Sequence[str], columns: list[str]) -> Any | None:
+    def _rows(self, key: str, ids: Sequence[str] | None, columns: list[str]) -> Any | None:
+        """Columns of the features of pictures, or of all."""
         table = self._table(key)
         if table is None:
             return None
-        query = table.search().select(columns)
-        if len(ids) <= IN_FILTER:
-            query = query.where(f"id IN ({', '.join(map(quoted, ids))})" if ids else "false")
-        return query.to_arrow()
+        with reading(self.place):
+            query = table.search().select([name for name in columns if name in table.schema.names])
+            if ids is not None and len(ids) <= IN_FILTER:
+                query = query.where(f"id IN ({', '.join(map(quoted, ids))})" if ids else "false")
+            return query.to_arrow()
 
     def keep(self, key: str, ids: Sequence[str], features: Half, **columns: Sequence[object]) -> None:
         """Add features of pictures, [ids, features], those that are there already left as they are.
@@ -147,13 +166,14 @@ class Store:
         """
         if not ids:
             return
-        rows = self.arrow.table({"id": list(ids), "feature": self._lists(features), **columns})
+        checks = [check_of(own, feature) for own, feature in zip(ids, features, strict=True)]
+        rows = self.arrow.table({"id": list(ids), "feature": self._lists(features), "check": checks, **columns})
         with writing(self.place):
             table = self._table(key)
             if table is None:
                 self._tables[table_name(key)] = self._connection.create_table(table_name(key), rows)
             else:
-                table.merge_insert("id").when_not_matched_insert_all().execute(rows)
+                table.merge_insert("id").when_not_matched_insert_all().execute(known_columns(table, rows))
 
     def drop(self, key: str) -> None:
         """Take all features under a key away."""
@@ -187,6 +207,7 @@ class Store:
                 ("state", a.string()),
                 ("mixture", a.string()),
                 ("vector", a.list_(a.float32(), self.width)),
+                ("check", a.string()),
             ]
         )
 
@@ -220,17 +241,12 @@ class Store:
         Raises:
             CheckpointError: it is not there.
         """
-        return Rows(self._at(version), self.width, look)
+        return Rows(self._at(version), self.width, self.place, look)
 
     def _at(self, version: int) -> Table:
-        try:
+        with reading(self.place):
             table = self._connection.open_table(PICTURES)
             table.checkout(version)
-        except (ValueError, RuntimeError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(
-                f"{self.place}: its rows can't be read ({reason}). Take them from a backup."
-            ) from error
         return table
 
     def change(
@@ -250,6 +266,7 @@ class Store:
                 table.checkout(version)
                 table.restore()
             if full is not None and len(full):
+                full = known_columns(table, full)
                 table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(full)
             if partial is not None and len(partial):
                 table.merge_insert("id").when_matched_update_all().execute(partial)
@@ -320,6 +337,13 @@ class Store:
         """Rows as :meth:`change` takes them, from columns by name and vectors [rows, features]."""
         schema = self.schema()
         if vectors is None:
-            schema = schema.remove(schema.get_field_index("vector"))
-            return self.arrow.table(columns, schema=schema)
-        return self.arrow.table({**columns, "vector": self._lists(vectors)}, schema=schema)
+            for name in ("vector", "check"):
+                schema = schema.remove(schema.get_field_index(name))
+            return self.arrow.table({name: columns[name] for name in schema.names}, schema=schema)
+        checks = [check_of(str(own), vector) for own, vector in zip(columns["id"], vectors, strict=True)]
+        return self.arrow.table({**columns, "vector": self._lists(vectors), "check": checks}, schema=schema)
+
+
+def known_columns(table: Table, rows: Any) -> Any:
+    """Rows without the columns that a table of an earlier version lacks."""
+    return rows.select([name for name in rows.schema.names if name in table.schema.names])

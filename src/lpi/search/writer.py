@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -117,6 +117,11 @@ class Writer:
         """Where pictures lie, by id."""
         return {key: tuple(self.root / path for path in content.paths) for key, content in contents.items()}
 
+    def leave_out(self, patterns: Sequence[str]) -> None:
+        """Leave out files and folders that fit these patterns, from now on; see :func:`lpi.search.files.scan`."""
+        self.manifest = replace(self.manifest, exclude=tuple(patterns))
+        self.manifest.write(self.folder)
+
     # ---- the folder changes ------------------------------------------------------------------------------------------
 
     def update(self, *, emptied: bool = False, rehash: bool = False, on_progress: OnProgress | None = None) -> Update:
@@ -180,6 +185,7 @@ class Writer:
             self.root,
             leave_out=self.folder,
             known=known,
+            exclude=self.manifest.exclude,
             rehash=rehash,
             workers=self.workers,
             on_progress=on_progress,

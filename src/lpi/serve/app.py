@@ -13,15 +13,25 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from lpi import __version__
-from lpi.errors import ConfigError, DataError, LpiError, MissingFileError, UnknownNameError, did_you_mean
+from lpi.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    LpiError,
+    MissingFileError,
+    UnknownNameError,
+    did_you_mean,
+)
 from lpi.serve.limits import BodyLimit, RefusedError, said
 from lpi.serve.metrics import Measured
 from lpi.serve.routes import api
 from lpi.serve.security import Guard
 from lpi.serve.service import Service
 
+AGAIN = {"Retry-After": "1"}
 PAGE = Path(__file__).parent / "page"
 KINDS = {".js": "text/javascript", ".mjs": "text/javascript", ".webmanifest": "application/manifest+json"}
 STATUS: dict[type[LpiError], int] = {UnknownNameError: 404, MissingFileError: 404, ConfigError: 400, DataError: 400}
@@ -94,7 +104,16 @@ def add_problems(app: FastAPI, service: Service) -> None:
 
     @app.exception_handler(RefusedError)
     async def refused(request: Request, error: RefusedError) -> Response:
-        return told(error.status, str(error), {"Retry-After": "1"} if error.status == 503 else None)
+        return told(error.status, str(error), AGAIN if error.status == 503 else None)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # nobody hears it
+
+    @app.exception_handler(CheckpointError)
+    async def unreadable(request: Request, error: CheckpointError) -> Response:
+        service.note_damage(error)
+        return told(503, "the index can't be read just now; the server's log says why. Try again later.", AGAIN)
 
     @app.exception_handler(LpiError)
     async def mistaken(request: Request, error: LpiError) -> Response:

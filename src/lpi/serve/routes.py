@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import mimetypes
+import re
 import time
 from collections.abc import Awaitable
 from typing import Annotated, Any, TypeVar
@@ -12,6 +13,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 
 from lpi import __version__
 from lpi.errors import ConfigError
@@ -50,7 +52,7 @@ PROBLEMS: Responses = {
     401: {"model": Problem, "description": "A token is needed."},
     403: {"model": Problem, "description": "Asked under another name than localhost."},
     404: {"model": Problem, "description": "There is no such picture, task or page."},
-    503: {"model": Problem, "description": "Too many wait already."},
+    503: {"model": Problem, "description": "Too many wait already, or the index can't be read just now."},
 }
 TOO_LARGE: Responses = {413: {"model": Problem, "description": "The picture is too large."}}
 BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -119,6 +121,7 @@ def answer(query: Encoded, hits: list[Found], words: str | None, started: float)
     return SearchAnswer(
         stage=query.stage,
         query=words,
+        cut=query.cut,
         milliseconds=round(1000 * (time.perf_counter() - started), 1),
         routes=[Route(task=task, weight=weight) for task, weight in query.routes],
         hits=[Hit.of(hit) for hit in hits],
@@ -178,8 +181,9 @@ def add_pictures(router: APIRouter, service: Service) -> None:
         response_class=FileResponse,
         responses={200: {"content": {"image/*": BINARY}}},
     )
-    async def file(key: Id, asked: Annotated[Asked, Query()]) -> FileResponse:
+    async def file(request: Request, key: Id, asked: Annotated[Asked, Query()]) -> FileResponse:
         path = await service.file(key)
+        check_range(request.headers.get("range"), path.stat().st_size)
         kind = mimetypes.guess_type(path.name)[0] or ""
         return FileResponse(
             path,
@@ -212,6 +216,24 @@ def add_pictures(router: APIRouter, service: Service) -> None:
             width=width,
             height=height,
         )
+
+
+def check_range(asked: str | None, size: int) -> None:
+    """Refuse a part of a file that can't be told or isn't there; what comes after this says so in another form.
+
+    Raises:
+        HTTPException: 400 or 416.
+    """
+    if asked is None:
+        return
+    found = re.fullmatch(r"bytes=((?:\d{1,18}-\d{0,18}|-\d{1,18})(?:, ?(?:\d{1,18}-\d{0,18}|-\d{1,18})){0,7})", asked)
+    if found is None:
+        raise HTTPException(400, f"range must be like bytes=0-499; got {asked[:80]!r}.")
+    starts = [part.partition("-") for part in found[1].replace(" ", "").split(",")]
+    wrong = any(first and last and int(first) > int(last) for first, _, last in starts)
+    if wrong or not any(int(first) < size if first else int(last) > 0 for first, _, last in starts):
+        message = f"the picture has {size} bytes; the range {asked[:80]!r} is none of them."
+        raise HTTPException(416, message, {"Content-Range": f"bytes */{size}"})
 
 
 # ---- what there is ---------------------------------------------------------------------------------------------------
@@ -247,6 +269,7 @@ def add_figures(router: APIRouter, service: Service) -> None:
 
     @router.get("/api/health", summary="Whether searches are answered")
     async def health() -> Health:
+        await service.well()
         return Health(status="ok", pictures=len(service.index), stage=service.index.manifest.current.number)
 
     @router.get("/metrics", summary="Figures for Prometheus", response_class=Response)

@@ -114,10 +114,14 @@ class SimilarAnswer(BaseModel):
 
 
 class SearchAnswer(BaseModel):
-    """Pictures, the best first, and which tasks answered; ``query`` is null for a picture."""
+    """Pictures, the best first, and which tasks answered; ``query`` is null for a picture.
+
+    ``cut`` says that the model takes only the start of the query: the rest counts for nothing.
+    """
 
     stage: int
     query: str | None
+    cut: bool
     milliseconds: float
     routes: list[Route]
     hits: list[Hit]

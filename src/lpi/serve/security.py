@@ -115,7 +115,7 @@ class Guard:
             return None
         entered = parse_qs(scope["query_string"].decode("latin-1")).get("token") if scope["path"] == "/" else None
         if entered is not None and self._is_token(entered[0].encode()):
-            welcome = RedirectResponse("/", 303)
+            welcome = RedirectResponse("./", 303)
             welcome.set_cookie(self.cookie, self.token.decode(), httponly=True, samesite="strict", path="/")
             return welcome
         scheme, _, told = headers.get("authorization", "").partition(" ")

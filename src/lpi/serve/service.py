@@ -138,6 +138,7 @@ class Service:
         self.limits = limits or Limits()
         self.metrics, self.thumbnails = Metrics(), Thumbnails()
         self._overview: Overview | None = None
+        self._damage = ""
         self._refresh_seconds = refresh_seconds
         cores = threads or torch.get_num_threads()
         # the same number of cores either way: one batch on all of them, or a query on each
@@ -208,6 +209,21 @@ class Service:
             except OSError:
                 marks.append(None)
         return tuple(marks)
+
+    def note_damage(self, error: Exception) -> None:
+        """Log that the index can't be read, once for each reason."""
+        if str(error) != self._damage:
+            self._damage = str(error)
+            log.error("%s", error)
+
+    async def well(self) -> None:
+        """See that a row can be read.
+
+        Raises:
+            CheckpointError: it can't.
+        """
+        await self.apart(lambda: self.index.rows().readable())
+        self._damage = ""
 
     # ---- searching ---------------------------------------------------------------------------------------------------
 

@@ -139,6 +139,10 @@ class GroundingInputs:
         """
         raise NotImplementedError
 
+    def too_long(self, texts: Sequence[str], *, reserved: int = 0) -> list[int]:
+        """Which of the expressions would be cut, by their place; none where such are refused."""
+        return []
+
     def describe(self) -> dict[str, Any]:
         """Everything that decides what the detector gets to see, as plain values; part of a backbone's identity."""
         images = self.processor.image_processor
@@ -198,3 +202,8 @@ class QueryInputs(GroundingInputs):
             text=[[text] for text in texts], truncation=True, max_length=longest, return_tensors="pt"
         )
         return TextInputs(ready["input_ids"], ready["attention_mask"])
+
+    def too_long(self, texts: Sequence[str], *, reserved: int = 0) -> list[int]:
+        """See :class:`GroundingInputs`."""
+        tokens = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        return [place for place, ids in enumerate(tokens) if len(ids) > self.context - reserved]

@@ -5,7 +5,6 @@ name, as its archives unpack.
 """
 
 import csv
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,9 @@ from lpi.data.coco import load_coco
 from lpi.data.collections.tables import FramePicture, read_shards, read_table
 from lpi.data.karpathy import load_karpathy
 from lpi.data.records import CaptionedImage, Card, FilePicture
-from lpi.data.rows import OnError, PictureFolder, clean_captions, read_json
+from lpi.data.rows import OnError, PictureFolder, clean_captions
 from lpi.errors import DataError
+from lpi.reading import parse_json, read_bytes, read_object
 
 Reader = Callable[[Path, OnError], list[CaptionedImage]]
 CAPTION_COLUMNS = ("text", "caption", "prompt", "caption_enriched")
@@ -75,11 +75,11 @@ def _wikiart(root: Path, on_error: OnError) -> list[CaptionedImage]:
 def _flintstones(root: Path, on_error: OnError) -> list[CaptionedImage]:
     path = root / "flintstones_annotations_v1-0.json"
     try:
-        clips = json.loads(path.read_text(encoding="utf-8"))
+        clips = parse_json(read_bytes(path))
         described = {str(clip["globalID"]): clip["description"] for clip in clips}
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f'{path}: expected a list of clips with "globalID" and "description" ({error!r}).') from error
-    splits = read_json(root / "train-val-test_split.json", "lists of clips under train, val and test")
+    splits = read_object(root / "train-val-test_split.json", "lists of clips under train, val and test")
     frames = PictureFolder(root)
     folder = next((name for name in ("video_frames", "video_frames_sampled") if (root / name).is_dir()), "video_frames")
     records = []
@@ -99,7 +99,9 @@ def _flintstones(root: Path, on_error: OnError) -> list[CaptionedImage]:
 
 
 def _fscoco(root: Path, on_error: OnError) -> list[CaptionedImage]:
-    tested = {line.strip() for line in (root / "val_normal.txt").read_text(encoding="utf-8").splitlines()}
+    tested = {
+        line.strip() for line in (root / "val_normal.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+    }
     texts = PictureFolder(root)
     records = []
     for sketch in sorted((root / "raster_sketches").glob("*/*")):

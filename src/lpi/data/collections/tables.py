@@ -1,7 +1,6 @@
 """Pictures inside larger files: parquet tables, tar shards, arrays of video frames; each is opened when needed."""
 
 import io
-import json
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from lpi.data.records import CaptionedImage
 from lpi.data.rows import OnError, clean_captions
 from lpi.errors import DataError
 from lpi.extras import missing_extra
+from lpi.reading import MOST_SETTINGS, decoded, parse_json
 
 _READING = (
     Lock()
@@ -145,7 +145,7 @@ def read_shards(files: Sequence[Path], *, task: str, on_error: OnError) -> list[
                         stem, _, ending = member.name.rpartition(".")
                         samples.setdefault(stem, {})[ending.lower()] = member
                 texts = {stem: _shard_caption(archive, sample) for stem, sample in samples.items()}
-        except (tarfile.TarError, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (tarfile.TarError, OSError, ValueError, EOFError) as error:
             raise DataError(f"{path}: the shard can't be read ({error}). Is it complete?") from error
         for stem, sample in samples.items():
             found = next((sample[ending] for ending in ("jpg", "jpeg", "png", "webp") if ending in sample), None)
@@ -165,11 +165,11 @@ def read_shards(files: Sequence[Path], *, task: str, on_error: OnError) -> list[
 def _shard_caption(archive: tarfile.TarFile, sample: dict[str, tarfile.TarInfo]) -> object:
     def read(ending: str) -> str:
         file = archive.extractfile(sample[ending])
-        return "" if file is None else file.read().decode("utf-8")
+        return "" if file is None else decoded(file.read(MOST_SETTINGS))
 
     if "txt" in sample:
         return read("txt")
-    content = json.loads(read("json")) if "json" in sample else {}
+    content = parse_json(read("json")) if "json" in sample else {}
     return content.get("caption") if isinstance(content, dict) else None
 
 

@@ -6,7 +6,6 @@
 a box of one form often is a box of the other as well, only the wrong one.
 """
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,12 +20,10 @@ from lpi.data.expressions.record import (
     read_expression,
     read_size,
 )
-from lpi.data.records import FilePicture
 from lpi.data.rows import (
     SHARES,
     OnError,
     PictureFolder,
-    Row,
     draw_splits,
     raise_error,
     read_json_lines,
@@ -34,6 +31,7 @@ from lpi.data.rows import (
     split_name,
 )
 from lpi.errors import DataError, LpiError, did_you_mean
+from lpi.reading import Row, shown
 
 _PICTURE = ("image", "file_name")
 _EXPRESSION = ("expression", "phrase")
@@ -113,16 +111,16 @@ class _LineReader:
 
     def read(self, number: int, row: Row) -> ReferringExpression:
         where = f"{self.path}, line {number}"
-        image, file = self._picture(row, where)
+        picture = self.pictures.picture(where, row[_column(row, _PICTURE, where)])
         column = _column(row, _EXPRESSION, where)
         expression = read_expression(row[column], where, column)
-        size = self._size(file, row, where)
+        size = self._size(picture.path, row, where)
         box = read_box(row[_column(row, _BOX, where)], form=self.boxes, size=size, where=where)
         split = split_name(row["split"], where) if row.get("split") is not None else _UNDRAWN
         used = {*_PICTURE, *_EXPRESSION, *_BOX, "split", "width", "height"}
         others = {key: str(value) for key, value in row.items() if isinstance(value, str | int | float)}
         return ReferringExpression(
-            FilePicture(file, os.path.normpath(image).replace(os.sep, "/")),
+            picture,
             expression,
             box,
             size,
@@ -131,17 +129,6 @@ class _LineReader:
             where,
             {key: value for key, value in others.items() if key not in used},
         )
-
-    def _picture(self, row: Row, where: str) -> tuple[str, Path]:
-        column = _column(row, _PICTURE, where)
-        image = row[column]
-        if not isinstance(image, str) or not image.strip():
-            raise DataError(f'{where}: "{column}" must be a file name; got {image!r}.')
-        file = self.pictures.find(image)
-        if file is None:
-            hint = self.pictures.nearest(image)
-            raise DataError(f"{where}: there is no picture {image!r} in {self.pictures.root}. {hint}")
-        return image, file
 
     def _size(self, file: Path, row: Row, where: str) -> tuple[int, int]:
         if file not in self.sizes:
@@ -161,7 +148,7 @@ class _LineReader:
             raise DataError(f'{where}: no column "{self.task_field}" to name the task. {did_you_mean("task", row)}')
         task = row[self.task_field]
         if not isinstance(task, str | int) or isinstance(task, bool) or not str(task).strip():
-            raise DataError(f'{where}: the task under "{self.task_field}" must be a name; got {task!r}.')
+            raise DataError(f'{where}: the task under "{self.task_field}" must be a name; got {shown(task)}.')
         return str(task)
 
 

@@ -1,6 +1,5 @@
 """What a grounding source hands on: an expression, the picture it is about, and the box of the object it means."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +8,14 @@ from typing import Literal, get_args
 from lpi.data.pictures import opened, upright_size
 from lpi.data.records import Picture
 from lpi.errors import ConfigError, DataError, did_you_mean
+from lpi.reading import is_number, is_text, shown
 
 Box = tuple[float, float, float, float]
 BoxForm = Literal["xyxy", "xywh"]
 """``xyxy`` is left, top, right, bottom; ``xywh`` is left, top, width, height, as COCO writes it."""
 
+LARGEST = 10**9
+"""Pixels of a side beyond which a number is none of a picture."""
 SLACK = 1.0
 """Pixels by which a published box may stick out of its picture (annotators round); it is then cut at the edge."""
 
@@ -105,10 +107,12 @@ def read_box(values: object, *, form: BoxForm, size: tuple[int, int], where: str
 
 def _numbers(values: object, where: str) -> tuple[float, float, float, float]:
     if not isinstance(values, Sequence) or isinstance(values, str | bytes) or len(values) != 4:
-        raise DataError(f"{where}: a box must be a list of four numbers; got {values!r}. Write [10, 20, 110, 220].")
+        raise DataError(
+            f"{where}: a box must be a list of four numbers; got {shown(values)}. Write [10, 20, 110, 220]."
+        )
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise DataError(f"{where}: a box must be four numbers; got {value!r} in {list(values)!r}. Correct it.")
+        if not is_number(value):
+            raise DataError(f"{where}: a box must be four numbers; got {shown(value)}. Correct it.")
     left, top, third, fourth = (float(value) for value in values)
     return left, top, third, fourth
 
@@ -120,11 +124,11 @@ def read_expression(value: object, where: str, column: str = "expression") -> st
         DataError: no text, or an empty one.
     """
     if not isinstance(value, str):
-        raise DataError(f'{where}: "{column}" must be one expression, as text; got {value!r}.')
+        raise DataError(f'{where}: "{column}" must be one expression, as text; got {shown(value)}.')
     if not value.strip():
         raise DataError(f'{where}: "{column}" is empty. Write what means the object, or remove the record.')
-    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise DataError(f'{where}: "{column}" holds half a character ({value!r}). Save it as UTF-8.')
+    if not is_text(value):
+        raise DataError(f'{where}: "{column}" holds half a character ({shown(value)}). Save it as UTF-8.')
     return value.strip()
 
 
@@ -135,8 +139,10 @@ def read_size(width: object, height: object, where: str) -> tuple[int, int]:
         DataError: not two whole numbers above 0.
     """
     for value in (width, height):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise DataError(f"{where}: a picture's width and height must be pixels; got {width!r} x {height!r}.")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
+            raise DataError(
+                f"{where}: a picture's width and height must be pixels; got {shown(width)} x {shown(height)}."
+            )
     assert isinstance(width, int)
     assert isinstance(height, int)
     return width, height

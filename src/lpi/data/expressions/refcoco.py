@@ -7,21 +7,23 @@ Paper: LPI (ACM MM 2024), second retrieval task.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lpi.data.coco import coco_items
+from lpi.data.coco import coco_items, task_of
 from lpi.data.expressions.pickled import read_plain_pickle
 from lpi.data.expressions.record import Box, ReferringExpression, read_box, read_expression, read_size
 from lpi.data.records import FilePicture
-from lpi.data.rows import OnError, PictureFolder, Row, raise_error, read_json, require_folder
+from lpi.data.rows import OnError, PictureFolder, raise_error, require_folder
 from lpi.errors import ConfigError, DataError, LpiError, did_you_mean
+from lpi.reading import Row, read_object, shown, wanted
 
 PUBLISHED_SPLITS = {"train": "train", "val": "val", "test": "test", "testA": "test", "testB": "test"}
 """What each published split is here, where nothing else is asked for."""
 
+PUBLISHED = "Is this one of the published files?"
 _MDETR_NAME = re.compile(r"_(train|val|testA|testB|test)$")
 
 
@@ -55,19 +57,21 @@ def load_refs(
     loaded = read_plain_pickle(path)
     if not isinstance(loaded, list):
         raise DataError(f"{path}: expected a list of refs; got a {type(loaded).__name__}. Is this the right file?")
-    objects = _Objects(Path(instances_json), read_json(Path(instances_json), "COCO instances"))
+    objects = _Objects(Path(instances_json), read_object(Path(instances_json), "COCO instances"))
     require_folder(Path(image_root))
     pictures = PictureFolder(Path(image_root))
     records, silent = [], 0
     for position, ref in enumerate(loaded):
-        where = f"{path}, ref {ref.get('ref_id', position) if isinstance(ref, dict) else position}"
+        number = ref.get("ref_id", position) if isinstance(ref, dict) else position
+        where = f"{path}, ref {shown(number)}"
         try:
-            split = _published_split(_wanted(ref, "split", where), where)
+            wanted(ref, where, {"split": "text", "ann_id": "id", "sentences": "list"}, PUBLISHED)
+            split = _published_split(ref["split"], where)
             if split not in chosen:
                 continue
-            about = objects.about(_wanted(ref, "ann_id", where), where)
-            picture = _picture(pictures, about.file_name, where)
-            sentences = _sentences(ref, where)
+            about = objects.about(ref["ann_id"], where)
+            picture = pictures.picture(where, about.file_name)
+            sentences = list(_sentences(ref, where))
         except LpiError as error:
             on_error(error)
             continue
@@ -114,14 +118,14 @@ def load_mdetr(
     published = _split_of(path) if split is None else _published_split(split, "split")
     if published not in chosen:
         return []
-    source = read_json(path, "MDETR's converted expressions")
+    source = read_object(path, "MDETR's converted expressions")
     objects = _Objects(path, source)
     require_folder(Path(image_root))
     pictures = PictureFolder(Path(image_root))
     of_image = objects.by_image()
     records, silent = [], 0
-    for image in coco_items(path, source, "images", ("id", "caption")):
-        where = f"{path}, image {image['id']}"
+    for image in coco_items(path, source, "images", id="id", caption="any"):
+        where = f"{path}, image {shown(image['id'])}"
         if isinstance(image["caption"], str) and not image["caption"].strip():
             silent += 1
             continue
@@ -130,7 +134,7 @@ def load_mdetr(
             if len(found) != 1:
                 raise DataError(f"{where}: an expression must mean one box; it has {len(found)}. Leave it out.")
             about = objects.about(found[0], where)
-            picture = _picture(pictures, about.file_name, where)
+            picture = pictures.picture(where, about.file_name)
             expression = read_expression(image["caption"], where, "caption")
         except LpiError as error:
             on_error(error)
@@ -168,24 +172,19 @@ class _Objects:
 
     def __init__(self, path: Path, source: Row) -> None:
         self.path = path
-        self._images = self._by_id(source, "images", "file_name", "width", "height")
-        self._categories = self._by_id(source, "categories", "name", "supercategory")
-        self._annotations = self._by_id(source, "annotations", "image_id", "category_id", "bbox")
+        self._images = self._by_id(source, "images", file_name="text", width="any", height="any")
+        self._categories = self._by_id(source, "categories", name="text")
+        self._annotations = self._by_id(source, "annotations", image_id="id", category_id="id", bbox="any")
 
     def by_image(self) -> dict[Any, list[Any]]:
         """The annotation ids of every picture."""
         found: dict[Any, list[Any]] = {}
         for number, item in self._annotations.items():
-            if isinstance(item["image_id"], str | int):  # any other is nobody's picture
-                found.setdefault(item["image_id"], []).append(number)
+            found.setdefault(item["image_id"], []).append(number)
         return found
 
-    def _by_id(self, source: Row, name: str, *keys: str) -> dict[Any, dict[str, Any]]:
-        items = coco_items(self.path, source, name, ("id", *keys))
-        for position, item in enumerate(items):
-            if not isinstance(item["id"], str | int):
-                raise DataError(f'{self.path}: "{name}" item {position} must have a number as id; got {item["id"]!r}.')
-        return {item["id"]: item for item in items}
+    def _by_id(self, source: Row, part: str, **keys: str) -> dict[Any, Row]:
+        return {item["id"]: item for item in coco_items(self.path, source, part, id="id", **keys)}
 
     def about(self, number: Any, where: str) -> _About:
         annotation = self._look_up(self._annotations, number, "annotation", where)
@@ -194,40 +193,20 @@ class _Objects:
         place = f"{where}, annotation {number}"
         size = read_size(image["width"], image["height"], place)
         box = read_box(annotation["bbox"], form="xywh", size=size, where=place)
-        return _About(
-            str(image["file_name"]), size, box, str(category["supercategory"]), str(category["name"]), str(number)
-        )
+        return _About(image["file_name"], size, box, task_of(category, place), category["name"], str(number))
 
-    def _look_up(self, table: Mapping[Any, Any], key: Any, what: str, where: str) -> dict[str, Any]:
-        if not isinstance(key, str | int) or key not in table:
-            raise DataError(f"{where}: {self.path} has no {what} {key!r}. Use the two files of one release.")
-        found: dict[str, Any] = table[key]
-        return found
+    def _look_up(self, table: Mapping[Any, Row], key: Any, what: str, where: str) -> Row:
+        if key not in table:
+            raise DataError(f"{where}: {self.path} has no {what} {shown(key)}. Use the two files of one release.")
+        return table[key]
 
 
-def _wanted(ref: Any, key: str, where: str) -> Any:
-    if not isinstance(ref, dict) or key not in ref:
-        raise DataError(f"{where}: has no {key!r}. Is this one of the published files?")
-    return ref[key]
-
-
-def _sentences(ref: Any, where: str) -> Iterator[tuple[str, object]]:
+def _sentences(ref: Row, where: str) -> Iterator[tuple[str, object]]:
     """Each sentence with its name."""
-    sentences = _wanted(ref, "sentences", where)
-    if not isinstance(sentences, Sequence) or isinstance(sentences, str):
-        raise DataError(f"{where}: 'sentences' must be a list; got {sentences!r}. Is this one of the published files?")
-    named = []
-    for position, sentence in enumerate(sentences):
-        place = f"{where}, sentence {sentence.get('sent_id', position) if isinstance(sentence, dict) else position}"
-        named.append((place, _wanted(sentence, "sent", place)))
-    return iter(named)
-
-
-def _picture(pictures: PictureFolder, name: str, where: str) -> FilePicture:
-    path = pictures.find(name)
-    if path is None:
-        raise DataError(f"{where}: there is no picture {name!r} in {pictures.root}. {pictures.nearest(name)}")
-    return FilePicture(path, name)
+    for position, sentence in enumerate(ref["sentences"]):
+        number = sentence.get("sent_id", position) if isinstance(sentence, dict) else position
+        place = f"{where}, sentence {shown(number)}"
+        yield place, wanted(sentence, place, {"sent": "any"}, PUBLISHED)["sent"]
 
 
 def _splits(test_on: str) -> dict[str, str]:
@@ -242,8 +221,8 @@ def _splits(test_on: str) -> dict[str, str]:
 
 def _published_split(split: object, where: str) -> str:
     if not isinstance(split, str) or split not in PUBLISHED_SPLITS:
-        hint = did_you_mean(str(split), PUBLISHED_SPLITS)
-        raise DataError(f"{where}: no published split is called {split!r}. {hint}")
+        hint = did_you_mean(shown(split), PUBLISHED_SPLITS)
+        raise DataError(f"{where}: no published split is called {shown(split)}. {hint}")
     return split
 
 

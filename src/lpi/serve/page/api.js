@@ -34,24 +34,27 @@ export function parameters(values) {
   return new URLSearchParams(given).toString();
 }
 
-export const info = () => ask("info", "/api/info");
+/** An address of the API as seen from the page, which may lie under a path of its host. */
+export const address = (absolute) => absolute.replace(/^\//, "");
+
+export const info = () => ask("info", "api/info");
 
 export const searchWords = (words, options, kind = "search") =>
-  ask(kind, `/api/search?${parameters({ q: words, ...options })}`);
+  ask(kind, `api/search?${parameters({ q: words, ...options })}`);
 
 export const searchPicture = (file, options, kind = "search") =>
-  ask(kind, `/api/search?${parameters(options)}`, {
+  ask(kind, `api/search?${parameters(options)}`, {
     method: "POST",
     body: file,
     headers: { "Content-Type": file.type || "application/octet-stream" },
   });
 
 export const similar = (id, options, kind = "similar") =>
-  ask(kind, `/api/pictures/${encodeURIComponent(id)}/similar?${parameters(options)}`);
+  ask(kind, `api/pictures/${encodeURIComponent(id)}/similar?${parameters(options)}`);
 
-export const picture = (id) => ask("picture", `/api/pictures/${encodeURIComponent(id)}`);
+export const picture = (id) => ask("picture", `api/pictures/${encodeURIComponent(id)}`);
 
 export const ground = (id, expression) =>
-  ask("ground", `/api/pictures/${encodeURIComponent(id)}/ground?${parameters({ expression })}`);
+  ask("ground", `api/pictures/${encodeURIComponent(id)}/ground?${parameters({ expression })}`);
 
-export const thumbnail = (hit, side) => `${hit.thumbnail}?side=${side}`;
+export const thumbnail = (hit, side) => `${address(hit.thumbnail)}?side=${side}`;

@@ -1,6 +1,6 @@
 // One picture, large: what is known of it, what is like it, and where in it an expression points.
 
-import { ApiError, ground, similar, stop, thumbnail } from "./api.js";
+import { ApiError, address, ground, similar, stop, thumbnail } from "./api.js";
 import { byId, day, el, fileName, percent } from "./dom.js";
 import { focusOn } from "./grid.js";
 
@@ -58,7 +58,7 @@ function show(hit) {
         "p",
         { className: "actions" },
         el("button", { type: "button", onclick: () => leave(hit) }, "Search with this picture"),
-        el("a", { className: "button", href: hit.file, target: "_blank", rel: "noopener" }, "Open the file"),
+        el("a", { className: "button", href: address(hit.file), target: "_blank", rel: "noopener" }, "Open the file"),
       ),
       el("h3", {}, "Similar pictures"),
       alike,

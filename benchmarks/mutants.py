@@ -1,0 +1,160 @@
+"""Plant faults in the code that figures and files depend on, one at a time, and see whether the tests notice.
+
+    python benchmarks/mutants.py --each 20 --results results/mutants.json
+    python benchmarks/mutants.py --each 2 --work /tmp/mutants       # resumable: given again, it goes on
+
+A fault is a comparison, sum, constant, condition or answer that is another one, drawn by the seed in a copy of the
+source; the tests beside each module's name run against that copy. One that no test notices is listed with its place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lpi.evaluation.machine import environment
+from lpi.storage import write_json
+
+ROOT = Path(__file__).parents[1]
+TESTS: dict[str, list[str]] = {
+    "metrics/ranking.py": ["unit/test_ranking.py", "property/test_ranking.py"],
+    "metrics/boxes.py": ["unit/test_boxes.py", "property/test_boxes.py"],
+    "metrics/continual.py": ["unit/test_continual.py"],
+    "losses.py": ["unit/test_losses.py", "parity/test_methods_match_formulas.py"],
+    "routing/nearest.py": ["unit/test_routers.py", "unit/test_task_keys.py"],
+    "routing/mix.py": ["unit/test_routers.py", "unit/test_lpi.py"],
+    "routing/score.py": ["unit/test_routers.py", "unit/test_search_index.py"],
+    "methods/checkpoint.py": ["unit/test_checkpoint.py", "unit/test_untrusted_folders.py", "unit/test_options.py"],
+    "storage.py": ["unit/test_storage.py", "unit/test_checkpoint.py"],
+    "reading.py": ["unit/test_reading.py", "unit/test_storage.py"],
+    "data/rows.py": ["unit/test_folder.py", "unit/test_reading.py"],
+    "data/coco.py": ["unit/test_coco.py", "unit/test_reading.py"],
+}
+COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
+}  # fmt: skip
+COUNTED: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
+}  # fmt: skip
+
+
+def places(tree: ast.AST) -> list[ast.AST]:
+    """The nodes at which a fault can be planted; what only words a message or a type isn't one."""
+    wording: set[int] = set()
+    for node in ast.walk(tree):
+        annotated = [getattr(node, name, None) for name in ("annotation", "returns")]
+        if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr):
+            annotated.append(node)
+        for part in annotated:
+            wording |= {id(inner) for inner in ast.walk(part)} if isinstance(part, ast.AST) else set()
+    return [node for node in ast.walk(tree) if id(node) not in wording and planted(node) is not None]
+
+
+def planted(node: ast.AST) -> ast.AST | None:
+    """The same node with a fault; ``None`` where there is none to plant."""
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in COMPARED:
+        return ast.Compare(node.left, [COMPARED[type(node.ops[0])](), *node.ops[1:]], node.comparators)
+    if isinstance(node, ast.BinOp) and type(node.op) in COUNTED:
+        return ast.BinOp(node.left, COUNTED[type(node.op)](), node.right)
+    if isinstance(node, ast.BoolOp):
+        return ast.BoolOp(ast.Or() if isinstance(node.op, ast.And) else ast.And(), node.values)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        return node.operand
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        return ast.Constant(node.value + 1)
+    if isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        return ast.Constant(not node.value)
+    return None
+
+
+class Planter(ast.NodeTransformer):
+    """Puts a fault in the place of one node."""
+
+    def __init__(self, chosen: ast.AST) -> None:
+        self.chosen = chosen
+
+    def visit(self, node: ast.AST) -> Any:
+        """Take the fault, or go on looking."""
+        if node is self.chosen:
+            return ast.copy_location(planted(node) or node, node)
+        return self.generic_visit(node)
+
+
+def mutant(module: str, chance: random.Random) -> tuple[str, str]:
+    """The source of a module with one fault, and what it is."""
+    tree = ast.parse((ROOT / "src/lpi" / module).read_text(encoding="utf-8"))
+    chosen = chance.choice(places(tree))
+    before, line = ast.unparse(chosen), getattr(chosen, "lineno", 0)
+    after = ast.unparse(planted(chosen) or chosen)
+    source = ast.unparse(ast.fix_missing_locations(Planter(chosen).visit(tree)))
+    return source, f"{module}:{line}: {before[:80]} -> {after[:80]}"
+
+
+def noticed(module: str, source: str, work: Path) -> bool:
+    """Whether a test fails against a copy of the library with this source."""
+    copy = work / "src"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "lpi" / module).write_text(source, encoding="utf-8")
+    tests = [str(ROOT / "tests" / name) for name in TESTS[module]]
+    words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    path = os.pathsep.join([str(copy), str(ROOT / "benchmarks"), str(ROOT / "tests")])
+    environ = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, env=environ, timeout=600, check=False)
+    except subprocess.TimeoutExpired:
+        return True
+    return done.returncode != 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--each", type=int, default=20, help="faults a module")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "lpi-mutants", help="resumable")
+    parser.add_argument("--results", type=Path, default=Path("results/mutants.json"))
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    log = options.work / f"mutants-{options.seed}.jsonl"
+    done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    wanted = [(module, number) for number in range(options.each) for module in TESTS]
+    for module, number in wanted[len(done) :]:
+        source, what = mutant(module, random.Random(f"{options.seed}/{module}/{number}"))
+        done.append({"module": module, "fault": what, "noticed": noticed(module, source, options.work)})
+        with log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(done[-1]) + "\n")
+        print("noticed  " if done[-1]["noticed"] else "UNNOTICED", what, flush=True)
+    counted = done[: len(wanted)]
+    unnoticed = [one["fault"] for one in counted if not one["noticed"]]
+    write_json(
+        options.results,
+        {
+            "planted": len(counted),
+            "unnoticed": len(unnoticed),
+            "by_module": {
+                module: [
+                    sum(one["module"] == module for one in counted),
+                    sum(one["module"] == module and not one["noticed"] for one in counted),
+                ]
+                for module in TESTS
+            },
+            "unnoticed_faults": unnoticed,
+            "seed": options.seed,
+            "command": "python benchmarks/mutants.py " + " ".join(sys.argv[1:]),
+            **environment(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

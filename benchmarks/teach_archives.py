@@ -1,0 +1,150 @@
+"""Teach an index over several archives one after another, each in turn the newest, and measure what its owner sees.
+
+    python benchmarks/teach_archives.py --root FOLDER --model FOLDER --results results/teach_archives.json
+
+ROOT holds a folder of captioned pictures an archive; all their pictures are indexed together. All archives are taught
+in closed form (``reembedded_share`` is of that); then each is forgotten and taught again, with --deeper also by steps.
+Recall is measured **among all pictures**: a caption of the archive's test split finds a picture that has that caption,
+or doesn't.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from lpi.data.content import content_id
+from lpi.evaluation.machine import environment
+from lpi.search import SearchIndex
+from lpi.search.building import create
+from lpi.search.teaching import adopt, closed_form, learn, read_domain, training_settings
+from lpi.search.writer import change
+from lpi.storage import write_json
+from lpi.tasks.stream import Task
+
+Recall = dict[str, float]
+Right = dict[str, set[str]]
+COMPARED = 100  # captions whose whole rankings are compared with a rebuild's
+
+
+def right_pictures(domains: Iterable[Task]) -> Right:
+    """The pictures that have a caption, by the caption, whatever their split."""
+    found: Right = {}
+    for domain in domains:
+        for record in (*domain.train, *domain.validation, *domain.test):
+            key = content_id(record.picture.path)  # type: ignore[attr-defined]
+            for caption in record.captions:
+                found.setdefault(caption, set()).add(key)
+    return found
+
+
+def recall(place: Path, domain: Task, right: Right) -> Recall:
+    """R@1 and R@10 of a domain's test captions among all pictures, in per cent."""
+    index = SearchIndex.open(place)
+    captions = [record.captions[0] for record in domain.test]
+    ranked = [
+        [hit.id for hit in index.find(query, 10, exact=True)]
+        for query in index.encode_texts(captions, scoring="routed")
+    ]
+    pairs = list(zip(captions, ranked, strict=True))
+    return {f"r{k}": round(100 * mean(bool(right[c] & set(ids[:k])) for c, ids in pairs), 2) for k in (1, 10)}
+
+
+def equal_to_rebuild(place: Path, work: Path, root: Path, captions: list[str]) -> bool:
+    """Whether an index that is built anew with the same model ranks every picture the same."""
+    index = SearchIndex.open(place)
+    shutil.rmtree(work, ignore_errors=True)
+    create(work, root, place / "models" / index.manifest.current.model, batch=index.manifest.batch)
+    with change(work) as writer:
+        writer.update()
+    anew = SearchIndex.open(work)
+    found = []
+    for one in (index, anew):
+        queries = one.encode_texts(captions, scoring="routed")
+        found.append([[(hit.id, hit.score) for hit in one.find(query, len(one), exact=True)] for query in queries])
+    return bool(found[0] == found[1])
+
+
+def taught(place: Path, domain: Task, *, steps: bool, changes: dict[str, Any]) -> tuple[float, int, int]:
+    """Teach a domain and adopt it; returns seconds to the report, pictures embedded and pictures there."""
+    with change(place) as writer:
+        settings = training_settings(writer, changes)
+        way = settings if steps else closed_form(writer.method, settings) or settings
+        started = time.monotonic()
+        lesson = learn(writer, domain, settings=way, scoring="routed", again=steps)
+        seconds = time.monotonic() - started
+        stage = adopt(writer, lesson)
+    return round(seconds, 1), stage.embedded, stage.pictures
+
+
+def measured(options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """What is measured of each archive, taught last."""
+    folders = sorted(folder for folder in options.root.iterdir() if (folder / "captions.jsonl").exists())
+    domains = {folder.name: read_domain(folder, folder.name) for folder in folders}
+    right, place = right_pictures(domains.values()), work / "index"
+    create(place, options.root, options.model)
+    with change(place) as writer:
+        writer.update()
+    frozen = {name: recall(place, domain, right) for name, domain in domains.items()}
+    first = {name: taught(place, domain, steps=False, changes={}) for name, domain in domains.items()}
+    found = {}
+    for name, domain in domains.items():
+        if options.only and name not in options.only:
+            continue
+        with change(place) as writer:
+            writer.forget(name)
+        others = [one for one in domains if one != name]
+        before = {one: recall(place, domains[one], right) for one in domains}
+        seconds, _, pictures = taught(place, domain, steps=False, changes={})
+        after = {one: recall(place, domains[one], right) for one in domains}
+        row: dict[str, Any] = {
+            "seconds_closed": seconds,
+            "share": round(len((*domain.train, *domain.validation, *domain.test)) / pictures, 4),
+            "reembedded_share": round(first[name][1] / pictures, 4),
+            "frozen": frozen[name],
+        }
+        for k in ("r1", "r10"):
+            row[f"new_{k}_before"], row[f"new_{k}_closed"] = before[name][k], after[name][k]
+            row[f"old_{k}_before"] = round(mean(before[one][k] for one in others), 2)
+            row[f"old_{k}_after"] = round(mean(after[one][k] for one in others), 2)
+        if options.deeper:
+            row["seconds_deeper"] = taught(place, domain, steps=True, changes={"epochs": options.deeper})[0]
+            row |= {f"new_{k}_deeper": value for k, value in recall(place, domain, right).items()}
+        if options.rebuild:
+            captions = [record.captions[0] for one in domains.values() for record in one.test]
+            chosen = captions[:: max(1, len(captions) // COMPARED)][:COMPARED]
+            row["rankings_equal"] = equal_to_rebuild(place, work / "rebuilt", options.root, chosen)
+        found[name] = row
+        print(f"{name}: {row}", flush=True)
+    return found
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="a folder with a folder an archive")
+    parser.add_argument("--model", default="lpi-tiny", help="backbone")
+    parser.add_argument("--only", nargs="*", help="measure these archives alone")
+    parser.add_argument("--deeper", type=int, default=0, metavar="EPOCHS", help="also learn by steps")
+    parser.add_argument("--rebuild", action="store_true", help="also compare with an index that is built anew")
+    parser.add_argument("--results", type=Path, default=Path("results/teach_archives.json"))
+    options = parser.parse_args()
+    work = Path(tempfile.mkdtemp(prefix="lpi-archives-"))
+    try:
+        archives = measured(options, work)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    command = shlex.join(["python", "benchmarks/teach_archives.py", *sys.argv[1:]])
+    write_json(options.results, {"archives": archives, "command": command, **environment()})
+
+
+if __name__ == "__main__":
+    main()
