@@ -28,6 +28,7 @@ from lpi.evaluation.machine import environment
 from lpi.search import SearchIndex
 from lpi.search.building import create
 from lpi.search.encoding import Single
+from lpi.search.manifest import Look
 from lpi.search.recorded import on_record, record_run, record_source
 from lpi.search.teaching import adopt, learn, measure, read_domain, training_settings
 from lpi.search.writer import change
@@ -90,14 +91,16 @@ def approximate(index: Path, queries: list[str]) -> dict[str, Any]:
     ids, stored = vectors(opened)
     images = list(stored[:: max(1, len(ids) // max(1, len(queries)))])
     record: dict[str, Any] = {"pictures": len(ids), "queries": {"text": len(texts), "image": len(images)}}
-    for name, refine in (("quantised", None), ("quantised_second_look", 3)):
+    for name, refine in (("quantised", 0), ("quantised_second_look", 3)):
         record[name] = {}
         for direction, probes in (("text", texts), ("image", images)):
             kept = []
             for probe in probes:
                 ask = {"count": 10, "where": None, "columns": ["id"]}
                 exact = {row["id"] for row in rows.nearest_each(probe[None], exact=True, **ask)[0]}
-                found = {row["id"] for row in rows.nearest_each(probe[None], exact=False, refine=refine, **ask)[0]}
+                found = {
+                    row["id"] for row in rows.nearest_each(probe[None], exact=False, look=Look(refine=refine), **ask)[0]
+                }
                 kept.append(len(exact & found) / max(1, len(exact)))
             record[name][direction] = round(float(np.mean(kept)), 4) if kept else None
     return record

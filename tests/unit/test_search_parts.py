@@ -229,7 +229,10 @@ def test_an_index_of_an_earlier_version_is_read_and_written_as_it_was(tmp_path: 
     manifest = read_manifest(tmp_path)
     assert (manifest.current.tasks[0].name, manifest.backbone.name) == ("dull", "lpi-tiny")
     manifest.write(tmp_path)
-    assert json.loads((tmp_path / "index.json").read_text()) == written
+    look = {"probes": 20, "refine": 3, "recall": None, "pictures": 0, "trained": 0}  # which it was searched with
+    now = written | {"stages": [stage | {"look": look}], "recall": 0.95}
+    assert json.loads((tmp_path / "index.json").read_text()) == now
+    assert read_manifest(tmp_path) == manifest
 
 
 # ---- the store -------------------------------------------------------------------------------------------------------

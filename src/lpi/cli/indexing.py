@@ -48,6 +48,10 @@ def index(
     processes: Annotated[
         int, typer.Option(min=1, help="Processes that embed, here or on a cluster. See docs/cluster.md.")
     ] = 1,
+    recall: Annotated[
+        float | None,
+        typer.Option(help="Of the ten best, the share that search in a large index shall find; kept with it [0.95]."),
+    ] = None,
     workers: WorkersOption = None,
     device: DeviceOption = "auto",
     method_file: MethodFileOption = None,
@@ -69,6 +73,7 @@ def index(
         exclude=exclude,
         store=store,
         processes=processes,
+        recall=recall,
         workers=workers,
         device=device,
         method_file=method_file,
@@ -96,6 +101,7 @@ def bring_up_to_date(
     exclude: list[str] | None = None,
     store: str | None = None,
     processes: int = 1,
+    recall: float | None = None,
     workers: int | None = None,
     device: str = "auto",
     method_file: Path | None = None,
@@ -116,6 +122,8 @@ def bring_up_to_date(
     with Counter() as counter, changing as writer:
         if exclude is not None:
             writer.leave_out(exclude)
+        if recall is not None:
+            writer.want(recall)
         done = writer.update(emptied=emptied, rehash=rehash, on_progress=counter.count)
         if tidy:
             writer.tidy()

@@ -18,6 +18,7 @@ from lpi.search.identity import check_same, describe, load_model
 from lpi.search.manifest import (
     BESIDE,
     FILE,
+    RECALL,
     STORE,
     Json,
     Manifest,
@@ -150,6 +151,7 @@ def create(
     batch: int | None = None,
     store: str = STORE,
     method_file: Named | None = None,
+    recall: float = RECALL,
 ) -> Json | None:
     """Begin an index, without any picture yet; returns the ``run.json`` beside the model, where there is one.
 
@@ -161,6 +163,7 @@ def create(
         batch: pictures in every forward pass; by default the most for which every place gives the same bits.
         store: where the tables shall be: a folder, seen from the index, or the address of an object store.
         method_file: the file or class of the model's method, where it is none of the library's.
+        recall: see :class:`lpi.search.manifest.Manifest`.
 
     Raises:
         OutputError: the folder holds something else, or can't be made; or the object store holds an index.
@@ -189,6 +192,7 @@ def create(
             stages=(stage,),
             training=(run or {}).get("settings", {}).get("training", {}),
             store=store,
+            recall=recall,
         ).write(folder)
     return run
 

@@ -20,6 +20,7 @@ Json = dict[str, Any]  # what another part of the package wrote and will read, c
 FORMAT = 1
 FILE = "index.json"
 STORE = "store"
+RECALL = 0.95
 BESIDE = ".lpi-index"  # where the index of a folder lies in it, if nobody said where; a scan passes it over
 NEXT = "next"  # the folder of an index with another model that shall take this one's place
 OURS = {FILE, "lock", "models", STORE, NEXT, "tests", "lessons", "skipped.json"}
@@ -59,6 +60,27 @@ class Description:
 
 
 @dataclass(frozen=True)
+class Look:
+    """How an approximate index is searched, and what that was measured to find.
+
+    Attributes:
+        probes: so many of its cells are looked through.
+        refine: so many times the wanted rows are compared once more by their whole vectors, not by the bytes that the
+            approximate index keeps of them; 0 for no second look.
+        recall: of the ten best by exact search, the share found so, in the mean over sampled queries: the smaller of
+            pictures' and words'; ``None`` where it wasn't measured.
+        pictures: how many there were then.
+        trained: how many there were when the cells were laid out.
+    """
+
+    probes: int = 20
+    refine: int = 3
+    recall: float | None = None
+    pictures: int = 0
+    trained: int = 0
+
+
+@dataclass(frozen=True)
 class Stage:
     """The index as it was between two changes of its model.
 
@@ -74,6 +96,7 @@ class Stage:
         seconds: what that took.
         when: when it began, in UTC.
         report: what was to be gained and lost, where it was measured.
+        look: how its approximate index is searched, where there is one.
     """
 
     number: int
@@ -87,6 +110,7 @@ class Stage:
     seconds: float
     when: str
     report: Report | None = None
+    look: Look = Look()
 
     @property
     def pin(self) -> str:
@@ -110,6 +134,7 @@ class Manifest:
         outdated: where an earlier model's tables are, and since when they count no more, in UTC: somebody may be
             reading them for a while.
         exclude: patterns of files and folders that are left out.
+        recall: of the ten best, the share that an approximate search shall find.
     """
 
     root: str
@@ -122,6 +147,7 @@ class Manifest:
     store: str = STORE
     outdated: tuple[tuple[str, str], ...] = ()
     exclude: tuple[str, ...] = ()
+    recall: float = RECALL
 
     def store_in(self, folder: Path) -> str:
         """Where the tables of the index in a folder are, as the store's client takes it."""
@@ -207,8 +233,8 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
 
 
-def _stage(*, tasks: list[dict[str, str]], **others: Any) -> Stage:
-    return Stage(tasks=tuple(KnownTask(**task) for task in tasks), **others)
+def _stage(*, tasks: list[dict[str, str]], look: dict[str, Any] | None = None, **others: Any) -> Stage:
+    return Stage(tasks=tuple(KnownTask(**task) for task in tasks), look=Look(**look or {}), **others)
 
 
 def is_model(name: object) -> bool:

@@ -131,7 +131,7 @@ def begin(
         store = _store_for(manifest.store, about.model)
         drop_store(folder, store)
         below = store if is_address(store) else f"../{store}"
-        create(folder / NEXT, manifest.root, method, device=device, store=below)
+        create(folder / NEXT, manifest.root, method, device=device, store=below, recall=manifest.recall)
     return run
 
 

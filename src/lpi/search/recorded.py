@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,9 +25,11 @@ from lpi.search.identity import short_hash
 from lpi.search.manifest import Json
 from lpi.search.report import Recall
 from lpi.search.scoring import Probes
-from lpi.search.writer import Writer
 from lpi.storage import read_json, write_json
 from lpi.tasks.relevance import relevance
+
+if TYPE_CHECKING:
+    from lpi.search.writer import Writer
 
 HELD_OUT = "held-out"
 AGAIN = "Take it from a backup, or put the test set on record again."

@@ -70,7 +70,7 @@ class Stages:
                     shared = next(iter(self._methods.values())).backbone if self._methods else None
                     loaded = load_stage(self.folder, self.manifest, stage, shared, method_file=self.method_file)
                     self._methods[stage.model] = loaded.to(self._device)
-                rows = self.store.rows(stage.version)
+                rows = self.store.rows(stage.version, stage.look)
                 if len(rows) < WHOLE_BELOW and (damaged := rows.damaged()):
                     raise CheckpointError(
                         f"{self.folder}: {len(damaged)} of its rows are damaged, first that of picture {damaged[0]}. "

@@ -25,12 +25,14 @@ from lpi.extras import missing_extra
 from lpi.search.encoding import Half, Single
 from lpi.search.filters import quoted
 from lpi.search.identity import FROZEN, ROUTING
+from lpi.search.manifest import Look
 from lpi.search.table import IN_FILTER, Rows, check_of, reaching, reading, writing
 
 Table = Any  # LanceDB's, which has no types
 
 PICTURES = "pictures"
 APPROXIMATE_FROM = 20_000  # rows; below, a look at every vector takes milliseconds
+GROWN = 2
 
 
 def _lance() -> tuple[Any, Any]:
@@ -233,13 +235,13 @@ class Store:
             for name in self.names():
                 self._connection.drop_table(name)
 
-    def rows(self, version: int) -> Rows:
-        """The rows as they were at a version.
+    def rows(self, version: int, look: Look = Look()) -> Rows:  # noqa: B008 - it never changes
+        """The rows as they were at a version, searched as ``look`` says.
 
         Raises:
             CheckpointError: it is not there.
         """
-        return Rows(self._at(version), self.width, self.place)
+        return Rows(self._at(version), self.width, self.place, look)
 
     def _at(self, version: int) -> Table:
         with reading(self.place):
@@ -273,8 +275,10 @@ class Store:
                 table.delete(f"id IN ({some})")
             return int(table.version)
 
-    def settle(self, *, approximate_from: int = APPROXIMATE_FROM) -> int:
+    def settle(self, *, approximate_from: int = APPROXIMATE_FROM, trained: int | None = None) -> int:
         """Join small files and bring the approximate index up to date; returns the newest version.
+
+        Its cells are laid out anew where there are :data:`GROWN` times as many rows as they were ``trained`` on.
 
         Versions from before the oldest pinned one are cleaned away, but not those of the last day: somebody may be
         reading them. (The store refuses to clean between pinned versions.)
@@ -286,7 +290,8 @@ class Store:
         pinned = {tag["version"] for tag in table.tags.list().values()}
         ages = [datetime.now() - v["timestamp"] for v in table.list_versions() if v["version"] in pinned]
         with writing(self.place):
-            if count >= approximate_from and not table.list_indices():
+            outgrown = trained is not None and count >= GROWN * trained
+            if count >= approximate_from and (outgrown or not table.list_indices()):
                 config = IvfSq(distance_type="cosine", num_partitions=max(1, round(math.sqrt(count))))
                 table.create_index("vector", config=config)
             table.optimize(cleanup_older_than=max([*ages, timedelta(0)]) + timedelta(days=1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -15,6 +16,8 @@ from lpi.errors import CheckpointError, LpiError, OutputError
 from lpi.search.encoding import Single
 from lpi.search.filters import quoted
 from lpi.search.identity import short_hash
+from lpi.search.manifest import Look
+from lpi.search.matrix import FITS, Matrix
 
 WHOLE_BELOW = 20_000
 """Rows that are looked at whole when an index is opened; of more, ``lpi index --check`` says whether they are."""
@@ -24,6 +27,8 @@ STATED = (
 )
 """The columns that a row's ``state`` stands for, in its order; its ``check`` stands for its vector."""
 IN_FILTER = 500  # more ids than these are cheaper found by reading the whole column
+LOOKED_AT = 4096  # rows a query that may be as near as the wanted ones; more are cheaper looked through on disk
+TINY = 1e-12  # a vector of no length has no direction, and scores 0
 
 
 class Row(TypedDict, total=False):
@@ -48,10 +53,15 @@ class Rows:
     Args:
         table: of the store, checked out at that version.
         width: of the vectors.
+        look: how the approximate index is searched.
     """
 
-    def __init__(self, table: Any, width: int, place: Path | str = "") -> None:
-        self._table, self._width, self._place = table, width, place
+    matrix_bytes = FITS  # more are looked through on disk
+
+    def __init__(self, table: Any, width: int, place: Path | str = "", look: Look = Look()) -> None:  # noqa: B008 - it never changes
+        self._table, self._width, self._place, self.look = table, width, place, look
+        self._read: Matrix | None = None
+        self._reading = threading.Lock()
 
     def __len__(self) -> int:
         with reading(self._place):
@@ -124,6 +134,19 @@ class Rows:
         values = found["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return np.asarray(values, dtype=np.float32).reshape(-1, self._width)[[place[own] for own in ids]]
 
+    def sample(self, count: int) -> tuple[list[str], Single]:
+        """Ids and searched vectors [pictures, features] of so many pictures, or all, spread over the rows."""
+        rows = len(self)
+        offsets = np.unique(np.linspace(0, rows - 1, min(count, rows)).astype(int)).tolist() if rows else []
+        with reading(self._place):
+            ids = self._table.take_offsets(offsets).select(["id"]).to_arrow()["id"].to_pylist()
+        return ids, self.vectors(ids)
+
+    def is_approximate(self) -> bool:
+        """Whether there is an approximate index of the rows."""
+        with reading(self._place):
+            return bool(self._table.list_indices())
+
     def nearest_each(
         self,
         vectors: Single,
@@ -132,7 +155,7 @@ class Rows:
         where: str | None,
         exact: bool,
         columns: Sequence[str],
-        refine: int | None = 3,
+        look: Look | None = None,
     ) -> list[list[Row]]:
         """The rows nearest to each vector by cosine, best first, with their ``score``; found in one look.
 
@@ -142,23 +165,62 @@ class Rows:
             where: a condition in SQL, applied before.
             exact: look at every vector, also where there is an approximate index.
             columns: which columns to give.
-            refine: so many times the wanted rows are compared once more by their whole vectors, not by the bytes that
-                the approximate index keeps of them; ``None`` for no second look.
+            look: how the approximate index is searched; by default as the rows' own stage says.
         """
+        if exact and 2 * len(self) * self._width <= self.matrix_bytes:
+            with reading(self._place):
+                found = self._exact(vectors, count, where, columns)
+            if found is not None:
+                return found
         asked = vectors[0] if len(vectors) == 1 else vectors
+        look = look or self.look
         with reading(self._place):
             query = self._table.search(asked, vector_column_name="vector").distance_type("cosine")
-            query = query.bypass_vector_index() if exact else query.nprobes(20)
-            if refine is not None and not exact:
-                query = query.refine_factor(refine)
+            query = query.bypass_vector_index() if exact else query.nprobes(look.probes)
+            if look.refine and not exact:
+                query = query.refine_factor(look.refine)
             if where is not None:
                 query = query.where(where, prefilter=True)
             rows = query.limit(count).select([*columns, "_distance"]).to_list()
-        found: list[list[Row]] = [[] for _ in vectors]
+        each: list[list[Row]] = [[] for _ in vectors]
         for row in rows:
-            own = found[row.pop("query_index", 0)]
+            own = each[row.pop("query_index", 0)]
             own.append({**row, "score": 1.0 - row.pop("_distance")})
+        return each
+
+    def _exact(self, vectors: Single, count: int, where: str | None, columns: Sequence[str]) -> list[list[Row]] | None:
+        """The nearest rows by a matrix in memory; ``None`` where too many are as near for a look at each."""
+        allowed = None
+        if where is not None:
+            query = self._table.search().where(where).select(["width"]).with_row_id(True)
+            allowed = query.to_arrow()["_rowid"].to_numpy().astype(np.int64)
+        near = self._matrix().candidates(vectors, count, allowed)
+        numbers = np.unique(np.concatenate(near))
+        if len(numbers) > LOOKED_AT * len(vectors):
+            return None
+        if not len(numbers):
+            return [[] for _ in vectors]
+        taken = self._table.take_row_ids(numbers.tolist()).select([*columns, "vector"]).with_row_id().to_arrow()
+        values = taken["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        kept = np.asarray(values, dtype=np.float32).reshape(-1, self._width)
+        place = {number: row for row, number in enumerate(taken["_rowid"].to_pylist())}
+        lengths, shown = np.linalg.norm(kept, axis=1), taken.select(list(columns)).to_pylist()
+        found: list[list[Row]] = [[] for _ in vectors]
+        for vector, own, best in zip(vectors, near, found, strict=True):
+            places = np.array([place[number] for number in own.tolist()], dtype=np.int64)
+            cosines = kept[places] @ vector / np.maximum(lengths[places] * np.linalg.norm(vector), TINY)
+            scores = 1.0 - (1.0 - cosines).astype(np.float64)  # as coarse as the store's, which keeps distances
+            for one in np.argsort(-scores, kind="stable")[:count].tolist():
+                row: Row = shown[places[one]]
+                best.append({**row, "score": float(scores[one])})
         return found
+
+    def _matrix(self) -> Matrix:
+        """All vectors in memory, read when they are first asked for."""
+        with self._reading:
+            if self._read is None:
+                self._read = Matrix.read(self._table, self._width)
+            return self._read
 
 
 def state_of(values: Sequence[object]) -> str:

@@ -19,14 +19,17 @@ from lpi.search.embedding import KEEP_SECONDS, Embedder
 from lpi.search.encoding import Encoder
 from lpi.search.files import Content, OnProgress, Scan, scan
 from lpi.search.identity import ROUTING, describe, load_stage, model_hash
-from lpi.search.manifest import Manifest, Stage, is_model, only_writer, read_manifest, successor, timestamp
+from lpi.search.looking import choose, sampled_words
+from lpi.search.manifest import Look, Manifest, Stage, is_model, only_writer, read_manifest, successor, timestamp
 from lpi.search.places import drop_store, remove_folder, remove_lessons
 from lpi.search.report import Report
 from lpi.search.routes import Routes
 from lpi.search.rows import RowMaker, refresh
-from lpi.search.store import APPROXIMATE_FROM, Store
+from lpi.search.store import APPROXIMATE_FROM, GROWN, Store
+from lpi.search.table import Rows
 from lpi.storage import read_json, write_json
 
+FURTHER = 1.25  # times as many rows as when it was measured how to search them: it is measured anew
 PUBLISH_SECONDS = 60.0  # while many pictures are embedded, what is done can be searched
 OUTDATED = timedelta(days=1)  # so long somebody may still be reading what an earlier model left
 
@@ -347,15 +350,42 @@ class Writer:
         version = refresh(self.store, self.maker(self.method), current.version, contents)
         if version == current.version and stage is None:
             return
+        look = current.look
         if version != current.version:
-            version = self.store.settle(approximate_from=self.approximate_from)
-        now = replace(stage or current, version=version, pictures=len(self.store.rows(version)))
+            version = self.store.settle(approximate_from=self.approximate_from, trained=look.trained)
+        rows = self.store.rows(version)
+        grown = len(rows) >= min(FURTHER * look.pictures, GROWN * look.trained)
+        if rows.is_approximate() and (stage is not None or grown):
+            look = self.choose_look(rows)
+        now = replace(stage or current, version=version, pictures=len(rows), look=look)
         if started is not None:
             now = replace(now, seconds=round(time.monotonic() - started, 3))
         self.store.pin(now.pin, version)
         self.manifest = self.manifest.with_stage(now)
         self.manifest.write(self.folder)
         self.store.unpin({kept.pin for kept in self.manifest.stages})
+
+    def choose_look(self, rows: Rows) -> Look:
+        """How the approximate index of some rows is to be searched."""
+        trained, pictures = self.manifest.current.look.trained, len(rows)
+        look = choose(rows, sampled_words(self.folder, self.method), self.manifest.recall)
+        return replace(look, trained=pictures if pictures >= GROWN * trained else trained)
+
+    def want(self, recall: float) -> None:
+        """Keep another wanted recall of approximate search with the index, and choose anew how it is searched.
+
+        Raises:
+            ConfigError: it isn't between 0 and 1.
+        """
+        if not 0 < recall <= 1:
+            raise ConfigError(f"recall must be above 0 and at most 1; got {recall}.")
+        if recall == self.manifest.recall:
+            return
+        self.manifest, current = replace(self.manifest, recall=recall), self.manifest.current
+        rows = self.store.rows(current.version)
+        if rows.is_approximate():
+            self.manifest = self.manifest.with_stage(replace(current, look=self.choose_look(rows)))
+        self.manifest.write(self.folder)
 
 
 @contextlib.contextmanager
