@@ -11,8 +11,8 @@ import pytest
 import lpi
 
 ROOT = Path(lpi.__file__).parent
-LEAVES = {"errors", "extras", "storage", "config"}
-LEARNING = {"trainer", "features", "devices"}
+LEAVES = {"errors", "extras", "storage", "config", "devices", "counting", "showing"}
+LEARNING = {"trainer", "features"}
 BELOW_METHODS = {"tasks", "backbones", "prompts", "losses", "data.records", *LEAVES}
 #: What two methods share has moved down, or lies in ``SHARED``.
 SHARED = {
@@ -31,9 +31,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "losses": {"errors"},
     "metrics": {"metrics", "errors"},
     "data": {"data", "errors", "extras"},
-    "backbones": {"backbones", "data.pictures", "data.records", "errors", "storage"},
+    "backbones": {"backbones", "data.pictures", "data.records", "devices", "errors", "storage"},
     "prompts": {"prompts", "errors"},
-    "tasks": {"tasks", "data", "errors"},
+    "counting": {"trainer"},  # the type of what it is told
+    "showing": set(),
+    "tasks": {"tasks", "data", "errors", "showing"},
     "options": {"errors"},
     "plugins": {"errors"},
     "routing": {"routing", "options", "plugins", "prompts", "backbones", "errors"},
@@ -53,12 +55,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods.low_rank": {"methods.adapters", "methods.experts", *METHOD_BASE},
     "methods.grounding": {"methods.grounding", "metrics", "data.expressions.record", *SHARED, *METHOD_BASE},
     "devices": {"errors"},
-    "features": {"methods.base", "methods.encoder", "devices", *BELOW_METHODS},
+    "features": {"methods.base", "methods.encoder", "data.pictures", *BELOW_METHODS},
     "expression_data": {
-        *("methods.base", "methods.encoder", "methods.grounding", "devices", "data.expressions.record"),
+        *("methods.base", "methods.encoder", "methods.grounding", "data.expressions.record"),
         *BELOW_METHODS,
     },
-    "trainer": {"methods", "features", "devices", *BELOW_METHODS},
+    "trainer": {"methods", "features", *BELOW_METHODS},
     "evaluation": {
         *("evaluation", "expression_data", "methods", "routing", "data.expressions", "metrics"),
         *LEARNING,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import resources
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from lpi.backbones.base import DualEncoder, Tower
 from lpi.backbones.inputs import Inputs, PixelRecipe
 from lpi.backbones.openai_layout import VOCABULARY, is_openai_layout, load_openai, openai_tokenizer
 from lpi.backbones.towers import Siglip2VisionTower, SiglipTextTower, text_tower, vision_tower
+from lpi.devices import pick_device
 from lpi.errors import BackboneError, ConfigError, MissingFileError, did_you_mean
 
 # Untyped in transformers.
@@ -54,6 +56,7 @@ def load_backbone(
     image_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     tokenizer: str | Path | None = None,
+    device: str = "cpu",
 ) -> DualEncoder:
     """A frozen backbone.
 
@@ -64,12 +67,16 @@ def load_backbone(
             interpolated.
         dtype: of the weights in memory.
         tokenizer: folder or name of the tokenizer, where it isn't beside the weights.
+        device: where it shall be: ``cpu``, ``cuda``, ``auto``.
 
     Raises:
         MissingFileError: there is no such folder or file.
         BackboneError: what is there can't serve as a backbone; the message says why.
-        ConfigError: ``image_size`` doesn't fit the patches.
+        ConfigError: ``image_size`` doesn't fit the patches, there is no such device, or ``source`` is no path.
     """
+    if not isinstance(source, str | PathLike):
+        raise ConfigError(f"a backbone is loaded by its folder, file or hub name; got {type(source).__name__}.")
+    place = pick_device(device)
     with quiet():
         path = locate(source)
         if path.is_file() or is_openai_layout(path):
@@ -88,7 +95,7 @@ def load_backbone(
             model, vision=vision, text=text, inputs=inputs, name=str(source), identity=identify(model, inputs)
         )
         # After the identity: the same weights in a smaller type are the same backbone.
-        return backbone if dtype == torch.float32 else backbone.to(dtype)
+        return (backbone if dtype == torch.float32 else backbone.to(dtype)).to(place)
 
 
 def locate(source: str | Path) -> Path:

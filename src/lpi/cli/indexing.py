@@ -89,7 +89,7 @@ def bring_up_to_date(
     method_file: Path | None = None,
 ) -> Update:
     """Index a folder, or follow what changed in it, and show how far it is; see :func:`index`."""
-    from lpi.cli.counting import Counter
+    from lpi.counting import Counter
     from lpi.search.building import prepare
     from lpi.search.recorded import record_run, record_source
     from lpi.search.writer import change

@@ -46,7 +46,7 @@ def teach(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Learn a domain from captioned pictures; say what is gained and lost; adopt it if you agree."""
-    from lpi.cli.counting import Counter
+    from lpi.counting import Counter
     from lpi.search.teaching import adopt, learn, read_domain, training_settings
     from lpi.search.writer import change
 
@@ -125,7 +125,7 @@ def forget(
     method_file: MethodFileOption = None,
 ) -> None:
     """Take a domain away again, exactly: searches are then as if it had never been learned."""
-    from lpi.cli.counting import Counter
+    from lpi.counting import Counter
     from lpi.search.recorded import drop_record
     from lpi.search.writer import change
 
@@ -146,7 +146,7 @@ def rollback(
     method_file: MethodFileOption = None,
 ) -> None:
     """Go back to the model of an earlier stage. The pictures stay those of today."""
-    from lpi.cli.counting import Counter
+    from lpi.counting import Counter
     from lpi.search.writer import change
 
     with Counter() as counter, change(place, workers=workers, device=device, method_file=method_file) as writer:

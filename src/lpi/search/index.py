@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from lpi.search.pair import Pair, pair_of
 from lpi.search.snapshot import Searched, Snapshot
 from lpi.search.stages import Stages
 from lpi.search.table import Rows
+from lpi.showing import counted, html_table
 
 
 class SearchIndex:
@@ -40,6 +42,8 @@ class SearchIndex:
     """
 
     def __init__(self, folder: str | Path, *, device: str = "auto", method_file: Named | None = None) -> None:
+        if not isinstance(folder, str | PathLike):
+            raise ConfigError(f"an index is opened by its folder; got {type(folder).__name__}.")
         self.folder, self.method_file = Path(folder), method_file
         self._device = pick_device(device)
         self._refreshing = threading.Lock()
@@ -121,6 +125,13 @@ class SearchIndex:
 
     def __len__(self) -> int:
         return self.manifest.current.pictures
+
+    def __repr__(self) -> str:
+        return f"SearchIndex of {self.root.name}: {len(self)} pictures, {counted(self.tasks, 'domain')}"
+
+    def _repr_html_(self) -> str:
+        rows = [(one.number, f"{one.kind} {one.task}".strip(), one.pictures, one.when) for one in self.stages()]
+        return html_table(repr(self), ("stage", "what", "pictures", "when"), rows)
 
     @property
     def root(self) -> Path:

@@ -8,12 +8,26 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import Progress
-
-from lpi.cli.progress import LINE_SECONDS, counting_bar
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from lpi.trainer import Step
+
+
+LINE_SECONDS = 15.0
+
+
+def counting_bar(console: Console) -> Progress:
+    """One bar: what is counted, how many of how many, a note, the time left; gone when it is done."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
 
 
 class Counter:
