@@ -163,7 +163,7 @@ def test_a_stream_is_gone_through_like_a_list_and_asked_like_a_dict(stream: Task
     assert [task.name for task in stream] == ["warm", "cold", "dull"]
     assert stream["cold"] is stream[1] is stream.tasks[1]
     assert stream[-1].name == "dull"
-    with pytest.raises(UnknownNameError, match="No task is called 'old'. Did you mean 'cold'"):
+    with pytest.raises(UnknownNameError, match=r"No task is called 'old'\. Did you mean 'cold'"):
         stream["old"]
 
 

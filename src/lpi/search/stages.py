@@ -10,6 +10,7 @@ import torch
 from lpi.errors import ConfigError
 from lpi.methods import Named
 from lpi.methods.base import Method
+from lpi.search.fit import Fitting
 from lpi.search.identity import load_stage
 from lpi.search.manifest import Manifest
 from lpi.search.snapshot import Snapshot
@@ -70,5 +71,6 @@ class Stages:
                     loaded = load_stage(self.folder, self.manifest, stage, shared, method_file=self.method_file)
                     self._methods[stage.model] = loaded.to(self._device)
                 rows = self.store.rows(stage.version)
-                self._snapshots[stage.number] = Snapshot(stage, self._methods[stage.model], rows)
+                fitting = Fitting(self.folder / "models" / stage.model)
+                self._snapshots[stage.number] = Snapshot(stage, self._methods[stage.model], rows, fitting)
             return self._snapshots[stage.number]

@@ -30,6 +30,7 @@ class Row(TypedDict, total=False):
     margin: float | None
     confidence: float | None
     score: float
+    vector: list[float]
 
 
 class Rows:
