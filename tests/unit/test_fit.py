@@ -15,6 +15,7 @@ from lpi.errors import ConfigError
 from lpi.search.encoding import image_probes, text_probes
 from lpi.search.fit import FILE, QUERIES, WELL, Fit, Scale, meaningless, standing_out
 from lpi.search.index import SearchIndex
+from lpi.search.suggestions import suggestions
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,7 @@ def test_hits_say_how_well_they_fit_once_that_is_measured(world: World, measured
     fits = [hit.fit for hit in hits]
     assert all(fit is not None and 0 <= fit <= 1 for fit in fits)
     middle = sorted(fits)[12]  # type: ignore[type-var]
+    assert [hit.fit for hit in measured.search("a red dot", count=3)] == fits[:3]  # however few are asked for
     kept = measured.search("a red dot", count=24, least=middle)
     assert [hit.id for hit in kept] == [hit.id for hit in hits if hit.fit >= middle]  # type: ignore[operator]
     assert 0 < len(kept) < 24
@@ -131,3 +133,28 @@ def test_the_command_says_that_nothing_fits_and_shows_less(
     assert len(search("qwertz asdf", "--least", "0").out.splitlines()) == 10
     monkeypatch.undo()
     assert "as well as 100%" in search("a gray dot", "--least", "1").err
+
+
+def test_words_to_begin_with_fit_well_and_lead_to_different_pictures(
+    measured: SearchIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for words in suggestions(measured):
+        assert (measured.search(words, count=1)[0].fit or 0.0) >= WELL
+    monkeypatch.setattr("lpi.search.suggestions.WELL", 0.0)
+    found = suggestions(measured)
+    assert 0 < len(found) <= 6
+    best = [measured.search(words, count=1)[0] for words in found]
+    assert len({hit.id for hit in best}) == len(found)
+    assert [hit.fit for hit in best] == sorted((hit.fit for hit in best), reverse=True)  # type: ignore[type-var]
+
+
+def test_a_picture_says_when_its_camera_took_it(world: World, tmp_path: Path) -> None:
+    own = world.copy(tmp_path)
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9003] = "2019:07:14 10:30:00"
+    Image.new("RGB", (32, 32), "green").save(own.photos / "dated.jpg", exif=exif)
+    own.update()
+    index = SearchIndex.open(own.index, device="cpu")
+    taken = {hit.path: index.taken(hit.id) for hit in index.newest(30)}
+    assert taken.pop("dated.jpg") == "2019-07-14T10:30:00"
+    assert set(taken.values()) == {""}

@@ -79,9 +79,11 @@ def search(
     if nothing:
         print("nothing here fits well; --least 0 shows more of what is nearest:", file=sys.stderr)
     for hit in hits[:FEW] if nothing else hits:
-        fits = "  ?  " if hit.fit is None else f"{hit.fit:4.0%} "
-        sure = f" ({hit.task}, {hit.confidence:.0%} sure)" if hit.task and hit.confidence is not None else ""
-        print(f"{fits} {hit.score:.3f}  {hit.path}{sure}")
+        about = [] if hit.fit is None else [f"fits to {hit.fit:.0%}"]
+        if hit.task and hit.confidence is not None:
+            about.append(f"{hit.task}, {hit.confidence:.0%} sure")
+        said = f" ({'; '.join(about)})" if about else ""
+        print(f"{hit.score:.3f}  {hit.path}{said}")
     if not hits:
         print(_why_none(filters, least), file=sys.stderr)
 
@@ -89,7 +91,7 @@ def search(
 def _why_none(filters: Filters, least: float | None) -> str:
     if least:
         return f"No picture fits these words as well as {least:.0%}. A smaller --least shows more."
-    return "No picture passes these filters." if filters.sql() else "The index holds no picture yet."
+    return "No picture fits these filters." if filters.sql() else "The index holds no picture yet."
 
 
 def _show_routes(query: Query) -> None:

@@ -3,9 +3,11 @@
 A cosine alone doesn't say: the best picture for meaningless words may score as high as one for words that fit. So each
 stage of an index is asked some hundred queries without meaning, words drawn at random from the vocabulary of its model.
 A picture's cosine with given words is measured against those with the words without meaning, in their standard
-deviations, which follow from mean and covariance of their vectors. What is a half is then the best picture for all but
-:data:`NONSENSE` of the queries without meaning. Pictures are queried with differently: there, a half is how alike a
-picture of the index and its nearest are, in all but :data:`LONERS` of them.
+deviations, which follow from mean and covariance of their vectors. The mean over a query's :data:`FIRST` best is how
+well its best picture fits, and a half is what all but :data:`NONSENSE` of the queries without meaning stay below: what
+chance finds stands alone more often than what is meant. The other pictures fit less, by how much less they stand out.
+Pictures are queried with differently: there, a half is how alike a picture of the index and its nearest are, in all but
+:data:`LONERS` of them.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from lpi.storage import read_tensors, write_tensors
 QUERIES = 384  # without meaning, and as many pictures that are looked at
 LEAST_PICTURES = 20  # below which nothing can be said
 FEW_WORDS = 40
-NEAR = 32  # pictures by cosine, among which the best is looked for
+NEAR = 32  # pictures by cosine, among which the best are looked for
+FIRST = 5
 NONSENSE, LONERS = 0.03, 0.05
 WELL = 0.5
 FILE = "fit.safetensors"
@@ -70,11 +73,17 @@ class Fit:
     pictures: Scale
 
     def __call__(self, probe: Probe, vectors: Single) -> list[float]:
-        """How well pictures [pictures, features] fit a query."""
+        """How well pictures fit a query.
+
+        Args:
+            probe: the query.
+            vectors: the nearest pictures' [pictures, features], at least :data:`NEAR` where there are so many.
+        """
         cosines = vectors @ probe.vector.numpy()
         if probe.kind == "image":
             return [float(one) for one in self.pictures(cosines)]
-        return [float(one) for one in self.words(standing_out(cosines, vectors, self.mean, self.covariance))]
+        found = standing_out(cosines, vectors, self.mean, self.covariance)
+        return [float(one) for one in self.words(found - found[:NEAR].max() + first(found[:NEAR]))]
 
 
 def standing_out(cosines: Single, vectors: Single, mean: Single, covariance: Single) -> Single:
@@ -85,6 +94,11 @@ def standing_out(cosines: Single, vectors: Single, mean: Single, covariance: Sin
     spread = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", vectors, covariance, vectors), 1e-12))
     found: Single = ((cosines - vectors @ mean) / spread).astype(np.float32)
     return found
+
+
+def first(found: Single) -> float:
+    """The mean of the best few, or of all where there are fewer."""
+    return float(np.sort(found)[-FIRST:].mean())
 
 
 def meaningless(words: Sequence[str]) -> list[str]:
@@ -133,7 +147,7 @@ class Fitting:
             return Fit(mean, covariance, Scale(*scales[:2]), Scale(*scales[2:]))
         best = []
         for query, near in zip(vectors, _near(rows, vectors, NEAR), strict=True):
-            best.append(standing_out(near @ query, near, mean, covariance).max())
+            best.append(first(standing_out(near @ query, near, mean, covariance)))
         ids = sorted(rows.columns("id")["id"])[:QUERIES]  # hashes: the first ones are as good as drawn
         own = rows.vectors(ids)
         alike = [np.sort(near @ one)[-2:].min() for one, near in zip(own, _near(rows, own, 2), strict=True)]

@@ -329,6 +329,21 @@ class SearchIndex:
         """
         return self._searched(None).rank_captions(image, captions, scoring)
 
+    def newest(
+        self, k: int = 10, filters: Filters | None = None, *, skip: int = 0, stage: int | None = None
+    ) -> list[Hit]:
+        """The pictures with the latest dates, after ``skip`` others; their score is 1.
+
+        Raises:
+            ConfigError: ``k`` is less than 1, or there is no such stage.
+            UnknownNameError: the filter names a task that isn't there.
+        """
+        return self.at(stage).newest(k, filters or Filters(), skip=skip)
+
+    def count(self, filters: Filters | None = None, *, stage: int | None = None) -> int:
+        """How many pictures pass the filters."""
+        return self.at(stage).rows.count((filters or Filters()).sql())
+
     # ---- pictures, by id only ----------------------------------------------------------------------------------------
 
     def picture(self, key: str) -> Hit:
@@ -338,6 +353,11 @@ class SearchIndex:
             UnknownNameError: there is no such picture.
         """
         return self._searched(None).picture(key)
+
+    def taken(self, key: str) -> str:
+        """When a picture was taken, ``YYYY-MM-DDTHH:MM:SS`` by its camera's own note; empty where there is none."""
+        known = self._stages.store.abouts([key])
+        return known[key][2] if key in known else ""
 
     def path(self, key: str) -> Path:
         """The file of a picture, which is still the very one that was indexed.

@@ -15,7 +15,7 @@ from lpi.prompts.task_keys import FALLBACK
 from lpi.search.best import SHOWN, TIES, best_rows_each, check_count
 from lpi.search.encoding import caption_scores, image_probes, task_membership, text_probes
 from lpi.search.filters import Filters
-from lpi.search.fit import LEAST_PICTURES, Fitting
+from lpi.search.fit import LEAST_PICTURES, NEAR, Fitting
 from lpi.search.hits import Hit, Query, hit_of
 from lpi.search.manifest import Stage
 from lpi.search.scoring import Probe, Probes, check_scoring
@@ -145,11 +145,12 @@ class Snapshot:
         check_count(k)
         filters = filters or Filters()
         filters.check(self.tasks)
-        each = best_rows_each(self.rows, probes, k + TIES, filters, exact, without, self.membership)
-        found = [[hit_of(row) for row in rows[:k]] for rows in each]
         if least is not None:
             check_least(least, self.measure())
-        return [self._fitted(probe, hits, least) for probe, hits in zip(probes, found, strict=True)]
+        looked = k if self.fitting.known is None else max(k, NEAR)  # how well they fit is told from so many
+        each = best_rows_each(self.rows, probes, looked + TIES, filters, exact, without, self.membership)
+        found = [[hit_of(row) for row in rows[:looked]] for rows in each]
+        return [self._fitted(probe, hits, least)[:k] for probe, hits in zip(probes, found, strict=True)]
 
     def measure(self) -> bool:
         """See :class:`Searched`."""
@@ -167,6 +168,15 @@ class Snapshot:
         self.picture(key)
         probe = Probe(torch.from_numpy(self.rows.vectors([key])[0]), kind="image")
         return self.find([probe], k, filters, exact=exact, without=key)[0]
+
+    def newest(self, k: int, filters: Filters, *, skip: int = 0) -> list[Hit]:
+        """The pictures with the latest dates, after ``skip`` others; equal ones in the order of ids."""
+        check_count(k)
+        filters.check(self.tasks)
+        dates = self.rows.columns("id", "date", where=filters.sql())
+        order = sorted(zip(dates["date"], dates["id"], strict=True), key=lambda own: own[1])
+        order.sort(key=lambda own: own[0], reverse=True)
+        return [self.picture(key) for _, key in order[skip : skip + k]]
 
     def picture(self, key: str) -> Hit:
         """What is known of a picture; its score is 1.

@@ -47,6 +47,10 @@ class Rows:
     def __len__(self) -> int:
         return int(self._table.count_rows())
 
+    def count(self, where: str | None) -> int:
+        """How many rows meet a condition in SQL."""
+        return len(self) if where is None else int(self._table.count_rows(where))
+
     def columns(self, *names: str, where: str | None = None) -> dict[str, list[Any]]:
         """Values of all rows by the name of their column, in one order of rows."""
         query = self._table.search().select(list(names))
