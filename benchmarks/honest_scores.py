@@ -6,8 +6,8 @@ FOLDER holds flickr8k, coco_mini, stamps, clipart, archives and backbones/dino-m
 validation pictures and coco_mini) are indexed, then the same with stamps and clip art among them. Asked are 200
 captions of indexed pictures, and 200 texts that fit none: half of them salads of words from the very same captions,
 half captions of X-ray pictures, exercises, furniture, aerial views and shop articles. Photographs that aren't indexed,
-and pictures of those other archives, are asked too. An index uses no caption to find out where a half lies; the three numbers of
-``lpi.search.fit`` were chosen on flickr8k's test pictures, with other captions.
+and pictures of those other archives, are asked too. An index uses no caption to find out where a half lies; the
+three numbers of ``lpi.search.fit`` were chosen on flickr8k's test pictures, with other captions.
 """
 
 from __future__ import annotations

@@ -11,6 +11,10 @@ from lpi.search.writer import change
 
 Visit = Callable[..., Any]
 HITS = "main .found .hit"
+COPYING = """() => {
+    window.copied = [];
+    navigator.clipboard.writeText = async text => void window.copied.push(text);
+}"""  # keeps what is copied where a test sees it
 FOLLOWED = """async stage => {
     for (let left = 400; left; left -= 1) {
         const health = await (await fetch("/api/health")).json();
@@ -129,7 +133,7 @@ def test_several_can_be_selected_and_their_paths_copied(visit: Visit) -> None:
     first.click()
     page.wait_for_selector("#chosen :text('1 picture selected')")
     assert [one.get_attribute("aria-pressed") for one in (first, third)] == ["false", "true"]
-    page.evaluate("window.copied = []; navigator.clipboard.writeText = async text => void window.copied.push(text)")
+    page.evaluate(COPYING)
     page.click("text=Copy paths")
     page.wait_for_selector("#chosen :text('Copied')")
     assert page.evaluate("window.copied") == [third.get_attribute("title").split("\n")[0]]
@@ -146,7 +150,7 @@ def test_several_can_be_selected_and_their_paths_copied(visit: Visit) -> None:
 def test_the_link_is_that_of_what_is_shown(visit: Visit) -> None:
     page = visit("/?q=a+red+dot&folder=cold")
     page.wait_for_selector(HITS)
-    page.evaluate("window.copied = []; navigator.clipboard.writeText = async text => void window.copied.push(text)")
+    page.evaluate(COPYING)
     page.click("#share")
     page.wait_for_selector("#share:text('Copied')")
     assert page.evaluate("window.copied") == [page.url]

@@ -55,9 +55,13 @@ def test_queries_without_meaning_are_of_the_models_own_words(clip: DualEncoder, 
     assert all(query.replace(" ", "").isalpha() for query in meaningless(["few"]))
 
 
-def test_hits_say_how_well_they_fit_once_that_is_measured(world: World, measured: SearchIndex) -> None:
-    fresh = SearchIndex.open(world.index, device="cpu")
+def test_hits_say_how_well_they_fit_once_that_is_measured(world: World, measured: SearchIndex, tmp_path: Path) -> None:
+    fresh = SearchIndex.open(world.copy(tmp_path).index, device="cpu")
+    (fresh.folder / "models" / fresh.at().stage.model / FILE).unlink()
+    fresh = SearchIndex.open(fresh.folder, device="cpu")
     assert all(hit.fit is None for hit in fresh.search("a red dot"))
+    again = SearchIndex.open(world.index, device="cpu")
+    assert again.search("a red dot") == measured.search("a red dot")
     hits = measured.search("a red dot", count=24)
     fits = [hit.fit for hit in hits]
     assert all(fit is not None and 0 <= fit <= 1 for fit in fits)

@@ -120,6 +120,16 @@ class Fitting:
         self.place, self._lock = place, threading.Lock()
         self.known: Fit | None = None
 
+    def recall(self, version: int) -> dict[str, Tensor]:
+        """Take up what is kept, if it is of this version of the rows; returns all that is kept."""
+        try:
+            kept = {} if self.place is None else read_tensors(self.place / FILE)
+            if int(kept["version"]) == version:
+                self.known = _fit(kept["nonsense"], kept["scales"].tolist())
+        except (MissingFileError, CheckpointError, KeyError):  # it is measured anew
+            return {}
+        return kept
+
     def measure(self, method: Method, rows: Rows, version: int) -> Fit | None:
         """What is known of a stage, measured if nobody did; ``None`` where too little is there to say.
 
@@ -130,45 +140,47 @@ class Fitting:
         """
         with self._lock:
             if self.known is None and len(rows) >= LEAST_PICTURES:
-                kept = self._kept()
-                nonsense = kept.get("nonsense")
+                nonsense = self.recall(version).get("nonsense")
                 if nonsense is None:
                     nonsense = text_probes(method, meaningless(method.backbone.inputs.words()), "plain").vectors
-                own = "version" in kept and int(kept["version"]) == version
-                self.known = self._fit(nonsense, rows, kept["scales"].tolist() if own else None)
-                if not own:
-                    self._keep(nonsense, self.known, version)
+                if self.known is None:
+                    scales = measured(nonsense, rows)
+                    self.known = _fit(nonsense, scales)
+                    self._keep(nonsense, scales, version)
             return self.known
 
-    def _fit(self, nonsense: Tensor, rows: Rows, scales: list[float] | None) -> Fit:
-        vectors = nonsense.numpy().astype(np.float32)
-        mean, covariance = vectors.mean(axis=0), np.cov(vectors.T).astype(np.float32)
-        if scales is not None:
-            return Fit(mean, covariance, Scale(*scales[:2]), Scale(*scales[2:]))
-        best = []
-        for query, near in zip(vectors, _near(rows, vectors, NEAR), strict=True):
-            best.append(first(standing_out(near @ query, near, mean, covariance)))
-        ids = sorted(rows.columns("id")["id"])[:QUERIES]  # hashes: the first ones are as good as drawn
-        own = rows.vectors(ids)
-        alike = [np.sort(near @ one)[-2:].min() for one, near in zip(own, _near(rows, own, 2), strict=True)]
-        words = Scale.of(np.asarray(best, dtype=np.float32), NONSENSE)
-        return Fit(mean, covariance, words, Scale.of(np.asarray(alike, dtype=np.float32), 1 - LONERS))
-
-    def _kept(self) -> dict[str, Tensor]:
-        try:
-            return {} if self.place is None else read_tensors(self.place / FILE)
-        except (MissingFileError, CheckpointError):  # it is measured anew
-            return {}
-
-    def _keep(self, nonsense: Tensor, fit: Fit, version: int) -> None:
+    def _keep(self, nonsense: Tensor, scales: list[float], version: int) -> None:
         if self.place is None:
             return
-        scales = [fit.words.half, fit.words.spread, fit.pictures.half, fit.pictures.spread]
         kept = {"nonsense": nonsense, "scales": torch.tensor(scales), "version": torch.tensor(version)}
         try:
             write_tensors(self.place / FILE, kept)
         except OutputError:  # somebody else's index: the next one measures again
             return
+
+
+def _fit(nonsense: Tensor, scales: Sequence[float]) -> Fit:
+    vectors = nonsense.numpy().astype(np.float32)
+    mean, covariance = vectors.mean(axis=0), np.cov(vectors.T).astype(np.float32)
+    return Fit(mean, covariance, Scale(*scales[:2]), Scale(*scales[2:]))
+
+
+def measured(nonsense: Tensor, rows: Rows) -> list[float]:
+    """Half and spread for words, then for pictures.
+
+    Args:
+        nonsense: vectors of words without meaning, [queries, features].
+        rows: the pictures.
+    """
+    vectors = nonsense.numpy().astype(np.float32)
+    fit, best = _fit(nonsense, (0.0, 1.0, 0.0, 1.0)), []
+    for query, near in zip(vectors, _near(rows, vectors, NEAR), strict=True):
+        best.append(first(standing_out(near @ query, near, fit.mean, fit.covariance)))
+    own = rows.vectors(sorted(rows.columns("id")["id"])[:QUERIES])  # hashes: the first ones are as good as drawn
+    alike = [np.sort(near @ one)[-2:].min() for one, near in zip(own, _near(rows, own, 2), strict=True)]
+    words = Scale.of(np.asarray(best, dtype=np.float32), NONSENSE)
+    pictures = Scale.of(np.asarray(alike, dtype=np.float32), 1 - LONERS)
+    return [words.half, words.spread, pictures.half, pictures.spread]
 
 
 def _near(rows: Rows, vectors: Single, count: int) -> list[Single]:

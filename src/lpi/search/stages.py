@@ -72,5 +72,6 @@ class Stages:
                     self._methods[stage.model] = loaded.to(self._device)
                 rows = self.store.rows(stage.version)
                 fitting = Fitting(self.folder / "models" / stage.model)
+                fitting.recall(stage.version)
                 self._snapshots[stage.number] = Snapshot(stage, self._methods[stage.model], rows, fitting)
             return self._snapshots[stage.number]

@@ -139,7 +139,7 @@ function giveUp() {
 function busy(yes) {
   document.body.classList.toggle("busy", yes);
   results.setAttribute("aria-busy", String(yes));
-  if (yes && !results.querySelector(".grid")) results.replaceChildren(skeleton());
+  if (yes && !results.querySelector(".found")) results.replaceChildren(skeleton());
 }
 
 function one(found) {
@@ -162,13 +162,15 @@ function showAll() {
 // ---- more by scrolling -----------------------------------------------------------------------------------------------
 
 const end = el("p", { className: "quiet", id: "end" });
-new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && more(), { rootMargin: "600px" }).observe(end);
+const watching = new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && more(), { rootMargin: "600px" });
 
 /** Pictures came: selected ones are marked, and the end of the page asks for more. */
 function arrived() {
   selection.show();
   end.textContent = shown.length < total ? "…" : "";
   results.append(end);
+  watching.unobserve(end); // watched anew, it tells again: it may be in sight still
+  watching.observe(end);
 }
 
 async function more() {
@@ -186,8 +188,6 @@ async function more() {
     list.append(...items);
     if (!opening) count();
     arrived();
-    end.remove(); // observed anew: it may be in sight still
-    results.append(end);
   } catch (error) {
     if (error.name !== "AbortError") end.textContent = error.message;
     total = shown.length;
