@@ -10,21 +10,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lpi.cli.index_options import DeviceOption, IndexOption, WorkersOption
+from lpi.cli.index_options import DeviceOption, WorkersOption
 from lpi.cli.options import MethodFileOption
 
 if TYPE_CHECKING:
     from lpi.search.writer import Update
 
 SKIPPED_SHOWN = 5
+STARTING_MODEL = "lpi-tiny"
 
 
 def index(
     folder: Annotated[Path, typer.Argument(help="A folder of pictures, with folders inside.")],
-    place: IndexOption,
+    place: Annotated[
+        Path | None,
+        typer.Option(
+            "--index",
+            envvar="LPI_INDEX",
+            help="Folder of the index; or set LPI_INDEX. Default: .lpi-index in FOLDER.",
+            metavar="DIR",
+            show_default=False,
+        ),
+    ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="A run, a saved model, or a backbone such as lpi-tiny. Needed the first time."),
+        typer.Option(
+            help="What a new index is made with: a run, a saved model, or a backbone.", show_default=STARTING_MODEL
+        ),
     ] = None,
     tests: Annotated[
         Path | None,
@@ -47,12 +59,16 @@ def index(
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
     """Make all pictures of a folder searchable, or bring an index up to date. Stopped, it goes on where it was."""
+    from lpi.search.manifest import BESIDE, FILE
+
+    inside = place is None
+    place = folder / BESIDE if place is None else place
     done = bring_up_to_date(
         folder,
         place,
-        model,
+        model or (None if (place / FILE).is_file() else STARTING_MODEL),
         tests=tests,
-        moved=moved,
+        moved=moved or inside,  # it lies in the folder, wherever that is now
         emptied=emptied,
         rehash=rehash,
         tidy=tidy,
