@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from lpi.methods import method
     from lpi.methods.base import Method
     from lpi.methods.checkpoint import load_method
+    from lpi.methods.checkpoint import load_method as load
     from lpi.search.index import SearchIndex
     from lpi.tasks.stream import Task, TaskStream
 
@@ -19,13 +20,18 @@ _WHERE = {
     "backbone": ("lpi.backbones.loading", "load_backbone"),
     "method": ("lpi.methods", "method"),
     "Method": ("lpi.methods.base", "Method"),
+    "load": ("lpi.methods.checkpoint", "load_method"),
     "load_method": ("lpi.methods.checkpoint", "load_method"),
     "SearchIndex": ("lpi.search.index", "SearchIndex"),
     "Task": ("lpi.tasks.stream", "Task"),
     "TaskStream": ("lpi.tasks.stream", "TaskStream"),
 }
 
-__all__ = ["Method", "SearchIndex", "Task", "TaskStream", "backbone", "load_method", "method"]
+__all__ = ["Method", "SearchIndex", "Task", "TaskStream", "backbone", "load", "load_method", "method"]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,18 +6,23 @@ import math
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from os import PathLike
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lpi.backbones.base import DualEncoder, Images, Texts, TowerState, View
+from lpi.backbones.given import PictureLike, given_picture, given_texts
 from lpi.config import TrainingSettings
-from lpi.data.records import CaptionedImage
+from lpi.data.records import CaptionedImage, FilePicture, Picture, require_readable
 from lpi.devices import in_full
+from lpi.errors import ConfigError
 from lpi.methods.base import Batches, Method, TaskData, TrainingBatch, chunks, no_batches
 from lpi.methods.encoder import tokens
 from lpi.tasks.batches import Augment, Batch, PictureStore, batches
@@ -54,6 +59,46 @@ class TrainingData(Protocol):
 
     def epochs(self, method: Any, settings: TrainingSettings) -> Epochs:
         """Gives the epochs of the training."""
+
+
+@dataclass(frozen=True)
+class GivenPicture:
+    """A picture that a person gave with its caption."""
+
+    name: str
+    given: PictureLike
+
+    def open(self, side: int | None = None) -> Image.Image:
+        """See :class:`lpi.data.records.Picture`."""
+        return given_picture(self.given, side)
+
+
+def task_of_pairs(pairs: object, name: str) -> Task:
+    """A task to learn from pairs of a picture and its caption, or list of captions.
+
+    Raises:
+        ConfigError: these are no pairs.
+        DataError, MissingFileError: a file can't be read as a picture.
+    """
+    wanted = "what is learned is a task of a stream, or a list of (picture, caption) pairs"
+    if not isinstance(pairs, Iterable) or isinstance(pairs, str | bytes | Mapping):
+        raise ConfigError(f"{wanted}; got {type(pairs).__name__}. Take one: stream.tasks[0].")
+    records = []
+    for place, pair in enumerate(pairs):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ConfigError(f"{wanted}; got {type(pair).__name__} at place {place}.")
+        picture, captions = pair
+        if isinstance(picture, str | PathLike):
+            seen: Picture = FilePicture(Path(picture), str(picture))
+        else:
+            given_picture(picture)  # what is no picture is said now
+            seen = GivenPicture(f"picture {place}", picture)
+        texts, _ = given_texts(captions)
+        if not texts or not all(text.strip() for text in texts):
+            raise ConfigError(f"every picture needs a caption; the one at place {place} has an empty one, or none.")
+        records.append(CaptionedImage(seen, tuple(texts), name, "train"))
+    require_readable(record.picture for record in records)  # now, not when half of it is learned
+    return Task(name, tuple(records), (), ())
 
 
 class TrainingSet:

@@ -11,7 +11,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from lpi.backbones.kernels import WIDE
 from lpi.config import TrainingSettings
 from lpi.devices import autocast, pick_device, settled_precision
 from lpi.errors import CheckpointError, ConfigError, DataError, LpiError, did_you_mean
-from lpi.features import TrainingData, TrainingSet
+from lpi.features import TrainingData, TrainingSet, task_of_pairs
 from lpi.methods import training_of
 from lpi.methods.base import Learner, begin, end
 from lpi.storage import read_checked, write_checked
@@ -75,6 +75,23 @@ def training_for(method: type[Learner], given: Mapping[str, Any], *, preset: str
         raise ConfigError(f"training: {first['loc'][0]}: {first['msg']}; got {first['input']!r}.") from error
 
 
+def named_task(method: Learner, task: Any, name: str | None = None) -> Task | TrainingData:
+    """What a person gave to be learned, as a task of a name.
+
+    Raises:
+        ConfigError: it can't be learned, or not by this method.
+    """
+    if name is not None and (not isinstance(name, str) or not name.strip()):
+        raise ConfigError(f"a task's name must be a text; got {name!r}.")
+    if hasattr(task, "epochs"):
+        return task  # type: ignore[no-any-return]
+    if method.problem != "retrieval":
+        raise ConfigError(f"{type(method).__name__} learns expressions with boxes. Teach it with: lpi run")
+    if isinstance(task, Task):
+        return task if name is None else replace(task, name=name)
+    return task_of_pairs(task, name or f"task-{len(method.tasks) + 1}")
+
+
 def learn_task(
     method: Learner,
     task: Task | TrainingData,
@@ -104,8 +121,7 @@ def learn_task(
     settings = settings or training_for(type(method), {}, preset=method.options.preset)
     method.to(pick_device(settings.device))
     method.precision = settled_precision(settings.precision, method.backbone.device, wide=is_wide(method))
-    if not hasattr(task, "name"):
-        raise ConfigError(f"a task of a stream is learned; got {type(task).__name__}. Take one: stream.tasks[0].")
+    task = named_task(method, task)
     training: TrainingData = TrainingSet(task, method.backbone) if isinstance(task, Task) else task
     if not len(training):
         raise DataError(f"task {training.name!r} has no training pictures. Give it some.")

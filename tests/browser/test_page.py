@@ -10,7 +10,11 @@ from search_world import World
 from lpi.search.writer import change
 
 Visit = Callable[..., Any]
-HITS = "main .hit"
+HITS = "main .found .hit"
+COPYING = """() => {
+    window.copied = [];
+    navigator.clipboard.writeText = async text => void window.copied.push(text);
+}"""  # keeps what is copied where a test sees it
 FOLLOWED = """async stage => {
     for (let left = 400; left; left -= 1) {
         const health = await (await fetch("/api/health")).json();
@@ -21,7 +25,7 @@ FOLLOWED = """async stage => {
 }"""  # whether the server takes over a stage within ten seconds
 
 
-def names(page: Any, within: str = "main") -> list[str]:
+def names(page: Any, within: str = "main .found") -> list[str]:
     """The file names of the hits, best first."""
     found: list[str] = page.locator(f"{within} .hit img").evaluate_all("all => all.map(image => image.alt)")
     return found
@@ -29,7 +33,7 @@ def names(page: Any, within: str = "main") -> list[str]:
 
 def found(page: Any, count: int) -> None:
     """Wait for so many hits; the page's policy forbids waiting by a script."""
-    page.wait_for_selector(f"main .grid li:nth-child({count}):last-child", state="attached")
+    page.wait_for_selector(f"main .found li:nth-child({count}):last-child", state="attached")
 
 
 def test_a_new_user_types_and_finds_a_picture(visit: Visit) -> None:
@@ -40,7 +44,7 @@ def test_a_new_user_types_and_finds_a_picture(visit: Visit) -> None:
     page.wait_for_selector(HITS)
     assert page.locator(HITS).count() == 24
     assert re.match(r"24 pictures in \d+ ms · answered by ", page.inner_text("#said"))
-    assert page.locator("main .hit img").first.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    assert page.locator(f"{HITS} img").first.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
     assert "q=a+red+dot" in page.url
     page.locator(HITS).first.click()
     page.wait_for_selector("#detail[open] .like img")
@@ -48,6 +52,108 @@ def test_a_new_user_types_and_finds_a_picture(visit: Visit) -> None:
     assert page.locator("#detail .like button").count() == 12
     page.click("#detail .close")
     assert not page.locator("#detail[open]").count()
+
+
+def test_the_page_opens_with_the_newest_pictures_and_they_can_be_looked_at(visit: Visit) -> None:
+    page = visit()
+    page.wait_for_selector("main ul.opening li:nth-child(24)")
+    assert not page.locator("main .score").count()  # nothing was asked for, so nothing fits better or worse
+    page.locator("main .opening .hit").first.click()
+    page.wait_for_selector("#detail[open] .like img")
+    page.wait_for_selector("#detail dt:text('File from')")  # no camera took them
+    assert not page.locator("#detail dt:text('Score')").count()
+    page.keyboard.press("Escape")
+
+
+def test_more_come_by_scrolling_in_their_order(visit: Visit) -> None:
+    page = visit()
+    page.wait_for_selector("main ul.opening")
+    page.route("**/api/search**", lambda route: route.continue_(url=route.request.url.replace("k=48", "k=9")))
+    page.fill("#words", "a red dot")
+    found(page, 24)
+    whole = page.evaluate("fetch('/api/search?q=a+red+dot&k=24').then(answer => answer.json())")["hits"]
+    shown = page.locator(HITS).evaluate_all("all => all.map(hit => hit.dataset.id)")
+    assert shown == [hit["id"] for hit in whole]
+    assert page.inner_text("#count").startswith("24 ")
+    assert page.locator(HITS).nth(12).get_attribute("aria-label").startswith("13: ")
+
+
+def answered(page: Any, change: Callable[[Any], None]) -> None:
+    """Let the page see another answer to its next searches."""
+
+    def answer(route: Any) -> None:
+        response = route.fetch()
+        content = response.json()
+        change(content)
+        route.fulfill(response=response, json=content)
+
+    page.route("**/api/search**", answer)
+
+
+def test_words_that_nothing_fits_are_told_so_and_less_is_shown(visit: Visit) -> None:
+    page = visit()
+    page.wait_for_selector("main ul.opening")
+    answered(page, lambda said: said.update(fits_well=False))
+    page.fill("#words", "qwertz asdf")
+    page.wait_for_selector("text=Nothing here fits well.")
+    found(page, 8)
+    page.click("text=Show more all the same")
+    found(page, 24)
+    page.wait_for_url("**all=1*")
+    assert page.is_visible("text=Nothing here fits well.")
+    page.unroute("**/api/search**")
+    answered(page, lambda said: said.update(fits_well=True))
+    page.fill("#words", "a red dot")
+    page.wait_for_selector(".poor", state="detached")
+    found(page, 24)
+    assert "all=1" not in page.url
+
+
+def test_how_well_each_fits_is_the_length_of_its_bar(visit: Visit) -> None:
+    page = visit()
+    page.wait_for_selector("main ul.opening")
+    answered(page, lambda said: [hit.update(fit=0.5) for hit in said["hits"]])
+    page.fill("#words", "a red dot")
+    found(page, 24)
+    shares = page.locator("main .found .score").evaluate_all(
+        "all => all.map(bar => +bar.style.getPropertyValue('--share'))"
+    )
+    assert set(shares) == {0.52}
+    assert "how well it fits" in page.inner_text("#said")
+
+
+def test_several_can_be_selected_and_their_paths_copied(visit: Visit) -> None:
+    page = visit("/?q=a+red+dot")
+    page.wait_for_selector(HITS)
+    page.click("#select")
+    first, third = (page.locator(HITS).nth(place) for place in (0, 2))
+    first.click()
+    third.click()
+    page.wait_for_selector("#chosen :text('2 pictures selected')")
+    first.click()
+    page.wait_for_selector("#chosen :text('1 picture selected')")
+    assert [one.get_attribute("aria-pressed") for one in (first, third)] == ["false", "true"]
+    page.evaluate(COPYING)
+    page.click("text=Copy paths")
+    page.wait_for_selector("#chosen :text('Copied')")
+    assert page.evaluate("window.copied") == [third.get_attribute("title").split("\n")[0]]
+    with page.expect_download() as download:
+        page.click("#chosen :text('Download')")
+    assert download.value.suggested_filename == names(page)[2]
+    page.click("text=Done")
+    page.wait_for_selector("#chosen", state="hidden")
+    first.click()
+    page.wait_for_selector("#detail[open]")
+    page.keyboard.press("Escape")
+
+
+def test_the_link_is_that_of_what_is_shown(visit: Visit) -> None:
+    page = visit("/?q=a+red+dot&folder=cold")
+    page.wait_for_selector(HITS)
+    page.evaluate(COPYING)
+    page.click("#share")
+    page.wait_for_selector("#share:text('Copied')")
+    assert page.evaluate("window.copied") == [page.url]
 
 
 def test_an_example_can_be_clicked(visit: Visit) -> None:
@@ -286,6 +392,7 @@ def test_a_phone_needs_no_sideways_scrolling(visit: Visit) -> None:
     page = visit("/?q=a+red+dot", narrow=True)
     page.wait_for_selector(HITS)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.is_visible("#compare")  # then and now, at once
     page.click("text=Filters")
     page.select_option("#folder", "cold")
     found(page, 8)
@@ -300,7 +407,7 @@ def test_the_page_is_dark_and_still_for_who_wants_that(visit: Visit) -> None:
     page = visit("/?q=a+red+dot")
     page.wait_for_selector(HITS)
     colours = "(s => [s.backgroundColor, s.color])(getComputedStyle(document.documentElement))"
-    moving = "getComputedStyle(document.querySelector('main .hit img')).transitionDuration"
+    moving = "getComputedStyle(document.querySelector('main .found .hit img')).transitionDuration"
     for scheme, motion, duration in (("light", "no-preference", "0.25s"), ("dark", "reduce", "0s")):
         page.emulate_media(color_scheme=scheme, reduced_motion=motion)
         paper, ink = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in page.evaluate(colours))

@@ -47,7 +47,8 @@ def test_the_whole_way(world: World, tmp_path: Path, type_command: Type, monkeyp
     hits = found["hits"]
     assert len(hits) == 8
     assert set(hits[0]) == {
-        *("id", "path", "copies", "score", "task", "confidence", "margin", "date", "width", "height")
+        *("id", "path", "copies", "score", "task", "confidence", "margin", "date", "width", "height"),
+        "fit",
     }
     picture = mine.photos / "dull" / "gray" / "dot.png"
     assert type_command("search", "--image", picture, "-k", 1).out.startswith("1.000  dull/gray/dot.png")

@@ -11,8 +11,8 @@ import pytest
 import lpi
 
 ROOT = Path(lpi.__file__).parent
-LEAVES = {"errors", "extras", "reading", "storage", "config"}
-LEARNING = {"trainer", "features", "devices"}
+LEAVES = {"errors", "extras", "reading", "storage", "config", "devices", "counting", "showing", "terminal"}
+LEARNING = {"trainer", "features"}
 BELOW_METHODS = {"tasks", "backbones", "prompts", "losses", "closed_form", "data.records", *LEAVES}
 #: What two methods share has moved down, or lies in ``SHARED``.
 SHARED = {
@@ -40,9 +40,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "closed_form": {"errors"},
     "metrics": {"metrics", "errors"},
     "data": {"data", "reading", "errors", "extras"},
-    "backbones": {"backbones", "data.pictures", "data.records", "reading", "errors", "storage"},
+    "backbones": {"backbones", "data.pictures", "data.records", "devices", "reading", "errors", "storage"},
     "prompts": {"prompts", "errors"},
-    "tasks": {"tasks", "data", "errors"},
+    "counting": {"trainer", "terminal"},  # the type of what it is told
+    "terminal": set(),
+    "showing": set(),
+    "tasks": {"tasks", "data", "errors", "showing"},
     "options": {"errors"},
     "plugins": {"errors"},
     "routing": {"routing", "options", "plugins", "prompts", "backbones", "errors"},
@@ -63,12 +66,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods.low_rank": {"methods.adapters", "methods.closing", "methods.experts", *METHOD_BASE},
     "methods.grounding": {"methods.grounding", "metrics", "data.expressions.record", *SHARED, *METHOD_BASE},
     "devices": {"errors"},
-    "features": {"methods.base", "methods.encoder", "devices", *BELOW_METHODS},
+    "features": {"methods.base", "methods.encoder", "data.pictures", *BELOW_METHODS},
     "expression_data": {
-        *("methods.base", "methods.encoder", "methods.grounding", "devices", "data.expressions.record"),
+        *("methods.base", "methods.encoder", "methods.grounding", "data.expressions.record"),
         *BELOW_METHODS,
     },
-    "trainer": {"methods", "features", "devices", *BELOW_METHODS},
+    "trainer": {"methods", "features", *BELOW_METHODS},
     "evaluation": {
         *("evaluation", "expression_data", "methods", "routing", "data.expressions", "metrics"),
         *LEARNING,

@@ -28,7 +28,8 @@ from lpi.serve.service import Service
 
 HERE = "http://127.0.0.1:8000"
 HIT = {
-    *("id", "path", "copies", "score", "task", "confidence", "margin", "date", "width", "height", "thumbnail", "file")
+    *("id", "path", "copies", "score", "task", "confidence", "margin", "date", "width", "height", "thumbnail", "file"),
+    "fit",
 }
 
 
@@ -65,7 +66,7 @@ def test_words_find_what_the_index_finds(client: TestClient, index: SearchIndex)
     answer = client.get("/api/search", params={"q": "a red dot", "k": 5})
     assert found(answer) == pairs(index.search_text("a red dot", 5))
     said = answer.json()
-    assert set(said) == {"cut", "stage", "query", "milliseconds", "routes", "hits"}
+    assert set(said) == {"cut", "stage", "query", "milliseconds", "routes", "hits", "total", "fits_well"}
     assert (said["stage"], said["query"], said["milliseconds"] > 0) == (0, "a red dot", True)
     assert all(set(hit) == HIT for hit in said["hits"])
     routes = index.encode_texts(["a red dot"])[0].routes
@@ -110,7 +111,38 @@ def test_similar_pictures_are_those_of_the_index(client: TestClient, index: Sear
     key = index.search_text("a red dot", 1)[0].id
     answer = client.get(f"/api/pictures/{key}/similar", params={"k": 3, "folder": "warm"})
     assert found(answer) == pairs(index.similar(key, 3, Filters(folder="warm")))
-    assert (set(answer.json()), answer.json()["stage"]) == ({"stage", "hits"}, 0)
+    said = answer.json()
+    assert (set(said), said["stage"], said["total"]) == ({"stage", "hits", "total"}, 0, 8)
+
+
+def test_further_pages_go_on_where_the_first_ended(client: TestClient) -> None:
+    whole = client.get("/api/search", params={"q": "a red dot", "k": 24}).json()
+    parts = [client.get("/api/search", params={"q": "a red dot", "k": 10, "skip": skip}).json() for skip in (0, 10, 20)]
+    assert [hit["id"] for part in parts for hit in part["hits"]] == [hit["id"] for hit in whole["hits"]]
+    assert {part["total"] for part in parts} == {24}
+
+
+def test_the_newest_pictures_come_first_and_all_once(client: TestClient, index: SearchIndex) -> None:
+    hits = [hit for skip in (0, 20) for hit in client.get(f"/api/pictures?k=20&skip={skip}").json()["hits"]]
+    assert len({hit["id"] for hit in hits}) == 24
+    dates = [hit["date"] for hit in hits]
+    assert dates == sorted(dates, reverse=True)
+    answer = client.get("/api/pictures", params={"folder": "warm", "k": 3}).json()
+    assert (answer["total"], len(answer["hits"])) == (8, 3)
+    assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in index.newest(3, Filters(folder="warm"))]
+
+
+def test_what_fits_less_well_is_left_out(client: TestClient, index: SearchIndex) -> None:
+    assert index.measure()
+    whole = client.get("/api/search", params={"q": "a red dot", "k": 24}).json()
+    fits = sorted(hit["fit"] for hit in whole["hits"])
+    assert whole["fits_well"] is (fits[-1] >= 0.5)
+    kept = client.get("/api/search", params={"q": "a red dot", "k": 24, "least": fits[12]}).json()["hits"]
+    assert 0 < len(kept) <= 12
+    assert all(hit["fit"] >= fits[12] for hit in kept)
+    none = client.get("/api/search", params={"q": "a red dot", "least": 1}).json()
+    assert (none["hits"], none["fits_well"]) == ([], False)
+    assert client.get("/api/search", params={"q": "a dot", "least": 2}).status_code == 400
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------
@@ -118,7 +150,7 @@ def test_similar_pictures_are_those_of_the_index(client: TestClient, index: Sear
 
 def test_the_addresses_in_a_hit_give_the_picture(client: TestClient, world: World) -> None:
     hit = client.get("/api/search", params={"q": "a red dot", "k": 1}).json()["hits"][0]
-    assert client.get(f"/api/pictures/{hit['id']}").json() == {**hit, "score": 1.0}
+    assert client.get(f"/api/pictures/{hit['id']}").json() == {**hit, "score": 1.0, "fit": None, "taken": ""}
     file = client.get(hit["file"])
     assert file.content == (world.photos / hit["path"]).read_bytes()
     assert file.headers["Content-Type"] == "image/png"
@@ -153,6 +185,7 @@ def test_info_says_what_there_is(client: TestClient, index: SearchIndex) -> None
     assert sum(task["pictures"] for task in info["tasks"]) == 24
     stage = {"number": 0, "label": "index", "when": index.stages()[0].when, "tasks": ["warm", "cold"], "pictures": 24}
     assert info["stages"] == [stage]
+    assert len(info["examples"]) <= 6
 
 
 def test_health_and_figures(client: TestClient) -> None:
@@ -178,12 +211,13 @@ def test_openapi_lists_what_is_asked_and_answered(client: TestClient) -> None:
     assert {
         *("/api/info", "/api/search", "/api/pictures/{id}", "/api/pictures/{id}/file", "/api/pictures/{id}/thumbnail"),
         *("/api/pictures/{id}/similar", "/api/pictures/{id}/ground", "/api/health", "/metrics"),
+        "/api/pictures",
     } == set(told["paths"])
     assert {"SearchAnswer", "SimilarAnswer", "Hit", "Route", "Info", "Health", "GroundAnswer", "Problem"} <= set(
         told["components"]["schemas"]
     )
     search = told["paths"]["/api/search"]
-    names = {"q", "k", "stage", "folder", "task", "since", "until", "scoring", "exact"}
+    names = {"q", "k", "stage", "folder", "task", "since", "until", "scoring", "exact", "skip", "least"}
     assert {parameter["name"] for parameter in search["get"]["parameters"]} == names
     assert {parameter["name"] for parameter in search["post"]["parameters"]} == names - {"q"}
     assert set(search["post"]["requestBody"]["content"]) == {"image/*", "multipart/form-data"}

@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from lpi.cli.progress import print_table
-from lpi.cli.terminal import PlainStream, plain, plain_streams
+from lpi.terminal import PlainStream, plain, plain_streams
 
 
 @pytest.mark.parametrize(

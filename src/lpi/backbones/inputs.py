@@ -146,6 +146,17 @@ class Inputs:
         """Height and width of prepared pictures, in pixels."""
         return self.recipe.size
 
+    def words(self) -> list[str]:
+        """The whole words of the vocabulary, in order; tokenizers mark them, or what is none, in their own way."""
+        pieces = sorted(self.tokenizer.get_vocab())
+        marks = (("", "</w>"), ("▁", ""), ("Ġ", ""))
+        before, behind = max(marks, key=lambda mark: sum(mark[0] + mark[1] in piece for piece in pieces))
+        if not any(before + behind in piece for piece in pieces):
+            before = behind = ""
+        whole = [piece for piece in pieces if piece.startswith(before) and piece.endswith(behind)]
+        plain = (piece.removeprefix(before).removesuffix(behind) for piece in whole)
+        return [word for word in plain if len(word) > 2 and word.isalpha()]
+
     def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
         """The pixels that the vision tower sees of a picture.
 

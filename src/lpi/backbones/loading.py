@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import resources
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from lpi.backbones.base import DualEncoder, Tower
 from lpi.backbones.inputs import Inputs, PixelRecipe
 from lpi.backbones.openai_layout import VOCABULARY, is_openai_layout, load_openai, openai_tokenizer
 from lpi.backbones.towers import Siglip2VisionTower, SiglipTextTower, text_tower, vision_tower
+from lpi.devices import pick_device
 from lpi.errors import BackboneError, ConfigError, MissingFileError, did_you_mean, kind_of
 from lpi.reading import UnreadableError, parse_json, read_bytes
 
@@ -55,6 +57,7 @@ def load_backbone(
     image_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     tokenizer: str | Path | None = None,
+    device: str = "cpu",
 ) -> DualEncoder:
     """A frozen backbone.
 
@@ -65,16 +68,18 @@ def load_backbone(
             interpolated.
         dtype: of the weights in memory.
         tokenizer: folder or name of the tokenizer, where it isn't beside the weights.
+        device: where it shall be: ``cpu``, ``cuda``, ``auto``.
 
     Raises:
         MissingFileError: there is no such folder or file.
         BackboneError: what is there can't serve as a backbone; the message says why.
-        ConfigError: ``image_size`` doesn't fit the patches.
+        ConfigError: ``image_size`` doesn't fit the patches, there is no such device, or ``source`` is no path.
     """
-    if not isinstance(source, str | Path) or not str(source).strip():
+    if not isinstance(source, str | PathLike) or not str(source).strip():
         raise ConfigError(f"a backbone is a folder, a file or a name on the hub; got {kind_of(source)}.")
     if image_size is not None and (not isinstance(image_size, int) or isinstance(image_size, bool) or image_size < 1):
         raise ConfigError(f"image_size must be a whole number of pixels; got {kind_of(image_size)}.")
+    place = pick_device(device)
     with quiet():
         path = locate(source)
         if path.is_file() or is_openai_layout(path):
@@ -93,7 +98,7 @@ def load_backbone(
             model, vision=vision, text=text, inputs=inputs, name=str(source), identity=identify(model, inputs)
         )
         # After the identity: the same weights in a smaller type are the same backbone.
-        return backbone if dtype == torch.float32 else backbone.to(dtype)
+        return (backbone if dtype == torch.float32 else backbone.to(dtype)).to(place)
 
 
 def locate(source: str | Path) -> Path:

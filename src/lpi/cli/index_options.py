@@ -7,8 +7,25 @@ from typing import Annotated
 
 import typer
 
+
+def in_folder(place: Path | None) -> Path | None:
+    """The index that a person means: also by the folder of pictures that it lies in."""
+    from lpi.search.manifest import BESIDE, FILE
+
+    if place is not None and not (place / FILE).is_file() and (place / BESIDE / FILE).is_file():
+        return place / BESIDE
+    return place
+
+
 IndexOption = Annotated[
-    Path, typer.Option("--index", envvar="LPI_INDEX", help="Folder of the index; or set LPI_INDEX.", metavar="DIR")
+    Path,
+    typer.Option(
+        "--index",
+        envvar="LPI_INDEX",
+        help="Folder of the index, or the pictures' own folder if it lies in there; or set LPI_INDEX.",
+        metavar="DIR",
+        callback=in_folder,
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda.")]
 ScoringOption = Annotated[

@@ -10,21 +10,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lpi.cli.index_options import DeviceOption, IndexOption, WorkersOption
+from lpi.cli.index_options import DeviceOption, WorkersOption
 from lpi.cli.options import MethodFileOption
 
 if TYPE_CHECKING:
     from lpi.search.writer import Update
 
 SKIPPED_SHOWN = 5
+STARTING_MODEL = "lpi-tiny"
 
 
 def index(
     folder: Annotated[Path, typer.Argument(help="A folder of pictures, with folders inside.")],
-    place: IndexOption,
+    place: Annotated[
+        Path | None,
+        typer.Option(
+            "--index",
+            envvar="LPI_INDEX",
+            help="Folder of the index; or set LPI_INDEX. Default: .lpi-index in FOLDER.",
+            metavar="DIR",
+            show_default=False,
+        ),
+    ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="A run, a saved model, or a backbone such as lpi-tiny. Needed the first time."),
+        typer.Option(
+            help="What a new index is made with: a run, a saved model, or a backbone.", show_default=STARTING_MODEL
+        ),
     ] = None,
     tests: Annotated[
         Path | None,
@@ -58,15 +70,19 @@ def index(
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
     """Make all pictures of a folder searchable, or bring an index up to date. Stopped, it goes on where it was."""
+    from lpi.search.manifest import BESIDE, FILE
+
+    inside = place is None
+    place = folder / BESIDE if place is None else place
     if check:
         tell_damage(place, method_file)
         return
     done = bring_up_to_date(
         folder,
         place,
-        model,
+        model or (None if (place / FILE).is_file() else STARTING_MODEL),
         tests=tests,
-        moved=moved,
+        moved=moved or inside,  # it lies in the folder, wherever that is now
         emptied=emptied,
         rehash=rehash,
         tidy=tidy,
@@ -107,7 +123,7 @@ def bring_up_to_date(
     method_file: Path | None = None,
 ) -> Update:
     """Index a folder, or follow what changed in it, and show how far it is; see :func:`index`."""
-    from lpi.cli.counting import Counter
+    from lpi.counting import Counter
     from lpi.search.building import prepare
     from lpi.search.recorded import record_run, record_source
     from lpi.search.writer import change

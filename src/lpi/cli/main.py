@@ -20,9 +20,9 @@ from lpi.cli.options import JsonOption, command_line
 from lpi.cli.run import evaluate, run, write_page
 from lpi.cli.search import register as register_search
 from lpi.cli.serve import serve
-from lpi.cli.terminal import plain_streams
 from lpi.cli.tune import tune
 from lpi.errors import LpiError, UnknownNameError
+from lpi.terminal import plain_streams
 
 # typer's own copy of click's class, or click's, by its version
 UsageError: Any = typer.BadParameter.__mro__[1]

@@ -36,7 +36,7 @@ def migrate(
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
     """Move an index to another model, searchable meanwhile; stopped, the same command goes on where it was."""
-    from lpi.cli.counting import Counter
+    from lpi.counting import Counter
     from lpi.search import migration
     from lpi.search.recorded import record_run
 

@@ -10,32 +10,18 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from lpi.cli.terminal import drawing, plain
+from lpi.counting import LINE_SECONDS, counting_bar
 from lpi.errors import OutputError
 from lpi.extras import missing_extra
 from lpi.storage import reason
+from lpi.terminal import drawing, plain
 
 if TYPE_CHECKING:
     from lpi.trainer import Step
-
-LINE_SECONDS = 15.0
-
-
-def counting_bar(console: RichConsole) -> Progress:
-    """One bar: what is counted, how many of how many, a note, the time left; gone when it is done."""
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
 
 
 class Console:

@@ -18,7 +18,10 @@ from lpi.errors import ConfigError, DataError
 from lpi.reading import UnreadableError, read_text, require_file
 
 if TYPE_CHECKING:
+    from lpi.search.filters import Filters
     from lpi.search.hits import Query
+
+FEW = 3  # pictures that are shown where nothing fits well
 
 
 CUT = "note: the model reads only the start of so many words; the rest counts for nothing. Shorten them."
@@ -36,13 +39,19 @@ def search(
     image: Annotated[Path | None, typer.Option(help="Look for pictures like this one.")] = None,
     k: Annotated[int, typer.Option("--count", "-k", min=1, help="How many pictures.")] = 10,
     folder: Annotated[str | None, typer.Option(help="Only in this folder, relative to the indexed one.")] = None,
-    task: Annotated[str | None, typer.Option(help="Only pictures that the router sent to this task.")] = None,
+    task: Annotated[
+        str | None, typer.Option("--domain", "--task", help="Only pictures that belong to this domain.")
+    ] = None,
     since: Annotated[str | None, typer.Option(help="Only taken on this day or later, e.g. 2024-05-31.")] = None,
     until: Annotated[str | None, typer.Option(help="Only taken on this day or earlier.")] = None,
     stage: Annotated[int | None, typer.Option(help="Search as of this stage; see 'lpi stages'.")] = None,
     exact: Annotated[
         bool, typer.Option("--exact/--approximate", help="Look at every vector, also in a large index.")
     ] = False,
+    least: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Leave out what fits less well; 0.5 is where nonsense ends, 0 shows all."),
+    ] = None,
     scoring: ScoringOption = "plain",
     device: DeviceOption = "auto",
     method_file: MethodFileOption = None,
@@ -52,6 +61,7 @@ def search(
     if (words is None) == (image is None):
         raise ConfigError("a search needs words or --image, one of the two.")
     from lpi.search import Filters, SearchIndex
+    from lpi.search.fit import WELL
 
     filters = Filters(folder=folder, task=task, since=since, until=until)
     opened = SearchIndex.open(place, device=device, method_file=method_file)
@@ -60,7 +70,8 @@ def search(
     else:
         assert image is not None
         query = opened.encode_images([image], stage=stage, scoring=scoring)[0]
-    hits = opened.find(query, k, filters, exact=exact)
+    known = opened.measure(stage)
+    hits = opened.find(query, k, filters, exact=exact, least=least)
     if query.cut:
         print(CUT, file=sys.stderr)
     if as_json:
@@ -76,17 +87,29 @@ def search(
         return
     if hits:
         _show_routes(query)
-    for hit in hits:
-        sure = "" if hit.confidence is None else f" ({hit.task or 'no task'}, {hit.confidence:.0%} sure)"
-        print(f"{hit.score:.3f}  {hit.path}{sure}")
+    nothing = known and bool(hits) and least is None and max(hit.fit or 0.0 for hit in hits) < WELL
+    if nothing:
+        print("nothing here fits well; --least 0 shows more of what is nearest:", file=sys.stderr)
+    for hit in hits[:FEW] if nothing else hits:
+        about = [] if hit.fit is None else [f"fits to {hit.fit:.0%}"]
+        if hit.task and hit.confidence is not None:
+            about.append(f"{hit.task}, {hit.confidence:.0%} sure")
+        said = f" ({'; '.join(about)})" if about else ""
+        print(f"{hit.score:.3f}  {hit.path}{said}")
     if not hits:
-        print("No picture fits these filters." if filters.sql() else "The index holds no picture yet.", file=sys.stderr)
+        print(_why_none(filters, least), file=sys.stderr)
+
+
+def _why_none(filters: Filters, least: float | None) -> str:
+    if least:
+        return f"No picture fits these words as well as {least:.0%}. A smaller --least shows more."
+    return "No picture fits these filters." if filters.sql() else "The index holds no picture yet."
 
 
 def _show_routes(query: Query) -> None:
     """Say which tasks answered, where any was learned."""
     if any(task for task, _ in query.routes):
-        counts = ", ".join(f"{task or 'no task'} {weight:.0%}" for task, weight in query.routes)
+        counts = ", ".join(f"{task or 'general knowledge'} {weight:.0%}" for task, weight in query.routes)
         print(f"answered by: {counts}", file=sys.stderr)
 
 

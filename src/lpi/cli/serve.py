@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lpi.cli.index_options import DeviceOption, WorkersOption
-from lpi.cli.indexing import bring_up_to_date, show_skipped
+from lpi.cli.indexing import STARTING_MODEL, bring_up_to_date, show_skipped
 from lpi.cli.options import MethodFileOption
 from lpi.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from lpi.methods.grounding.base import GroundingMethod
-
-STARTING_MODEL = "lpi-tiny"
 
 ServedOption = Annotated[
     Path | None,

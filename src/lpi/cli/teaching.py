@@ -58,7 +58,7 @@ def teach(
 
     A closed form of the domain takes seconds. --deeper learns a change of the model besides, at once or later.
     """
-    from lpi.cli.counting import Counter
+    from lpi.counting import Counter
     from lpi.search.teaching import adopt, closed_form, learn, read_domain, training_settings
     from lpi.search.writer import change
 
@@ -152,7 +152,7 @@ def forget(
     method_file: MethodFileOption = None,
 ) -> None:
     """Take a domain away again, exactly: searches are then as if it had never been learned."""
-    from lpi.cli.counting import Counter
+    from lpi.counting import Counter
     from lpi.search.recorded import drop_record
     from lpi.search.writer import change
 
@@ -173,7 +173,7 @@ def rollback(
     method_file: MethodFileOption = None,
 ) -> None:
     """Go back to the model of an earlier stage. The pictures stay those of today."""
-    from lpi.cli.counting import Counter
+    from lpi.counting import Counter
     from lpi.search.writer import change
 
     with Counter() as counter, change(place, workers=workers, device=device, method_file=method_file) as writer:

@@ -94,7 +94,7 @@ def open_with(maker: Callable[..., Stream], known: Sequence[str], settings: Stre
 
     Raises:
         ConfigError: a key that the source of this kind doesn't have, or one that it lacks.
-        DataError, MissingFileError: as the readers say.
+        DataError, MissingFileError: as the readers say; or a task has nothing to be tested on.
     """
     for key in settings.source():
         if key not in known:
@@ -108,7 +108,7 @@ def open_with(maker: Callable[..., Stream], known: Sequence[str], settings: Stre
         stream = stream.ordered(settings.order)
     if settings.measured == "validation":
         stream = stream.on_validation()
-    return stream.limited(train=settings.train_limit, test=settings.test_limit, seed=settings.limit_seed)
+    return stream.tested().limited(train=settings.train_limit, test=settings.test_limit, seed=settings.limit_seed)
 
 
 def routing_of(true: Tensor, routes: Tensor, tasks: int) -> Routing:

@@ -11,10 +11,11 @@ import importlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lpi.backbones.base import DualEncoder
 from lpi.config import TrainingSettings, short_name
+from lpi.devices import pick_device
 from lpi.errors import ConfigError, UnknownNameError, did_you_mean, kind_of
 from lpi.methods.base import Learner, Problem, recorded_options
 from lpi.methods.options import options_of
@@ -26,6 +27,12 @@ NOT_METHODS = {
 }
 GROUNDING = f"{__name__}.grounding"
 NOT_GROUNDING_METHODS = {"base", "expressions", "losses", "prompted", "tuned"}
+
+LOADERS = {
+    "retrieval": ("lpi.backbones.loading", "load_backbone"),
+    "grounding": ("lpi.backbones.detectors.loading", "load_grounding_backbone"),
+}
+"""Where the backbones of a problem are loaded; only what is needed is imported, for detectors take their time."""
 
 Named = str | Path | type[Learner]
 """How a person names a method: by its name, its file, its module, or as the class itself."""
@@ -104,13 +111,35 @@ def method_source(found: type[Learner]) -> str:
     return last if package in (__name__, GROUNDING) else source_of(found)
 
 
-def method(name: str | type[Learner], backbone: DualEncoder, preset: str | None = None, **options: Any) -> Any:
+class Loader(Protocol):
+    """Loads a frozen model by its name."""
+
+    def __call__(self, source: str | Path, *, image_size: int | None = None) -> DualEncoder:
+        """See :func:`lpi.backbones.loading.load_backbone`."""
+
+
+def loader_of(problem: Problem) -> Loader:
+    """What loads the backbones of a problem."""
+    module, name = LOADERS[problem]
+    load: Loader = getattr(importlib.import_module(module), name)
+    return load
+
+
+def method(
+    name: Named,
+    backbone: DualEncoder | str | Path,
+    preset: str | None = None,
+    *,
+    device: str | None = None,
+    **options: Any,
+) -> Any:
     """A method by name (or class), over a frozen backbone.
 
     Args:
         name: a method's name, the path of a file or the name of a module of your own, or a class.
-        backbone: what it stands on; a detector's methods find boxes.
+        backbone: what it stands on, or the name or folder of one; a detector's methods find boxes.
         preset: one of the method's named sets of options; ``options`` win over it.
+        device: move both there: ``cpu``, ``cuda``, ``auto``.
         options: the method's options, flat (``rank=4``) or as tables (``prompts={"rank": 4}``).
 
     Returns:
@@ -119,17 +148,21 @@ def method(name: str | type[Learner], backbone: DualEncoder, preset: str | None 
     Raises:
         UnknownNameError: no such method, preset or router.
         MissingFileError: no such file.
-        ConfigError: an option that the method doesn't have, or a value it refuses.
+        ConfigError: an option that the method doesn't have, or a value it refuses; or a name or backbone that is none.
     """
-    if not hasattr(backbone, "problem"):
-        raise ConfigError(f"a method stands on a backbone; got {kind_of(backbone)}. Make one with lpi.backbone(..).")
-    if not isinstance(name, str | type) or (isinstance(name, type) and not issubclass(name, Learner)):
+    if not isinstance(name, str | Path | type) or (isinstance(name, type) and not issubclass(name, Learner)):
         raise ConfigError(f"a method is its name or its class; got {kind_of(name)}. See: lpi methods")
     if preset is not None and not isinstance(preset, str):
         raise ConfigError(f"preset must be a name; got {kind_of(preset)}.")
-    found = name if isinstance(name, type) else method_class(name, backbone.problem)
+    if isinstance(backbone, str | Path):
+        detector = str(backbone) == "lpi-tiny-grounding" or (isinstance(name, type) and name.problem == "grounding")
+        backbone = loader_of("grounding" if detector else "retrieval")(backbone)
+    elif not hasattr(backbone, "problem"):
+        raise ConfigError(f"a method stands on a backbone; got {kind_of(backbone)}. Make one with lpi.backbone(..).")
+    found = named_class(name, backbone.problem)
     called = found.__module__.rpartition(".")[2]
-    return found(backbone, options_of(found.Options, options, preset=preset, called=called))
+    made = found(backbone, options_of(found.Options, options, preset=preset, called=called))
+    return made if device is None else made.to(pick_device(device))
 
 
 def training_of(found: type[Learner], preset: str | None = None) -> dict[str, Any]:
@@ -155,6 +188,7 @@ def settled(method: Mapping[str, Any], training: TrainingSettings, problem: Prob
 __all__ = [
     "Named",
     "is_registered",
+    "loader_of",
     "method",
     "method_class",
     "method_names",

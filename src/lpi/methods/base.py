@@ -8,23 +8,30 @@ of a task. Methods that don't tell tasks apart have the one route 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, overload, runtime_checkable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from huggingface_hub import ModelHubMixin
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from lpi.backbones.base import DualEncoder, Images, Problem, Texts, View
 from lpi.backbones.given import PictureLike
 from lpi.config import TrainingSettings
+from lpi.counting import Counter
+from lpi.devices import pick_device
 from lpi.errors import CheckpointError, ConfigError, LpiError
-from lpi.methods.encoder import encode_images, encode_texts
+from lpi.methods.encoder import ENCODE_BATCH, How, encode_images, encode_texts
 from lpi.methods.options import MethodOptions, recorded, router_of
 from lpi.prompts.task_keys import FALLBACK
 from lpi.routing.base import Router, Routing
+from lpi.showing import counted, html_table
 
 
 class FrozenFeatures(Protocol):
@@ -123,8 +130,6 @@ class Learner(
     nn.Module,
     ModelHubMixin,
     library_name="lpi",
-    tags=["continual-learning", "image-text-retrieval"],
-    repo_url="https://github.com/Kelvin-ywc/LPI",
 ):
     """A continual learner over a frozen backbone, whatever it is asked.
 
@@ -197,22 +202,31 @@ class Learner(
 
     # ---- what a person calls ---------------------------------------------------------------------------------------
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} on {self.backbone.name}: {counted(self.tasks, 'task')}"
+
+    def _repr_html_(self) -> str:
+        return html_table(repr(self), ("task",), [(name,) for name in self.tasks])
+
     def learn(
         self,
         task: Any,
         *,
+        name: str | None = None,
+        progress: bool = False,
         settings: TrainingSettings | None = None,
         seed: int = 0,
         checkpoint: Path | None = None,
         on_step: Callable[[Any], None] | None = None,
         **changes: Any,
     ) -> None:
-        """Learn one task (a ``lpi.tasks.Task``), in place, with the trainer's settings as keywords.
-
-        ``learner.learn(task, epochs=1)``.
+        """Learn one task, in place, with the trainer's settings as keywords: ``learner.learn(task, epochs=1)``.
 
         Args:
-            task: what is learned.
+            task: a ``lpi.Task``, or a list of (picture, caption) pairs, where a picture is what :meth:`encode_images
+                <Method.encode_images>` takes and several captions are a list.
+            name: what the task is called; by default its own name, or ``task-1``, ``task-2``, ..
+            progress: show a bar on standard error.
             settings: all training settings at once; by default those that suit the method and, for the rest,
                 :class:`TrainingSettings`'s.
             seed: see :func:`lpi.trainer.learn_task`, like ``checkpoint`` and ``on_step``.
@@ -221,13 +235,16 @@ class Learner(
             changes: single training settings, which win over ``settings``.
 
         Raises:
-            ConfigError: a setting that training doesn't have, or a wrong value.
+            ConfigError: nothing that can be learned, a setting that training doesn't have, or a wrong value.
         """
-        from lpi.trainer import learn_task, training_for  # the trainer stands above methods; this is only its doorbell
+        from lpi.trainer import learn_task, named_task, training_for  # above methods; this is only their doorbell
 
         given = {**(settings.model_dump() if settings else {}), **changes}
         chosen = training_for(type(self), given, preset=self.options.preset)
-        learn_task(self, task, settings=chosen, seed=seed, checkpoint=checkpoint, on_step=on_step)
+        task = named_task(self, task, name)
+        with Counter() if progress and on_step is None else nullcontext() as counter:
+            told = on_step if counter is None else counter.step
+            learn_task(self, task, settings=chosen, seed=seed, checkpoint=checkpoint, on_step=told)
 
     def forget(self, task: str) -> None:
         """Take a task away again, exactly: what is encoded under the other tasks' routes stays bit-identical."""
@@ -245,22 +262,23 @@ class Learner(
         """Write the method to a folder; see :func:`lpi.methods.checkpoint.save_method`.
 
         Args:
-            save_directory: the folder; a ``README.md`` is put into it, if it has none.
+            save_directory: the folder; a ``README.md`` is put into it, unless there is one that a person wrote.
             repo_id: the name on the hub, where it is pushed there; by default the folder's.
             push_to_hub: whether it is.
-            model_card_kwargs: what the ``README.md`` says besides.
+            model_card_kwargs: what the ``README.md`` says besides; see :func:`lpi.methods.checkpoint.write_card`.
             hub: what the hub's own ``push_to_hub`` takes.
 
         Raises:
             OutputError: the folder can't be written to, or holds something else's ``config.json``.
         """
-        from lpi.methods.checkpoint import save_method  # which knows all methods; a doorbell, as the next one
+        from lpi.methods.checkpoint import (  # which knows all methods; a doorbell, as the next one
+            save_method,
+            write_card,
+        )
 
         folder = Path(save_directory)
         save_method(self, folder)
-        card = folder / "README.md"
-        if not card.exists():
-            self.generate_model_card(**(model_card_kwargs or {})).save(card)
+        write_card(self, folder, **(model_card_kwargs or {}))
         if not push_to_hub:
             return None
         name = repo_id or folder.resolve().name
@@ -315,10 +333,27 @@ class Method(Learner):
         """How many of a tower's lowest blocks the method leaves as they are, whatever it learns."""
         return 0
 
-    @torch.no_grad()
+    @overload
     def encode_images(
-        self, images: PictureLike | Sequence[PictureLike], *, task: str | None = None, routing: Routing | None = None
-    ) -> Tensor:
+        self, images: PictureLike | Sequence[PictureLike], *, as_numpy: Literal[False] = False, **how: Unpack[How]
+    ) -> Tensor: ...
+
+    @overload
+    def encode_images(
+        self, images: PictureLike | Sequence[PictureLike], *, as_numpy: Literal[True], **how: Unpack[How]
+    ) -> NDArray[np.float32]: ...
+
+    def encode_images(
+        self,
+        images: PictureLike | Sequence[PictureLike],
+        *,
+        task: str | None = None,
+        routing: Routing | None = None,
+        batch_size: int = ENCODE_BATCH,
+        progress: bool = False,
+        device: str | None = None,
+        as_numpy: bool = False,
+    ) -> Tensor | NDArray[np.float32]:
         """L2-normalised features of pictures, [images, features]; of a single picture, [features].
 
         Args:
@@ -327,30 +362,61 @@ class Method(Learner):
                 backbone's own size are encoded as they are, all else is resized as its checkpoint wants it.
             task: use this task's knowledge; by default each picture is routed.
             routing: where they were routed already, by :func:`lpi.methods.encoder.route_images`.
+            batch_size: how many go through the model at once.
+            progress: show a bar on standard error.
+            device: move the model there first, to stay: ``cpu``, ``cuda``, ``auto``; by default it stays.
+            as_numpy: give an array in main memory, not a tensor.
 
         Raises:
-            ConfigError: these are no pictures, or could be read in several ways (float pixels, channels elsewhere).
+            ConfigError: these are no pictures, or could be read in several ways (float pixels, channels elsewhere); or
+                there is no such device.
             DataError, MissingFileError: a file can't be read as a picture.
             UnknownNameError: no such task was learned.
         """
-        return encode_images(self, images, task=task, routing=routing)
+        self._move(device)
+        features = encode_images(self, images, task=task, routing=routing, batch_size=batch_size, progress=progress)
+        return features.cpu().numpy() if as_numpy else features
 
-    @torch.no_grad()
+    @overload
     def encode_texts(
-        self, texts: str | Sequence[str], *, task: str | None = None, routing: Routing | None = None
-    ) -> Tensor:
+        self, texts: str | Sequence[str], *, as_numpy: Literal[False] = False, **how: Unpack[How]
+    ) -> Tensor: ...
+
+    @overload
+    def encode_texts(
+        self, texts: str | Sequence[str], *, as_numpy: Literal[True], **how: Unpack[How]
+    ) -> NDArray[np.float32]: ...
+
+    def encode_texts(
+        self,
+        texts: str | Sequence[str],
+        *,
+        task: str | None = None,
+        routing: Routing | None = None,
+        batch_size: int = ENCODE_BATCH,
+        progress: bool = False,
+        device: str | None = None,
+        as_numpy: bool = False,
+    ) -> Tensor | NDArray[np.float32]:
         """L2-normalised features of captions, [texts, features]; of a single text, [features].
 
         Args:
             texts: one text, or a list of them.
-            task: see :meth:`encode_images`.
+            task: see :meth:`encode_images`, like ``batch_size``, ``progress``, ``device`` and ``as_numpy``.
             routing: where they were routed already, by :func:`lpi.methods.encoder.route_texts`.
+            batch_size, progress, device, as_numpy: as in :meth:`encode_images`.
 
         Raises:
-            ConfigError: these are no texts.
+            ConfigError: these are no texts, or there is no such device.
             UnknownNameError: no such task was learned.
         """
-        return encode_texts(self, texts, task=task, routing=routing)
+        self._move(device)
+        features = encode_texts(self, texts, task=task, routing=routing, batch_size=batch_size, progress=progress)
+        return features.cpu().numpy() if as_numpy else features
+
+    def _move(self, device: str | None) -> None:
+        if device is not None:
+            self.to(pick_device(device))
 
 
 # ---- what is noted around a task, and what is kept of it -------------------------------------------------------------

@@ -12,17 +12,18 @@ The frozen backbone is not saved: it is named, and its identity is checked when 
 
 from __future__ import annotations
 
-import importlib
 import re
+from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from lpi.backbones.base import DualEncoder
-from lpi.errors import CheckpointError, LpiError, MissingFileError, OutputError
-from lpi.methods import Named, is_registered, method_class, named_class, outside, recorded_name
+from lpi.errors import CheckpointError, ConfigError, LpiError, MissingFileError, OutputError
+from lpi.methods import Named, is_registered, loader_of, method_class, named_class, outside, recorded_name
 from lpi.methods import method as build_method
 from lpi.methods.base import Learner, Problem, recorded_options, restore, stored_state
 from lpi.methods.older import renewed, renewed_state
@@ -30,14 +31,19 @@ from lpi.methods.options import is_registered_router
 from lpi.plugins import source_of
 from lpi.reading import shown
 from lpi.routing import router_class
-from lpi.storage import has_checksum, read_json, read_tensors, sealed, unsealed, write_json, write_tensors
+from lpi.storage import (
+    has_checksum,
+    read_json,
+    read_tensors,
+    sealed,
+    unsealed,
+    write_atomically,
+    write_json,
+    write_tensors,
+)
 
 FORMAT = 2
-LOADERS = {
-    "retrieval": ("lpi.backbones.loading", "load_backbone"),
-    "grounding": ("lpi.backbones.detectors.loading", "load_grounding_backbone"),
-}
-"""Where the backbones of a problem are loaded; only what is needed is imported, for detectors take their time."""
+CARD_MARK = "<!-- Written anew whenever this is saved. Take this line away to keep what you write here. -->"
 KEYS = {"format", "method", "options", "backbone", "tasks", "files"}
 """By these a ``config.json`` is known to be ours, of whatever format."""
 
@@ -99,6 +105,42 @@ def save_method(method: Learner, folder: Path) -> None:
         old.unlink(missing_ok=True)
 
 
+def write_card(
+    method: Learner, folder: Path, *, figures: Mapping[str, object] | None = None, licence: str | None = None
+) -> None:
+    """Write the ``README.md`` of a saved method, unless a person wrote one; it says nothing that isn't known.
+
+    Args:
+        method: that was saved.
+        folder: where.
+        figures: what was measured, by name.
+        licence: of what was learned, as the hub writes it, e.g. ``apache-2.0``.
+
+    Raises:
+        OutputError: it can't be written.
+    """
+    card, backbone = Path(folder) / "README.md", method.backbone
+    if card.exists() and CARD_MARK not in card.read_text(encoding="utf-8", errors="replace"):
+        return
+    hub = bool(re.fullmatch(r"[\w.-]+/[\w.-]+", backbone.name)) and not Path(backbone.name).exists()
+    head = ["library_name: lpi", *([f"base_model: {backbone.name}"] if hub else [])]
+    head += [f"license: {licence}"] if licence else []
+    named = backbone.name if hub or not Path(backbone.name).exists() else Path(backbone.name).name
+    tasks = [f"{place}. {task}" for place, task in enumerate(method.tasks, start=1)] or ["Nothing was learned yet."]
+    measured = [f"| {name} | {value} |" for name, value in (figures or {}).items()]
+    lines = [
+        *("---", *head, "---", f"# {type(method).__name__} on {named}", ""),
+        "What a frozen model of pictures and words learned in the tasks below, one after another. Saved by the Python "
+        "library `lpi`. The frozen model itself is not in here: it is named, and checked when this is loaded.",
+        *("", "## Load it", "", "```python", "import lpi", "", 'learner = lpi.load("this-folder")', "```", ""),
+        *("## Frozen model", "", f"`{named}`, identity `{backbone.identity}`. Its own licence holds for it.", ""),
+        *("## Tasks, in the order of learning", "", *tasks, ""),
+        *("## Figures", "", *(["| what | value |", "|---|---|", *measured] if measured else ["None were given."]), ""),
+        *("## Licence", "", f"{licence}" if licence else "None was given: ask whoever saved it.", "", CARD_MARK, ""),
+    ]
+    write_atomically(card, lambda file: file.write_text("\n".join(lines), encoding="utf-8"))
+
+
 def saved_files(folder: Path) -> set[Path]:
     """The files that the method in a folder consists of, ``config.json`` left out; none where there is no method.
 
@@ -158,9 +200,12 @@ def load_method(
         hub: what the hub's own loader takes.
 
     Raises:
+        ConfigError: ``folder`` is no path.
         MissingFileError: the folder or one of its files is not there.
         CheckpointError: a file is damaged, or it was made for another backbone, or by a method that must be named.
     """
+    if not isinstance(folder, str | PathLike):
+        raise ConfigError(f"a saved method is loaded by its folder or hub name; got {type(folder).__name__}.")
     root = _local(str(folder), hub)
     config = read_json(root / "config.json")
     if not isinstance(config, dict) or not config.keys() >= KEYS:
@@ -202,13 +247,6 @@ def load_method(
     return loaded
 
 
-class Loader(Protocol):
-    """Loads a frozen model by its name."""
-
-    def __call__(self, source: str, *, image_size: int | None = None) -> DualEncoder:
-        """See :func:`lpi.backbones.loading.load_backbone`."""
-
-
 def load_made_for(made_for: dict[str, Any], kind: type[Learner]) -> DualEncoder:
     """The frozen model that a saved method names, with the size of pictures that it had.
 
@@ -216,8 +254,7 @@ def load_made_for(made_for: dict[str, Any], kind: type[Learner]) -> DualEncoder:
         made_for: ``name`` and ``image_size``.
         kind: the method, whose problem says what is loaded.
     """
-    module, name = LOADERS[kind.problem]
-    load: Loader = getattr(importlib.import_module(module), name)
+    load = loader_of(kind.problem)
     backbone = load(made_for["name"])
     if list(backbone.inputs.image_size) != made_for["image_size"]:  # another size than the checkpoint's own
         backbone = load(made_for["name"], image_size=made_for["image_size"][0])
@@ -303,7 +340,7 @@ def _check_config(root: Path, config: dict[str, Any]) -> None:
         "tasks": named and len(set(tasks)) == len(tasks),
         "files": named and isinstance(files, list) and all(map(is_plain, files)) and len(files) == len(tasks),
         "shared": "shared" in config and (config["shared"] is None or is_plain(config["shared"])),
-        "problem": config.get("problem") in list(LOADERS),
+        "problem": config.get("problem") in get_args(Problem),
         "backbone": isinstance(backbone, dict)
         and all(isinstance(backbone.get(key), str) for key in ("name", "identity"))
         and isinstance(backbone.get("image_size"), list)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lpi.backbones.base import DualEncoder, Images, TextInputs, Texts
 from lpi.backbones.given import PictureLike, given_pixels, given_texts
-from lpi.errors import UnknownNameError, did_you_mean
+from lpi.counting import Counter
+from lpi.errors import ConfigError, UnknownNameError, did_you_mean
 from lpi.prompts.task_keys import FALLBACK
 from lpi.routing.base import Router, Routing, all_under
 from lpi.routing.mix import mix
@@ -136,6 +137,16 @@ def route_texts(method: Encoding, texts: str | Sequence[str]) -> Routing:
     return found
 
 
+class How(TypedDict, total=False):
+    """How items are encoded; see :meth:`lpi.methods.base.Method.encode_images`."""
+
+    task: str | None
+    routing: Routing | None
+    batch_size: int
+    progress: bool
+    device: str | None
+
+
 @torch.no_grad()
 def encode_images(
     method: Encoding,
@@ -143,6 +154,8 @@ def encode_images(
     *,
     task: str | None = None,
     routing: Routing | None = None,
+    batch_size: int = ENCODE_BATCH,
+    progress: bool = False,
 ) -> Tensor:
     """See :meth:`lpi.methods.base.Method.encode_images`."""
     inputs = method.backbone.inputs
@@ -153,13 +166,21 @@ def encode_images(
         method,
         route_images(method, pixels) if routing is None else routing,
         lambda rows, route: method.image_features(_ready(method, pixels, rows), route),
+        batch_size,
+        "pictures" if progress else None,
     )
     return features[0] if single else features
 
 
 @torch.no_grad()
 def encode_texts(
-    method: Encoding, texts: str | Sequence[str], *, task: str | None = None, routing: Routing | None = None
+    method: Encoding,
+    texts: str | Sequence[str],
+    *,
+    task: str | None = None,
+    routing: Routing | None = None,
+    batch_size: int = ENCODE_BATCH,
+    progress: bool = False,
 ) -> Tensor:
     """See :meth:`lpi.methods.base.Method.encode_texts`."""
     words, single = given_texts(texts)
@@ -173,7 +194,8 @@ def encode_texts(
 
     if task is not None:
         routing = all_under(task_index(method, task), torch.empty(len(words), 0))
-    features = _mixed(method, route_texts(method, words) if routing is None else routing, encode)
+    routing = route_texts(method, words) if routing is None else routing
+    features = _mixed(method, routing, encode, batch_size, "texts" if progress else None)
     return features[0] if single else features
 
 
@@ -181,16 +203,25 @@ def _ready(method: Reading, pixels: Tensor, rows: Tensor) -> Tensor:
     return method.backbone.inputs.normalise(pixels[rows].to(method.backbone.device))
 
 
-def _mixed(method: Encoding, routing: Routing, encode: Callable[[Tensor, int], Tensor]) -> Tensor:
-    backbone = method.backbone
-    return mix(
-        routing.routes,
-        routing.weights,
-        encode,
-        width=width_of(method),
-        batch=ENCODE_BATCH,
-        device=backbone.device,
-    )
+def _mixed(
+    method: Encoding, routing: Routing, encode: Callable[[Tensor, int], Tensor], batch: int, counted: str | None
+) -> Tensor:
+    """Features of items under their routes, mixed; ``counted`` names them on a bar."""
+    if batch < 1:
+        raise ConfigError(f"batch_size must be at least 1; got {batch}.")
+    backbone, done, total = method.backbone, 0, int((routing.weights > 0).sum())
+
+    def counting(rows: Tensor, route: int) -> Tensor:
+        nonlocal done
+        found, done = encode(rows, route), done + len(rows)
+        counter.count(f"encoding {counted}", done, total)
+        return found
+
+    how: dict[str, Any] = {"width": width_of(method), "batch": batch, "device": backbone.device}
+    if counted is None:
+        return mix(routing.routes, routing.weights, encode, **how)
+    with Counter() as counter:
+        return mix(routing.routes, routing.weights, counting, **how)
 
 
 def _in_batches(count: int, encode: Callable[[Tensor], Tensor]) -> Tensor:

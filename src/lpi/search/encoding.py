@@ -9,7 +9,7 @@ that size is the largest that was seen to give the same bits in every place.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -198,7 +198,7 @@ def image_probes(method: Method, pixels: Tensor, scoring: str) -> Probes:
     """
     check_scoring(scoring)
     routing = route_images(method, pixels)
-    return _probes(method, method.encode_images(pixels, routing=routing), routing, scoring)
+    return replace(_probes(method, method.encode_images(pixels, routing=routing), routing, scoring), kind="image")
 
 
 @torch.no_grad()

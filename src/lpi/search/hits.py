@@ -22,6 +22,8 @@ class Hit:
         margin: how much farther the next task is; ``None`` with fewer than two.
         date: when it was taken or last written to, ``YYYY-MM-DDTHH:MM:SS``.
         width, height: in pixels.
+        fit: how well it fits the query, between 0 and 1, where a half is where nonsense ends (:mod:`lpi.search.fit`);
+            ``None`` where that isn't known, as while an index moves to another model.
     """
 
     id: str
@@ -34,6 +36,7 @@ class Hit:
     date: str
     width: int
     height: int
+    fit: float | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from lpi.search.pair import Pair, pair_of
 from lpi.search.snapshot import Searched, Snapshot
 from lpi.search.stages import Stages
 from lpi.search.table import Rows
+from lpi.showing import counted, html_table
 
 
 class SearchIndex:
@@ -40,6 +42,8 @@ class SearchIndex:
     """
 
     def __init__(self, folder: str | Path, *, device: str = "auto", method_file: Named | None = None) -> None:
+        if not isinstance(folder, str | PathLike):
+            raise ConfigError(f"an index is opened by its folder; got {type(folder).__name__}.")
         self.folder, self.method_file = Path(folder), method_file
         self._device = pick_device(device)
         self._refreshing = threading.Lock()
@@ -122,6 +126,13 @@ class SearchIndex:
     def __len__(self) -> int:
         return self.manifest.current.pictures
 
+    def __repr__(self) -> str:
+        return f"SearchIndex of {self.root.name}: {len(self)} pictures, {counted(self.tasks, 'domain')}"
+
+    def _repr_html_(self) -> str:
+        rows = [(one.number, f"{one.kind} {one.task}".strip(), one.pictures, one.when) for one in self.stages()]
+        return html_table(repr(self), ("stage", "what", "pictures", "when"), rows)
+
     @property
     def root(self) -> Path:
         """The folder of pictures."""
@@ -187,9 +198,13 @@ class SearchIndex:
 
     # ---- searching, and serving --------------------------------------------------------------------------------------
 
-    def search(self, words: str, *, count: int = 10) -> list[Hit]:
+    def search(self, words: str, *, count: int = 10, least: float | None = None) -> list[Hit]:
         """The pictures that words describe best; :meth:`search_text` has more to choose."""
-        return self.search_text(words, count)
+        return self.search_text(words, count, least=least)
+
+    def measure(self, stage: int | None = None) -> bool:
+        """Measure how well pictures of a stage fit, once, so that hits say it; returns whether that can be said."""
+        return self._searched(stage).measure()
 
     def serve(self, *, port: int = 8000, **options: Any) -> None:
         """Search in a browser, until Ctrl-C; see :func:`lpi.serve.server.serve`."""
@@ -206,6 +221,7 @@ class SearchIndex:
         stage: int | None = None,
         scoring: str = "plain",
         exact: bool = False,
+        least: float | None = None,
     ) -> list[Hit]:
         """The pictures that words describe best.
 
@@ -216,12 +232,15 @@ class SearchIndex:
             stage: search as of this stage; by default the current one.
             scoring: see :mod:`lpi.search.scoring`.
             exact: look at every vector, also where there is an approximate index.
+            least: leave out what fits less well, between 0 and 1; a half is where nonsense ends. See :attr:`Hit.fit`.
 
         Raises:
             ConfigError: something about the request makes no sense; the message says what.
             UnknownNameError: the filter names a task that isn't there.
         """
-        return self.find(self.encode_texts([query], stage=stage, scoring=scoring)[0], k, filters, exact=exact)
+        return self.find(
+            self.encode_texts([query], stage=stage, scoring=scoring)[0], k, filters, exact=exact, least=least
+        )
 
     def search_image(
         self,
@@ -232,14 +251,16 @@ class SearchIndex:
         stage: int | None = None,
         scoring: str = "plain",
         exact: bool = False,
+        least: float | None = None,
     ) -> list[Hit]:
         """The pictures that are most like a picture, which need not be one of the index; see :meth:`search_text`.
 
         Args:
             query: opened by PIL, a path, or uint8 pixels; see :meth:`lpi.methods.base.Method.encode_images`.
-            k, filters, stage, scoring, exact: as in :meth:`search_text`.
+            k, filters, stage, scoring, exact, least: as in :meth:`search_text`.
         """
-        return self.find(self.encode_images([query], stage=stage, scoring=scoring)[0], k, filters, exact=exact)
+        encoded = self.encode_images([query], stage=stage, scoring=scoring)[0]
+        return self.find(encoded, k, filters, exact=exact, least=least)
 
     def similar(
         self, key: str, k: int = 10, filters: Filters | None = None, *, stage: int | None = None, exact: bool = False
@@ -251,16 +272,30 @@ class SearchIndex:
         """
         return self._searched(stage).similar(key, k, filters, exact=exact)
 
-    def find(self, query: Query, k: int = 10, filters: Filters | None = None, *, exact: bool = False) -> list[Hit]:
+    def find(
+        self,
+        query: Query,
+        k: int = 10,
+        filters: Filters | None = None,
+        *,
+        exact: bool = False,
+        least: float | None = None,
+    ) -> list[Hit]:
         """The pictures nearest to an encoded query, best first; equal scores in the order of ids.
 
         Raises:
             ConfigError: the index no longer has the model that encoded the query.
         """
-        return self.find_each([query], k, filters, exact=exact)[0]
+        return self.find_each([query], k, filters, exact=exact, least=least)[0]
 
     def find_each(
-        self, queries: Sequence[Query], k: int = 10, filters: Filters | None = None, *, exact: bool = False
+        self,
+        queries: Sequence[Query],
+        k: int = 10,
+        filters: Filters | None = None,
+        *,
+        exact: bool = False,
+        least: float | None = None,
     ) -> list[list[Hit]]:
         """:meth:`find` for several queries: those that are alike are looked for in the store at once."""
         found: list[list[Hit]] = [[] for _ in queries]
@@ -269,7 +304,7 @@ class SearchIndex:
             groups.setdefault((query.stage, query.model, query.probe.membership is None), []).append(place)
         for places in groups.values():
             probes = [queries[place].probe for place in places]
-            each = self._searched_by(queries[places[0]]).find(probes, k, filters, exact=exact)
+            each = self._searched_by(queries[places[0]]).find(probes, k, filters, exact=exact, least=least)
             for place, hits in zip(places, each, strict=True):
                 found[place] = hits
         return found
@@ -294,6 +329,21 @@ class SearchIndex:
         """
         return self._searched(None).rank_captions(image, captions, scoring)
 
+    def newest(
+        self, k: int = 10, filters: Filters | None = None, *, skip: int = 0, stage: int | None = None
+    ) -> list[Hit]:
+        """The pictures with the latest dates, after ``skip`` others; their score is 1.
+
+        Raises:
+            ConfigError: ``k`` is less than 1, or there is no such stage.
+            UnknownNameError: the filter names a task that isn't there.
+        """
+        return self.at(stage).newest(k, filters or Filters(), skip=skip)
+
+    def count(self, filters: Filters | None = None, *, stage: int | None = None) -> int:
+        """How many pictures pass the filters."""
+        return self.at(stage).rows.count((filters or Filters()).sql())
+
     # ---- pictures, by id only ----------------------------------------------------------------------------------------
 
     def picture(self, key: str) -> Hit:
@@ -303,6 +353,11 @@ class SearchIndex:
             UnknownNameError: there is no such picture.
         """
         return self._searched(None).picture(key)
+
+    def taken(self, key: str) -> str:
+        """When a picture was taken, ``YYYY-MM-DDTHH:MM:SS`` by its camera's own note; empty where there is none."""
+        known = self._stages.store.abouts([key])
+        return known[key][2] if key in known else ""
 
     def path(self, key: str) -> Path:
         """The file of a picture, which is still the very one that was indexed.

@@ -33,7 +33,7 @@ from lpi.search.best import TIES, best_rows_each, check_count, in_order
 from lpi.search.filters import Filters
 from lpi.search.hits import Hit, Query, hit_of
 from lpi.search.scoring import Probe
-from lpi.search.snapshot import Snapshot
+from lpi.search.snapshot import Snapshot, check_least
 from lpi.search.table import IN_FILTER, Row
 
 SAMPLE = 1000  # pictures from which a rotation is learned well enough to be searched over
@@ -124,15 +124,24 @@ class Pair:
         return [replace(query, stage=self.old.stage.number) for query in queries]
 
     def find(
-        self, probes: Sequence[Probe], k: int, filters: Filters | None = None, *, exact: bool = False
+        self,
+        probes: Sequence[Probe],
+        k: int,
+        filters: Filters | None = None,
+        *,
+        exact: bool = False,
+        least: float | None = None,
     ) -> list[list[Hit]]:
         """See :class:`Snapshot`.
 
         Raises:
-            ConfigError: a query was encoded for another way of scoring than ``plain``, or ``k`` is less than 1.
+            ConfigError: a query was encoded for another way of scoring than ``plain``, ``k`` is less than 1, or
+                ``least`` is given: scores of two models say nothing of that.
             UnknownNameError: the filter names a task that neither model knows.
         """
         check_count(k)
+        if least is not None:
+            check_least(least, known=False)
         filters = filters or Filters()
         filters.check([*self.old.tasks, *self.new.tasks])
         filters = filters.in_folder(
@@ -142,6 +151,10 @@ class Pair:
         if any(probe.membership is not None for probe in probes):
             raise ConfigError("while the index moves to another model, scoring must be plain. See: lpi migrate")
         return [self._find(probe.vector, k, filters, exact) for probe in probes]
+
+    def measure(self) -> bool:
+        """See :class:`Snapshot`: of two models nothing is measured."""
+        return False
 
     def similar(self, key: str, k: int, filters: Filters | None = None, *, exact: bool = False) -> list[Hit]:
         """See :class:`Snapshot`: old vectors are compared, and the new one of a picture that has no other."""

@@ -47,10 +47,12 @@ class Probe:
     Attributes:
         vector: whose cosines with the pictures' vectors are the scores, [features].
         membership: how much the query belongs to each task, times the weight of that, [tasks]; with ``routed`` only.
+        kind: what it was made of.
     """
 
     vector: Tensor
     membership: Tensor | None = None
+    kind: Literal["text", "image"] = "text"
 
 
 @dataclass(frozen=True)
@@ -62,17 +64,19 @@ class Probes:
         membership: see :class:`Probe`, [queries, tasks].
         routes: the tasks that each query was routed to and how much each counts; an empty name is the frozen model.
             Nothing where the model tells no tasks apart.
+        kind: what they were made of.
     """
 
     vectors: Tensor
     membership: Tensor | None = None
     routes: tuple[Answering, ...] = ()
+    kind: Literal["text", "image"] = "text"
 
     def __len__(self) -> int:
         return len(self.vectors)
 
     def __getitem__(self, row: int) -> Probe:
-        return Probe(self.vectors[row], None if self.membership is None else self.membership[row])
+        return Probe(self.vectors[row], None if self.membership is None else self.membership[row], self.kind)
 
     def scores(self, images: Tensor, membership: Tensor | None = None) -> Tensor:
         """Scores of pictures, [queries, pictures].

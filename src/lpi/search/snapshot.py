@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -15,6 +15,7 @@ from lpi.prompts.task_keys import FALLBACK
 from lpi.search.best import SHOWN, TIES, best_rows_each, check_count
 from lpi.search.encoding import caption_scores, image_probes, task_membership, text_probes
 from lpi.search.filters import Filters
+from lpi.search.fit import LEAST_PICTURES, NEAR, Fitting
 from lpi.search.hits import Hit, Query, hit_of
 from lpi.search.manifest import Stage
 from lpi.search.scoring import Probe, Probes, check_scoring
@@ -35,9 +36,18 @@ class Searched(Protocol):
         """Pictures as queries."""
 
     def find(
-        self, probes: Sequence[Probe], k: int, filters: Filters | None = None, *, exact: bool = False
+        self,
+        probes: Sequence[Probe],
+        k: int,
+        filters: Filters | None = None,
+        *,
+        exact: bool = False,
+        least: float | None = None,
     ) -> list[list[Hit]]:
         """The pictures nearest to each of several queries, best first."""
+
+    def measure(self) -> bool:
+        """Measure how well pictures fit, so that hits say it; returns whether that can be said."""
 
     def similar(self, key: str, k: int, filters: Filters | None = None, *, exact: bool = False) -> list[Hit]:
         """The pictures most like one of them."""
@@ -49,6 +59,21 @@ class Searched(Protocol):
         """Captions with their scores for a picture, the best first."""
 
 
+def check_least(least: float, known: bool) -> None:
+    """Refuse to leave out what fits less well than nobody can tell.
+
+    Raises:
+        ConfigError: ``least`` isn't between 0 and 1, or it isn't known how well pictures fit.
+    """
+    if not 0 <= least <= 1:
+        raise ConfigError(f"least must be between 0 and 1; got {least}.")
+    if not known:
+        raise ConfigError(
+            f"least: how well a picture fits can't be said of an index of fewer than {LEAST_PICTURES} pictures, or "
+            "while it moves to another model. Leave it out."
+        )
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """The pictures and the model of one stage. Any number of threads may use it.
@@ -57,11 +82,13 @@ class Snapshot:
         stage: which one.
         method: its model.
         rows: its pictures.
+        fitting: how well they fit what is asked, once that is measured.
     """
 
     stage: Stage
     method: Method
     rows: Rows
+    fitting: Fitting = field(default_factory=Fitting, compare=False)
 
     @property
     def tasks(self) -> list[str]:
@@ -102,6 +129,7 @@ class Snapshot:
         filters: Filters | None = None,
         *,
         exact: bool = False,
+        least: float | None = None,
         without: str | None = None,
     ) -> list[list[Hit]]:
         """The pictures nearest to each of several queries, best first; equal scores in the order of ids.
@@ -111,24 +139,49 @@ class Snapshot:
             k: how many for each.
             filters: which pictures may be found.
             exact: look at every vector, also where there is an approximate index.
+            least: leave out what fits less well, between 0 and 1; see :mod:`lpi.search.fit`.
             without: the id of a picture to leave out.
 
         Raises:
-            ConfigError: ``k`` is less than 1.
+            ConfigError: ``k`` is less than 1, or ``least`` not between 0 and 1, or nothing can be said of that.
             UnknownNameError: the filter names a task that isn't there.
         """
         check_count(k)
         filters = filters or Filters()
         filters.check(self.tasks)
         filters = filters.in_folder(self.rows.any, self.rows.folders)
-        each = best_rows_each(self.rows, probes, k + TIES, filters, exact, without, self.membership)
-        return [[hit_of(row) for row in rows[:k]] for rows in each]
+        if least is not None:
+            check_least(least, self.measure())
+        looked = k if self.fitting.known is None else max(k, NEAR)  # how well they fit is told from so many
+        each = best_rows_each(self.rows, probes, looked + TIES, filters, exact, without, self.membership)
+        found = [[hit_of(row) for row in rows[:looked]] for rows in each]
+        return [self._fitted(probe, hits, least)[:k] for probe, hits in zip(probes, found, strict=True)]
+
+    def measure(self) -> bool:
+        """See :class:`Searched`."""
+        return self.fitting.measure(self.method, self.rows, self.stage.version) is not None
+
+    def _fitted(self, probe: Probe, hits: list[Hit], least: float | None) -> list[Hit]:
+        """Hits with how well they fit, where that was measured; those that fit less than ``least`` left out."""
+        if self.fitting.known is None or not hits:
+            return hits
+        fits = self.fitting.known(probe, self.rows.vectors([hit.id for hit in hits]))
+        return [replace(hit, fit=fit) for hit, fit in zip(hits, fits, strict=True) if least is None or fit >= least]
 
     def similar(self, key: str, k: int, filters: Filters | None = None, *, exact: bool = False) -> list[Hit]:
         """The pictures most like one of them, itself left out; see :meth:`lpi.search.index.SearchIndex.similar`."""
         self.picture(key)
-        probe = Probe(torch.from_numpy(self.rows.vectors([key])[0]))
+        probe = Probe(torch.from_numpy(self.rows.vectors([key])[0]), kind="image")
         return self.find([probe], k, filters, exact=exact, without=key)[0]
+
+    def newest(self, k: int, filters: Filters, *, skip: int = 0) -> list[Hit]:
+        """The pictures with the latest dates, after ``skip`` others; equal ones in the order of ids."""
+        check_count(k)
+        filters.check(self.tasks)
+        dates = self.rows.columns("id", "date", where=filters.sql())
+        order = sorted(zip(dates["date"], dates["id"], strict=True), key=lambda own: own[1])
+        order.sort(key=lambda own: own[0], reverse=True)
+        return [self.picture(key) for _, key in order[skip : skip + k]]
 
     def picture(self, key: str) -> Hit:
         """What is known of a picture; its score is 1.

@@ -10,6 +10,7 @@ import torch
 from lpi.errors import CheckpointError, ConfigError
 from lpi.methods import Named
 from lpi.methods.base import Method
+from lpi.search.fit import Fitting
 from lpi.search.identity import load_stage
 from lpi.search.manifest import Manifest
 from lpi.search.snapshot import Snapshot
@@ -76,5 +77,7 @@ class Stages:
                         f"{self.folder}: {len(damaged)} of its rows are damaged, first that of picture {damaged[0]}. "
                         "'lpi index --check' says what else is; take it from a backup, or index into a new folder."
                     )
-                self._snapshots[stage.number] = Snapshot(stage, self._methods[stage.model], rows)
+                fitting = Fitting(self.folder / "models" / stage.model)
+                fitting.recall(stage.version)
+                self._snapshots[stage.number] = Snapshot(stage, self._methods[stage.model], rows, fitting)
             return self._snapshots[stage.number]

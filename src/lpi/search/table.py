@@ -45,6 +45,7 @@ class Row(TypedDict, total=False):
     margin: float | None
     confidence: float | None
     score: float
+    vector: list[float]
 
 
 class Rows:
@@ -83,6 +84,10 @@ class Rows:
             if row["check"] is not None
             and (row["check"], row["state"]) != (check_of(row["id"], vector), state_of([row[name] for name in STATED]))
         ]
+
+    def count(self, where: str | None) -> int:
+        """How many rows meet a condition in SQL."""
+        return len(self) if where is None else int(self._table.count_rows(where))
 
     def columns(self, *names: str, where: str | None = None) -> dict[str, list[Any]]:
         """Values of all rows by the name of their column, in one order of rows."""

@@ -17,9 +17,10 @@ from starlette.exceptions import HTTPException
 
 from lpi import __version__
 from lpi.errors import ConfigError
+from lpi.search.fit import WELL
 from lpi.search.hits import Hit as Found
 from lpi.search.hits import Query as Encoded
-from lpi.serve.limits import RefusedError
+from lpi.serve.limits import MOST_HITS, RefusedError
 from lpi.serve.schemas import (
     Asked,
     Box,
@@ -28,6 +29,8 @@ from lpi.serve.schemas import (
     Health,
     Hit,
     Info,
+    Newest,
+    Picture,
     Problem,
     Route,
     Search,
@@ -89,7 +92,7 @@ def add_searches(router: APIRouter, service: Service) -> None:
         started = time.perf_counter()
         encoding = Encoding("text", service.stage(asked.stage), asked.scoring)
         found = await unless_gone(request, service.search_words(asked.q, encoding, lookup(asked)))
-        return answer(*found, asked.q, started)
+        return answer(*found, asked, await service.count(encoding.stage, asked.filters()), started)
 
     @router.post("/api/search", summary="Search by a picture", openapi_extra=PICTURE_BODY, responses=TOO_LARGE)
     async def by_picture(request: Request, asked: Annotated[Search, Query()]) -> SearchAnswer:
@@ -101,30 +104,47 @@ def add_searches(router: APIRouter, service: Service) -> None:
         except asyncio.TimeoutError as error:
             raise RefusedError(408, "the picture took too long to arrive. Send it again.") from error
         found = await unless_gone(request, service.search_picture(content, encoding, wanted))
-        return answer(*found, None, started)
+        return answer(*found, asked, await service.count(encoding.stage, wanted.filters), started)
 
     @router.get("/api/pictures/{id}/similar", summary="Pictures like one of them")
     async def similar(request: Request, key: Id, asked: Annotated[Similar, Query()]) -> SimilarAnswer:
         stage = service.stage(asked.stage)
         hits = await unless_gone(request, service.similar(key, stage, lookup(asked)))
-        number = service.index.manifest.current.number if stage is None else stage
-        return SimilarAnswer(stage=number, hits=[Hit.of(hit) for hit in hits])
+        return await pictures(service, hits[asked.skip :], stage, asked)
+
+    @router.get("/api/pictures", summary="The newest pictures")
+    async def newest(request: Request, asked: Annotated[Newest, Query()]) -> SimilarAnswer:
+        stage = service.stage(asked.stage)
+        wanted = Lookup(asked.k, asked.filters(), exact=False)
+        hits = await unless_gone(request, service.newest(stage, wanted, asked.skip))
+        return await pictures(service, hits, stage, asked)
 
 
 def lookup(asked: Similar) -> Lookup:
-    """What a request wants of the store."""
-    return Lookup(asked.k, asked.filters(), asked.exact if isinstance(asked, Search) else False)
+    """What a request wants of the store: also what it skips must be found."""
+    exact, least = (asked.exact, asked.least) if isinstance(asked, Search) else (False, None)
+    return Lookup(min(asked.skip + asked.k, MOST_HITS), asked.filters(), exact, least)
 
 
-def answer(query: Encoded, hits: list[Found], words: str | None, started: float) -> SearchAnswer:
+async def pictures(service: Service, hits: list[Found], stage: int | None, asked: Newest) -> SimilarAnswer:
+    """The answer where nothing was encoded."""
+    number = service.index.manifest.current.number if stage is None else stage
+    total = await service.count(stage, asked.filters())
+    return SimilarAnswer(stage=number, total=total, hits=[Hit.of(hit) for hit in hits])
+
+
+def answer(query: Encoded, hits: list[Found], asked: Search, total: int, started: float) -> SearchAnswer:
     """The answer to a search: the hits, the tasks that answered, and the time it took."""
+    fits = [hit.fit for hit in hits if hit.fit is not None]
     return SearchAnswer(
         stage=query.stage,
-        query=words,
+        total=total,
+        fits_well=max(fits) >= WELL if fits else (None if hits or asked.least is None else False),
+        query=asked.q if isinstance(asked, WordSearch) else None,
         cut=query.cut,
         milliseconds=round(1000 * (time.perf_counter() - started), 1),
         routes=[Route(task=task, weight=weight) for task, weight in query.routes],
-        hits=[Hit.of(hit) for hit in hits],
+        hits=[Hit.of(hit) for hit in hits[asked.skip :]],
     )
 
 
@@ -172,8 +192,9 @@ def add_pictures(router: APIRouter, service: Service) -> None:
     """Add what is told of pictures of the index, by their ids: no name of a file is ever taken from a request."""
 
     @router.get("/api/pictures/{id}", summary="What is known of a picture")
-    async def picture(key: Id, asked: Annotated[Asked, Query()]) -> Hit:
-        return Hit.of(await service.picture(key))
+    async def picture(key: Id, asked: Annotated[Asked, Query()]) -> Picture:
+        hit, taken = await service.picture(key)
+        return Picture(**Hit.of(hit).model_dump(), taken=taken)
 
     @router.get(
         "/api/pictures/{id}/file",
@@ -262,6 +283,7 @@ def add_figures(router: APIRouter, service: Service) -> None:
                 for stage in manifest.stages
             ],
             current=manifest.current.number,
+            examples=service.examples,
             grounding=service.grounder is not None,
             version=__version__,
             upload_bytes=service.limits.upload_bytes,

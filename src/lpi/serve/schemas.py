@@ -26,13 +26,14 @@ class Asked(BaseModel):
         return {name: value for name, value in values.items() if value != ""} if isinstance(values, dict) else values
 
 
-class Similar(Asked):
-    """Which pictures may be found by a search, and how many."""
+class Newest(Asked):
+    """Which pictures may be shown, and how many."""
 
     k: Annotated[int, Field(ge=1, le=MOST_HITS, description="How many pictures.")] = 24
+    skip: Annotated[int, Field(ge=0, lt=MOST_HITS, description="Leave out so many of the first.")] = 0
     stage: Annotated[int | None, Field(description="As of this stage; by default the current one.")] = None
     folder: Annotated[str | None, Field(description="Only in this folder, relative to the indexed one.")] = None
-    task: Annotated[str | None, Field(description="Only pictures that were sent to this task.")] = None
+    task: Annotated[str | None, Field(description="Only pictures of this domain.")] = None
     since: Annotated[str | None, Field(description="Only taken on this day or later, YYYY-MM-DD.")] = None
     until: Annotated[str | None, Field(description="Only taken on this day or earlier.")] = None
 
@@ -41,9 +42,16 @@ class Similar(Asked):
         return Filters(folder=self.folder, task=self.task, since=self.since, until=self.until)
 
 
+class Similar(Newest):
+    """Which pictures may be found by a search, and how many."""
+
+
 class Search(Similar):
     """How a search compares, besides."""
 
+    least: Annotated[
+        float | None, Field(ge=0, le=1, description="Leave out what fits less well; nonsense ends at a half.")
+    ] = None
     scoring: Annotated[str, Field(description="How vectors of different prompts are compared.")] = "plain"
     exact: Annotated[bool, Field(description="Look at every vector, also in a large index.")] = False
 
@@ -88,6 +96,7 @@ class Hit(BaseModel):
     date: str
     width: int
     height: int
+    fit: float | None
     thumbnail: str
     file: str
 
@@ -99,6 +108,12 @@ class Hit(BaseModel):
         return cls.model_construct(**told)  # our own values: hundreds a second, and right already
 
 
+class Picture(Hit):
+    """A picture, and when its camera says it was taken; empty where it doesn't, and its date is the file's."""
+
+    taken: str
+
+
 class Route(BaseModel):
     """A task that answered a query, and how much it counted, 0..1; an empty name is the frozen model."""
 
@@ -107,19 +122,23 @@ class Route(BaseModel):
 
 
 class SimilarAnswer(BaseModel):
-    """Pictures, the best first."""
+    """Pictures, the best first, of ``total`` that pass the filters."""
 
     stage: int
+    total: int
     hits: list[Hit]
 
 
 class SearchAnswer(BaseModel):
-    """Pictures, the best first, and which tasks answered; ``query`` is null for a picture.
+    """Pictures, the best first, of ``total`` that pass the filters, and which tasks answered.
 
-    ``cut`` says that the model takes only the start of the query: the rest counts for nothing.
+    ``query`` is null for a picture. ``fits_well`` says whether any picture does; null where that isn't known. ``cut``
+    says that the model takes only the start of the query: the rest counts for nothing.
     """
 
     stage: int
+    total: int
+    fits_well: bool | None
     query: str | None
     cut: bool
     milliseconds: float
@@ -169,6 +188,7 @@ class Info(BaseModel):
     folders: list[str]
     stages: list[StageInfo]
     current: int
+    examples: list[str]
     grounding: bool
     version: str
     upload_bytes: int

@@ -22,6 +22,7 @@ from lpi.search.filters import Filters
 from lpi.search.hits import Hit, Query
 from lpi.search.index import SearchIndex
 from lpi.search.manifest import FILE, NEXT, Manifest
+from lpi.search.suggestions import suggestions
 from lpi.serve.batching import Batcher
 from lpi.serve.limits import Limits, RefusedError, read_picture
 from lpi.serve.metrics import Metrics
@@ -58,6 +59,7 @@ class Lookup:
     k: int
     filters: Filters
     exact: bool
+    least: float | None = None
 
 
 class Thumbnails:
@@ -139,6 +141,7 @@ class Service:
         self.metrics, self.thumbnails = Metrics(), Thumbnails()
         self._overview: Overview | None = None
         self._damage = ""
+        self.examples: list[str] = []
         self._refresh_seconds = refresh_seconds
         cores = threads or torch.get_num_threads()
         # the same number of cores either way: one batch on all of them, or a query on each
@@ -182,6 +185,7 @@ class Service:
         """Take over what other processes change; until it is ready, searches go on with what there was."""
         loop = asyncio.get_running_loop()
         seen, complaint = await loop.run_in_executor(self._refresher, self._mark), ""
+        await loop.run_in_executor(self._refresher, self._measure)
         while True:
             await asyncio.sleep(self._refresh_seconds)
             mark = await loop.run_in_executor(self._refresher, self._mark)
@@ -197,7 +201,15 @@ class Service:
                 continue
             seen, complaint = mark, ""
             self.thumbnails.clear()
+            await loop.run_in_executor(self._refresher, self._measure)
             self.metrics.refreshes.inc()
+
+    def _measure(self) -> None:
+        """Measure how well pictures fit, and find words to begin with; until then, searches don't say it."""
+        try:
+            self.examples = suggestions(self.index)
+        except Exception as error:  # searches go on without
+            log.warning("how well pictures fit can't be measured: %s", error)
 
     def _mark(self) -> tuple[tuple[int, int, int] | None, ...]:
         """Inode, time and size of the manifests, of which every change of the index writes one anew."""
@@ -258,7 +270,7 @@ class Service:
         return encode(items, stage=encoding.stage, scoring=encoding.scoring)
 
     def _found(self, lookup: Lookup, queries: Sequence[Query]) -> list[list[Hit]]:
-        return self.index.find_each(queries, lookup.k, lookup.filters, exact=lookup.exact)
+        return self.index.find_each(queries, lookup.k, lookup.filters, exact=lookup.exact, least=lookup.least)
 
     async def similar(self, key: str, stage: int | None, lookup: Lookup) -> list[Hit]:
         """The pictures most like one of the index, itself left out."""
@@ -274,10 +286,20 @@ class Service:
         result: Result = await self._pictures.ask(None, call)
         return result
 
-    async def picture(self, key: str) -> Hit:
-        """What is known of a picture."""
+    async def newest(self, stage: int | None, lookup: Lookup, skip: int) -> list[Hit]:
+        """The pictures with the latest dates."""
+        return await self.apart(lambda: self.index.newest(lookup.k, lookup.filters, skip=skip, stage=stage))
+
+    async def count(self, stage: int | None, filters: Filters) -> int:
+        """How many pictures pass the filters."""
+        if filters == Filters() and stage is None:
+            return len(self.index)
+        return await self.apart(lambda: self.index.count(filters, stage=stage))
+
+    async def picture(self, key: str) -> tuple[Hit, str]:
+        """What is known of a picture, and when it was taken."""
         check_id(key)
-        return await self.apart(lambda: self.index.picture(key))
+        return await self.apart(lambda: (self.index.picture(key), self.index.taken(key)))
 
     async def file(self, key: str) -> Path:
         """The file of a picture."""

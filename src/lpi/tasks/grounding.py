@@ -14,12 +14,12 @@ from lpi.errors import DataError
 from lpi.tasks.grouping import StreamOf, TaskOf, option_names
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GroundingTask(TaskOf[ReferringExpression]):
     """One task: its name, and its expressions to learn from, to choose on and to be tested on."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GroundingStream(StreamOf[GroundingTask, ReferringExpression]):
     """Tasks in the order in which they arrive, and expressions that none of them may learn from.
 

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -13,6 +13,7 @@ from lpi.data.content import content_ids
 from lpi.data.records import SPLITS, Picture
 from lpi.data.rows import split_name
 from lpi.errors import ConfigError, DataError, UnknownNameError, did_you_mean
+from lpi.showing import counted, html_table
 
 
 class Record(Protocol):
@@ -36,7 +37,7 @@ T = TypeVar("T")
 Splits = Mapping[str, Sequence[R]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TaskOf(Generic[R]):
     """One task: its name, and its records to learn from, to choose on and to be tested on."""
 
@@ -49,11 +50,18 @@ class TaskOf(Generic[R]):
         """Its records by the name of their split."""
         return (("train", self.train), ("val", self.validation), ("test", self.test))
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{len(records)} {split}" for split, records in self.splits() if records)
+        return f"{type(self).__name__} {self.name!r}: {counts or 'empty'}"
+
+    def _repr_html_(self) -> str:
+        return html_table(self.name, ("split", "items"), [(split, len(records)) for split, records in self.splits()])
+
 
 K = TypeVar("K", bound=TaskOf[Any])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StreamOf(Generic[K, R]):
     """Tasks in the order in which they arrive, and records that none of them may learn from.
 
@@ -70,7 +78,7 @@ class StreamOf(Generic[K, R]):
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a stream without tasks, tasks of one name, and tasks with nothing to learn from or be tested on."""
+        """Refuse a stream without tasks, tasks of one name, and tasks with nothing to learn from."""
         if not self.tasks:
             raise ConfigError(f"Stream {self.name!r} has no task. Check its source and filters.")
         names: set[str] = set()
@@ -78,12 +86,48 @@ class StreamOf(Generic[K, R]):
             if task.name in names:
                 raise ConfigError(f"Stream {self.name!r} has two tasks called {task.name!r}. Name them apart.")
             names.add(task.name)
-            for what, records in (("training", task.train), ("test", task.test)):
-                if not records:
-                    raise DataError(
-                        f"Task {task.name!r} of stream {self.name!r} has no {what} {self.items}. "
-                        "Add some, loosen its filters, or leave the task out."
-                    )
+            self._require(task.name, "training", task.train)
+
+    def tested(self: "Kind") -> "Kind":
+        """The stream itself, whose tasks all have something to be tested on.
+
+        Raises:
+            DataError: one has nothing.
+        """
+        for task in self.tasks:
+            self._require(task.name, "test", task.test)
+        return self
+
+    def _require(self, task: str, what: str, records: Sequence[R]) -> None:
+        if not records:
+            raise DataError(
+                f"Task {task!r} of stream {self.name!r} has no {what} {self.items}. "
+                "Add some, loosen its filters, or leave the task out."
+            )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.name!r}: {counted([task.name for task in self.tasks], 'task')}"
+
+    def _repr_html_(self) -> str:
+        rows = self.summary()
+        return html_table(repr(self), list(rows[0]), [list(row.values()) for row in rows])
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self.tasks)
+
+    def __getitem__(self, key: str | int) -> K:
+        """A task by its name or place.
+
+        Raises:
+            UnknownNameError: there is no such task.
+            IndexError: there is no such place.
+        """
+        if not isinstance(key, str):
+            return self.tasks[key]
+        return in_order({task.name: task for task in self.tasks}, [key])[0]
 
     @staticmethod
     def facts(record: Any) -> list[Any]:

@@ -17,24 +17,24 @@ from lpi.tasks.grouping import StreamOf, TaskOf, option_names
 _PART_KEYS = ("name", "file", "where", "train_where", "task_field", "tasks", "split", "split_shares")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Task(TaskOf[CaptionedImage]):
     """One task: its name, and its pictures to learn from, to choose on and to be tested on."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TaskStream(StreamOf[Task, CaptionedImage]):
     """Tasks in the order in which they arrive, and pictures that none of them may learn from.
 
     Attributes:
         name: names the stream in results.
-        tasks: in learning order; each has training and test pictures.
+        tasks: in learning order; each has training pictures.
         held_out: never trained: what the frozen backbone could do before, and should still do after.
         notes: what a reader left out, in words, for the report.
 
     Raises:
         ConfigError: no task, or two of one name.
-        DataError: a task without training or test pictures, or a picture that is in the stream twice.
+        DataError: a task without training pictures, or a picture that is in the stream twice.
     """
 
     items: ClassVar[str] = "pictures"

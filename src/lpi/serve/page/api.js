@@ -52,7 +52,9 @@ export const searchPicture = (file, options, kind = "search") =>
 export const similar = (id, options, kind = "similar") =>
   ask(kind, `api/pictures/${encodeURIComponent(id)}/similar?${parameters(options)}`);
 
-export const picture = (id) => ask("picture", `api/pictures/${encodeURIComponent(id)}`);
+export const newest = (options) => ask("newest", `api/pictures?${parameters(options)}`);
+
+export const picture = (id, kind = "picture") => ask(kind, `api/pictures/${encodeURIComponent(id)}`);
 
 export const ground = (id, expression) =>
   ask("ground", `api/pictures/${encodeURIComponent(id)}/ground?${parameters({ expression })}`);

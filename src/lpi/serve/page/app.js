@@ -3,13 +3,16 @@
 import * as api from "./api.js";
 import { changes, columns } from "./compare.js";
 import * as detail from "./detail.js";
-import { byId, day, el, fileName, plural, routes } from "./dom.js";
+import { byId, copy, day, el, fileName, plural, routes } from "./dom.js";
 import { grid, skeleton, walk } from "./grid.js";
 import * as messages from "./messages.js";
 import * as offered from "./offered.js";
+import * as selection from "./selection.js";
 import * as address from "./state.js";
 
-const COUNT = 48; // pictures that are asked for
+const COUNT = 48; // pictures that are asked for at once
+const MOST = 500; // that the server gives in all
+const FEW = 8; // that are shown where nothing fits well
 const PAUSE = 250; // milliseconds without a key before a search begins
 
 const [form, words, said, results, slider, both] = ["search", "words", "said", "results", "stage", "compare"].map(byId);
@@ -18,6 +21,8 @@ let state = address.read();
 let about = null; // what there is to search in
 let picture = null; // a picture to search with: {file} or {hit}
 let shown = []; // the hits on the page
+let total = 0; // how many there are to scroll to
+let loading = false; // more of them
 let settled = true; // the next words that are typed are another query, and so a step to go back from
 let later;
 
@@ -27,7 +32,8 @@ const label = (stage) => `${stage.number} · ${stage.label}`;
 const labelOf = (number) => label(about?.stages.find((stage) => stage.number === number) ?? { number, label: "stage" });
 
 function fromFields() {
-  state = { ...state, q: words.value.trim() };
+  const q = words.value.trim();
+  state = { ...state, q, all: q === state.q ? state.all : "" };
   for (const [key, field] of Object.entries(fields)) state[key] = field.value;
   if (about && about.stages.length > 1) {
     const stage = about.stages[slider.value];
@@ -68,7 +74,7 @@ function fillIn(found) {
   fields.task.replaceChildren(option("", "all"), ...about.tasks.map((t) => option(t.name, `${t.name} (${t.pictures})`)));
   fields.task.parentElement.hidden = !about.tasks.length;
   fields.folder.parentElement.hidden = about.folders.length < 2;
-  byId("time").hidden = about.stages.length < 2;
+  byId("time").hidden = byId("then-now").hidden = about.stages.length < 2;
   slider.max = about.stages.length - 1;
   byId("stages").replaceChildren(...about.stages.map((stage, place) => option(String(place), label(stage))));
 }
@@ -95,8 +101,8 @@ function setPicture(chosen) {
 
 // ---- searching -------------------------------------------------------------------------------------------------------
 
-function find(stage, kind) {
-  const options = { ...address.options(state, stage), k: COUNT };
+function find(stage, kind, skip = 0) {
+  const options = { ...address.options(state, stage), k: COUNT, skip: skip || "" };
   if (picture?.file) return api.searchPicture(picture.file, options, kind);
   if (picture?.hit) return api.similar(picture.hit.id, options, kind);
   return api.searchWords(state.q, options, kind);
@@ -127,21 +133,70 @@ async function search({ fresh = true } = {}) {
 /** Nothing that was asked for before may still come and take the place of what is shown next. */
 function giveUp() {
   clearTimeout(later);
-  api.stop("search", "then", "now", "picture");
+  api.stop("search", "similar", "newest", "then", "now", "picture");
 }
 
 function busy(yes) {
   document.body.classList.toggle("busy", yes);
   results.setAttribute("aria-busy", String(yes));
-  if (yes && !results.querySelector(".grid")) results.replaceChildren(skeleton());
+  if (yes && !results.querySelector(".found")) results.replaceChildren(skeleton());
 }
 
 function one(found) {
-  shown = found.hits;
+  const poor = found.fits_well === false && !state.all;
+  shown = poor ? found.hits.slice(0, FEW) : found.hits;
+  total = poor ? shown.length : Math.min(found.total - (picture?.hit ? 1 : 0), MOST);
   say(found);
   if (!shown.length) return nothing();
-  results.replaceChildren(grid(shown, open));
+  const asked = picture ? "this picture" : `“${state.q}”`;
+  const note = found.fits_well === false ? [messages.poor(asked, poor ? showAll : null)] : [];
+  results.replaceChildren(...note, grid(shown, open));
+  arrived();
 }
+
+function showAll() {
+  state.all = "1";
+  search();
+}
+
+// ---- more by scrolling -----------------------------------------------------------------------------------------------
+
+const end = el("p", { className: "quiet", id: "end" });
+const watching = new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && more(), { rootMargin: "600px" });
+
+/** Pictures came: selected ones are marked, and the end of the page asks for more. */
+function arrived() {
+  selection.show();
+  end.textContent = shown.length < total ? "…" : "";
+  results.append(end);
+  watching.unobserve(end); // watched anew, it tells again: it may be in sight still
+  watching.observe(end);
+}
+
+async function more() {
+  if (loading || shown.length >= total || !shown.length || results.querySelector(".columns")) return;
+  loading = true;
+  const before = shown;
+  const opening = !state.q && !picture;
+  try {
+    const found = await (opening ? newest(before.length) : find(state.stage, picture?.hit ? "similar" : "search", before.length));
+    if (shown !== before) return; // another search came meanwhile
+    if (!found.hits.length) total = before.length;
+    const list = results.querySelector(".grid");
+    const items = grid(found.hits, open, { kind: opening ? "opening" : "found", from: before.length }).children;
+    shown = [...before, ...found.hits];
+    list.append(...items);
+    if (!opening) count();
+    arrived();
+  } catch (error) {
+    if (error.name !== "AbortError") end.textContent = error.message;
+    total = shown.length;
+  } finally {
+    loading = false;
+  }
+}
+
+const newest = (skip) => api.newest({ ...address.options(state), k: COUNT, skip: skip || "" });
 
 function compare(then, now) {
   shown = [...now.hits, ...then.hits.filter((hit) => !now.hits.some((other) => other.id === hit.id))];
@@ -149,20 +204,40 @@ function compare(then, now) {
   if (!shown.length) return nothing();
   const moved = changes(then.hits, now.hits);
   said.append(` · since then: ${moved.summary}`);
-  results.replaceChildren(columns([then.hits, now.hits], [labelOf(then.stage), labelOf(now.stage)], moved, open));
+  const poor = now.fits_well === false ? [messages.poor(`“${state.q}”`)] : [];
+  const both = columns([then.hits, now.hits], [labelOf(then.stage), labelOf(now.stage)], moved, open);
+  results.replaceChildren(...poor, both);
+  selection.show();
 }
 
 function say(found) {
   const time = found.milliseconds === undefined ? "" : ` in ${Math.max(1, Math.round(found.milliseconds))} ms`;
   const alike = picture?.hit ? ` like ${fileName(picture.hit.path)}` : "";
-  said.replaceChildren(`${plural(found.hits.length, "picture")}${alike}${time}`);
+  const all = found.total > shown.length ? ` of ${found.total.toLocaleString()}` : "";
+  said.replaceChildren(el("span", { id: "count" }, `${shown.length}${all} picture${shown.length === 1 && !all ? "" : "s"}`), `${alike}${time}`);
   if (about?.tasks.length && found.routes?.length) said.append(" · answered by ", routes(found.routes));
+  if (shown.some((hit) => hit.fit !== null)) said.append(" · ", legend());
 }
 
+function count() {
+  const place = byId("count");
+  if (place) place.textContent = place.textContent.replace(/^\d+/, shown.length);
+}
+
+const legend = () =>
+  el(
+    "span",
+    { className: "legend", title: "How well a picture fits what was asked. Below one half, words without any meaning do as well." },
+    el("i", { style: { "--share": 0.7 } }),
+    " how well it fits",
+  );
+
 function open(hit) {
+  if (selection.isSelecting()) return selection.choose(hit);
   settled = true;
   const options = address.options(state);
-  detail.open(hit, { hits: shown, words: state.q, grounding: about?.grounding, options, onlike: searchLike });
+  const scored = Boolean(state.q || picture);
+  detail.open(hit, { hits: shown, words: state.q, scored, grounding: about?.grounding, options, onlike: searchLike });
 }
 
 function searchLike(hit) {
@@ -178,14 +253,25 @@ function instead(message) {
   results.replaceChildren(message);
 }
 
-function welcome() {
+async function welcome() {
   said.textContent = "";
-  if (about) instead(messages.welcome(about, ask));
+  if (!about) return;
+  instead(messages.welcome(about, ask));
+  try {
+    const found = await newest(0);
+    if (state.q || picture || results.querySelector(".grid")) return; // somebody was faster
+    [shown, total] = [found.hits, found.total];
+    if (shown.length) results.append(grid(shown, open, { kind: "opening" }));
+    arrived();
+  } catch (error) {
+    if (error.name !== "AbortError") end.textContent = error.message;
+  }
 }
 
 function ask(text) {
   setPicture(null);
   state.q = text;
+  state.all = "";
   settled = true;
   search();
   words.focus();
@@ -230,7 +316,7 @@ words.addEventListener("blur", () => {
   settled = true;
 });
 
-byId("filters").addEventListener("change", (event) => {
+for (const part of ["filters", "then-now"]) byId(part).addEventListener("change", (event) => {
   const current = about?.stages.findIndex((stage) => stage.number === about.current);
   // now beside now says nothing: begin with the stage before
   if (event.target === both && both.checked && Number(slider.value) === current) slider.value = Math.max(current - 1, 0);
@@ -239,6 +325,13 @@ byId("filters").addEventListener("change", (event) => {
 });
 slider.addEventListener("input", () => sayStage(about.stages[slider.value]));
 byId("clear").addEventListener("click", clearFilters);
+byId("select").addEventListener("click", selection.toggle);
+byId("share").addEventListener("click", async (event) => {
+  await copy(location.href);
+  const button = event.target;
+  button.textContent = "Copied";
+  setTimeout(() => (button.textContent = "Copy link"), 1500);
+});
 byId("more").addEventListener("click", () => {
   const opened = byId("filters").classList.toggle("opened");
   byId("more").setAttribute("aria-expanded", String(opened));

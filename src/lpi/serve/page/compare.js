@@ -1,4 +1,4 @@
-// The same query at two stages, side by side: what moved up or down, what is new, what is gone.
+// The same query at two stages, side by side: what moved up or down, what is new, what left the page.
 
 import { el } from "./dom.js";
 import { grid } from "./grid.js";
@@ -11,7 +11,7 @@ export function changes(then, now) {
   const places = (hits) => new Map(hits.map((hit, place) => [hit.id, place]));
   const [before, after] = [places(then), places(now)];
   const marks = { then: new Map(), now: new Map() };
-  const count = { new: 0, up: 0, down: 0, gone: 0 };
+  const count = { new: 0, up: 0, down: 0, left: 0 };
   const mark = (side, id, kind, sign, said) => {
     marks[side].set(id, { kind, sign, said });
     count[kind] += 1;
@@ -22,16 +22,16 @@ export function changes(then, now) {
     else if (rise > 0) mark("now", id, "up", `↑ ${rise}`, `up by ${rise}`);
     else if (rise < 0) mark("now", id, "down", `↓ ${-rise}`, `down by ${-rise}`);
   }
-  for (const id of before.keys()) if (!after.has(id)) mark("then", id, "gone", "gone", "no longer among them");
+  for (const id of before.keys()) if (!after.has(id)) mark("then", id, "left", "left", "no longer on the page");
   const parts = Object.entries(count).filter(([, many]) => many);
-  const summary = parts.length ? parts.map(([kind, many]) => `${many} ${kind}`).join(", ") : "nothing moved";
+  const summary = parts.length ? parts.map(([kind, many]) => `${many} ${kind === "left" ? "left the page" : kind}`).join(", ") : "nothing moved";
   return { ...marks, summary };
 }
 
 /** Two columns of hits. `titles` are those of the stages, `moved` is from `changes`. */
 export function columns([then, now], titles, moved, open) {
   const column = (title, hits, marks) =>
-    el("section", {}, el("h2", {}, title), hits.length ? grid(hits, open, marks) : el("p", { className: "quiet" }, "Nothing."));
+    el("section", {}, el("h2", {}, title), hits.length ? grid(hits, open, { marks }) : el("p", { className: "quiet" }, "Nothing."));
   return el(
     "div",
     { className: "columns" },

@@ -1,7 +1,7 @@
 // One picture, large: what is known of it, what is like it, and where in it an expression points.
 
-import { ApiError, address, ground, similar, stop, thumbnail } from "./api.js";
-import { byId, day, el, fileName, percent } from "./dom.js";
+import { ApiError, address, ground, picture, similar, stop, thumbnail } from "./api.js";
+import { byId, copying, day, el, fileName, percent } from "./dom.js";
 import { focusOn } from "./grid.js";
 
 const LIKE_IT = 12;
@@ -13,7 +13,7 @@ let page; // what it was opened from
 /**
  * Show a hit.
  * @param hit the picture
- * @param from `hits` to step through, `words` of the query, `grounding`, `options` of a search, and `onlike(hit)`
+ * @param from `hits` to step through, `words` of the query, whether they are `scored`, `grounding`, `options` of a search, and `onlike(hit)`
  */
 export function open(hit, from) {
   [page, trail] = [from, []];
@@ -59,6 +59,8 @@ function show(hit) {
         { className: "actions" },
         el("button", { type: "button", onclick: () => leave(hit) }, "Search with this picture"),
         el("a", { className: "button", href: address(hit.file), target: "_blank", rel: "noopener" }, "Open the file"),
+        el("a", { className: "button", href: address(hit.file), download: fileName(hit.path) }, "Download"),
+        copying("Copy the path", () => hit.path),
       ),
       el("h3", {}, "Similar pictures"),
       alike,
@@ -89,7 +91,7 @@ function leave(hit) {
 }
 
 dialog.addEventListener("close", () => {
-  stop("similar-small", "ground");
+  stop("similar-small", "ground", "facts");
   focusOn(trail[0]?.id ?? dialog.dataset.id);
 });
 dialog.addEventListener("click", (event) => {
@@ -101,13 +103,21 @@ dialog.addEventListener("click", (event) => {
 function facts(hit) {
   const known = [
     ["In", hit.path.includes("/") ? hit.path.slice(0, hit.path.lastIndexOf("/")) : "."],
-    ["Date", day(hit.date)],
     ["Size", `${hit.width} × ${hit.height}`],
-    ["Task", hit.task ? `${hit.task}${hit.confidence === null ? "" : `, sure to ${percent(hit.confidence)}`}` : "none"],
-    ["Score", hit.score.toFixed(3)],
+    ["Domain", hit.task && `${hit.task}${hit.confidence === null ? "" : `, sure to ${percent(hit.confidence)}`}`],
+    ["Fits", hit.fit === null ? "" : percent(hit.fit)],
+    ["Score", page.scored ? hit.score.toFixed(3) : ""],
     ["Copies", hit.copies.join(", ")],
   ];
-  return el("dl", {}, ...known.filter(([, value]) => value).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
+  const list = el("dl", {}, ...known.filter(([, value]) => value).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
+  date(list, hit);
+  return list;
+}
+
+/** When it was taken, by its camera's own note; else the date of its file, and called so. */
+async function date(list, hit) {
+  const { taken } = await picture(hit.id, "facts").catch(() => ({ taken: "" }));
+  list.append(el("dt", {}, taken ? "Taken" : "File from"), el("dd", {}, day(taken || hit.date)));
 }
 
 async function fill(place, hit) {

@@ -29,17 +29,43 @@ export function day(date) {
   return Number.isNaN(time.getTime()) ? date : time.toLocaleDateString(undefined, { dateStyle: "medium" });
 }
 
-/** The tasks that answered, each with a bar for how much it counted; "no task" is the frozen model. */
+/** Put words onto the clipboard; also where the browser allows that only to an old call. */
+export async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const field = el("textarea", { value: text, className: "hidden" });
+    (document.querySelector("dialog[open]") ?? document.body).append(field);
+    field.select();
+    document.execCommand("copy");
+    field.remove();
+  }
+}
+
+/** A button that copies, and says so for a moment. */
+export function copying(label, text) {
+  const button = el("button", {
+    type: "button",
+    onclick: async () => {
+      await copy(text());
+      button.textContent = "Copied";
+      setTimeout(() => (button.textContent = label), 1500);
+    },
+  }, label);
+  return button;
+}
+
+/** The domains that answered, each with a bar for how much it counted; an empty name is the frozen model. */
 export function routes(list) {
   const shown = list.filter((route) => route.weight >= 0.01);
   return el(
     "span",
-    { className: "routes", title: "Which task's knowledge encoded the query, and how much it counted" },
+    { className: "routes", title: "Whose knowledge read the words, and how much it counted; general knowledge is what the model knew before it was taught" },
     ...shown.map((route) =>
       el(
         "span",
         { className: "route", style: { "--share": route.weight } },
-        `${route.task || "no task"} ${percent(route.weight)}`,
+        `${route.task || "general knowledge"} ${percent(route.weight)}`,
       ),
     ),
   );

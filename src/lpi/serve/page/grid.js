@@ -10,12 +10,16 @@ const SIDE = 384; // of the thumbnails that are asked for
  * @param hits best first
  * @param open called with a hit when it is chosen
  * @param marks by id: what happened to the hit, {kind, sign, said}; see compare.js
+ * @param kind "found" has a bar for how well each fits, "opening" has none
  */
-export function grid(hits, open, marks = new Map()) {
+export function grid(hits, open, { marks = new Map(), kind = "found", from = 0 } = {}) {
   const best = Math.max(...hits.map((hit) => hit.score));
   const worst = Math.min(...hits.map((hit) => hit.score), best - 1e-6);
-  const items = hits.map((hit, place) => item(hit, place, (hit.score - worst) / (best - worst), open, marks.get(hit.id)));
-  return el("ul", { className: "grid" }, ...items);
+  const share = (hit) => hit.fit ?? (hit.score - worst) / (best - worst); // where it isn't known: among these
+  const items = hits.map((hit, place) =>
+    item(hit, from + place, kind === "found" ? share(hit) : null, open, marks.get(hit.id)),
+  );
+  return el("ul", { className: `grid ${kind}` }, ...items);
 }
 
 /** Grey tiles where pictures will be. */
@@ -36,24 +40,26 @@ function item(hit, place, share, open, mark) {
     decoding: "async",
     onerror: () => figure.classList.add("missing"),
   });
-  const said = [hit.task && `task ${hit.task}`, mark?.said].filter(Boolean).join(", ");
+  const said = [hit.task && `domain ${hit.task}`, mark?.said].filter(Boolean).join(", ");
   const figure = el(
     "button",
     {
       type: "button",
       className: "hit",
       "aria-label": `${place + 1}: ${fileName(hit.path)}${said ? `, ${said}` : ""}`,
-      title: `${hit.path}\nscore ${hit.score.toFixed(3)}${hit.task ? `\n${hit.task}, sure to ${percent(hit.confidence ?? 0)}` : ""}`,
+      title: `${hit.path}${share === null ? "" : `\nscore ${hit.score.toFixed(3)}`}${fitting(hit)}${hit.task ? `\n${hit.task}, sure to ${percent(hit.confidence ?? 0)}` : ""}`,
       data: { id: hit.id },
       onclick: () => open(hit),
     },
     image,
-    el("span", { className: "score", style: { "--share": 0.08 + 0.92 * share } }),
+    share === null ? null : el("span", { className: "score", style: { "--share": 0.04 + 0.96 * share } }),
     hit.task ? el("span", { className: "chip" }, hit.task) : null,
     mark ? el("span", { className: `mark ${mark.kind}` }, mark.sign) : null,
   );
   return el("li", { style: { "--ratio": ratio } }, figure);
 }
+
+const fitting = (hit) => (hit.fit === null ? "" : `\nfits to ${percent(hit.fit)}`);
 
 const all = () => [...document.querySelectorAll("main button.hit")];
 

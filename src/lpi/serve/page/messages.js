@@ -2,24 +2,42 @@
 
 import { byId, el, plural } from "./dom.js";
 
-const EXAMPLES = ["a cat on a farm", "a red car at night", "boats on the water"];
+const EXAMPLES = ["a cat", "a red car at night", "boats on the water"]; // until the server knows better ones
 const KEYS = [["/", "search"], ["←↑↓→", "move"], ["Enter", "open"], ["s", "similar"], ["Esc", "close"]];
 
 const message = (title, text, ...more) => el("div", { className: "message" }, el("h2", {}, title), el("p", {}, text), ...more);
 
-/** What there is, and how to begin; `ask(words)` searches. */
+/** What there is, and how to begin; `ask(words)` searches. The newest pictures come below it. */
 export function welcome(about, ask) {
   if (!about.pictures)
     return message("No pictures yet", `The index of ${about.name} is empty. Put pictures into the folder, then: lpi index`);
-  const tasks = about.tasks.map((task) => task.name);
-  const knows = tasks.length ? ` It has learned ${tasks.length > 4 ? plural(tasks.length, "domain") : tasks.join(", ")}.` : "";
-  const examples = EXAMPLES.map((words) => el("button", { type: "button", className: "example", onclick: () => ask(words) }, words));
-  return message(
-    `${plural(about.pictures, "picture")} in ${about.name}`,
-    `Say what is in the picture, in your own words.${knows}`,
+  const domains = about.tasks.map((task) => task.name);
+  const knows = domains.length ? ` It has learned ${domains.length > 4 ? plural(domains.length, "domain") : domains.join(", ")}.` : "";
+  const offered = about.examples.length ? about.examples : EXAMPLES;
+  const examples = offered.map((words) => el("button", { type: "button", className: "example", onclick: () => ask(words) }, words));
+  return el(
+    "div",
+    { className: "message opening" },
+    el("h2", {}, `${plural(about.pictures, "picture")} in ${about.name}`),
+    el("p", {}, `Say what is in the picture, in your own words.${knows}`),
     el("p", { className: "examples" }, "Try ", ...examples),
-    el("button", { type: "button", className: "here", onclick: () => byId("file").click() }, "Or ", el("span", {}, "drop, paste or "), "pick a picture"),
-    el("p", { className: "keys" }, ...KEYS.map(([key, what]) => el("span", {}, el("kbd", {}, key), ` ${what}`))),
+    el(
+      "p",
+      { className: "keys" },
+      el("button", { type: "button", className: "here", onclick: () => byId("file").click() }, el("span", {}, "drop, paste or "), "pick a picture"),
+      ...KEYS.map(([key, what]) => el("span", {}, el("kbd", {}, key), ` ${what}`)),
+    ),
+  );
+}
+
+/** Nothing fits well; `all` shows the nearest all the same. */
+export function poor(asked, all) {
+  return el(
+    "p",
+    { className: "poor", role: "note" },
+    el("strong", {}, "Nothing here fits well."),
+    ` These pictures are only the nearest to ${asked}. `,
+    all ? el("button", { type: "button", onclick: all }, "Show more all the same") : null,
   );
 }
 

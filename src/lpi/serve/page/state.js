@@ -1,7 +1,7 @@
 // What is searched for, kept in the address: going back, reloading and sharing work. A dropped picture isn't in it.
 
 export const FILTERS = ["folder", "task", "since", "until"];
-const KEYS = ["q", ...FILTERS, "stage", "compare", "like"];
+const KEYS = ["q", ...FILTERS, "stage", "compare", "like", "all"];
 
 /** The state that the address holds; what isn't there is empty. */
 export function read() {
