@@ -55,9 +55,9 @@ def lpi(*words: str) -> list[str]:
 def shoot(page: Page, words: str, out: Path) -> None:
     """Type the words as a person would, and keep what is seen."""
     page.fill("#words", words)
-    page.wait_for_selector("main .hit img")
+    page.wait_for_selector("main .found .hit img")
     page.wait_for_function("!document.body.classList.contains('busy')")
-    page.locator("main .hit img").evaluate_all(SHOWN)
+    page.locator("main .found .hit img").evaluate_all(SHOWN)
     page.screenshot(path=out, quality=85)
 
 

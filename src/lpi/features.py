@@ -82,7 +82,10 @@ def task_of_pairs(pairs: object, name: str) -> Task:
     """
     wanted = "what is learned is a task of a stream, or a list of (picture, caption) pairs"
     if not isinstance(pairs, Iterable) or isinstance(pairs, str | bytes | Mapping):
-        raise ConfigError(f"{wanted}; got {type(pairs).__name__}. Take one: stream.tasks[0].")
+        raise ConfigError(
+            f"a task of a stream is learned; got {type(pairs).__name__}. Take one: stream.tasks[0], or give a list of "
+            "(picture, caption) pairs."
+        )
     records = []
     for place, pair in enumerate(pairs):
         if not isinstance(pair, tuple | list) or len(pair) != 2:

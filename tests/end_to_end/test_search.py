@@ -82,7 +82,7 @@ def test_the_whole_way(world: World, tmp_path: Path, type_command: Type, monkeyp
 def test_mistakes_are_one_line_and_exit_code_2(mine: World, type_command: Type, tmp_path: Path) -> None:
     at = ("--index", mine.index)
     refused(type_command("index", tmp_path / "away", *at), "away", "there is no such folder")
-    refused(type_command("index", mine.photos, "--index", tmp_path / "n"), "needs a model")
+    assert "drawn pictures only" in type_command("index", mine.photos, "--index", tmp_path / "n").err
     refused(type_command("index", mine.photos, "--index", mine.photos, "--model", mine.model), "holds other things")
     refused(type_command("index", mine.captioned, *at), "the index is of", mine.photos, "--moved")
     refused(type_command("index", mine.photos, *at, "--model", mine.root / "nowhere"), "no such model folder")

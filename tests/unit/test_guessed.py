@@ -120,7 +120,7 @@ def test_the_same_pairs_and_task_teach_the_same(clip: DualEncoder, small: dict[s
 @pytest.mark.parametrize(
     ("given", "said", "kind"),
     [
-        (3, "a task of a stream, or a list of .* pairs; got int", ConfigError),
+        (3, "a task of a stream is learned; got int", ConfigError),
         ("birds", "got str", ConfigError),
         ([NOISE], "got ndarray at place 0", ConfigError),
         ([(NOISE, "noise", 1)], "got tuple at place 0", ConfigError),

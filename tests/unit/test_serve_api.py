@@ -132,7 +132,10 @@ def test_the_newest_pictures_come_first_and_all_once(client: TestClient, index: 
     assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in index.newest(3, Filters(folder="warm"))]
 
 
-def test_what_fits_less_well_is_left_out(client: TestClient, index: SearchIndex) -> None:
+def test_what_fits_less_well_is_left_out(
+    client: TestClient, index: SearchIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lpi.search.fit.LEAST_WORDS", 0)  # the tiny model's
     assert index.measure()
     whole = client.get("/api/search", params={"q": "a red dot", "k": 24}).json()
     fits = sorted(hit["fit"] for hit in whole["hits"])

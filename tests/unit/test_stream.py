@@ -51,7 +51,7 @@ def test_an_order_can_be_given_and_tasks_held_out():
 def test_a_task_without_training_or_test_pictures_is_named(lost, word):
     records = [item for item in plain("sea", "air") if item.task == "sea" or item.split != lost]
     with pytest.raises(DataError, match=f"Task 'air' of stream 'world' has no {word} pictures"):
-        TaskStream.from_records(records, name="world")
+        TaskStream.from_records(records, name="world").tested()
 
 
 def test_a_picture_can_not_be_learned_and_tested(stream):

@@ -77,10 +77,13 @@ def index(
     if check:
         tell_damage(place, method_file)
         return
+    if model is None and not (place / FILE).is_file():
+        model = STARTING_MODEL
+        print("note: lpi-tiny knows drawn pictures only; for photographs name another --model", file=sys.stderr)
     done = bring_up_to_date(
         folder,
         place,
-        model or (None if (place / FILE).is_file() else STARTING_MODEL),
+        model,
         tests=tests,
         moved=moved or inside,  # it lies in the folder, wherever that is now
         emptied=emptied,

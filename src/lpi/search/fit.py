@@ -17,7 +17,6 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import ascii_lowercase
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ from lpi.storage import read_tensors, write_tensors
 
 QUERIES = 384  # without meaning, and as many pictures that are looked at
 LEAST_PICTURES = 20  # below which nothing can be said
-FEW_WORDS = 40
+LEAST_WORDS = 1000  # likewise: to a model with few words, such as lpi-tiny, any of them mean something together
 NEAR = 32  # pictures by cosine, among which the best are looked for
 FIRST = 5
 NONSENSE, LONERS = 0.03, 0.05
@@ -102,10 +101,8 @@ def first(found: Single) -> float:
 
 
 def meaningless(words: Sequence[str]) -> list[str]:
-    """Queries of one to nine words, drawn from all of a vocabulary, or made up where it has few; always the same."""
+    """Queries of one to nine words, drawn from all of a vocabulary; always the same."""
     draw = random.Random(0)
-    if len(words) < FEW_WORDS:
-        words = ["".join(draw.choices(ascii_lowercase, k=draw.randint(2, 8))) for _ in range(QUERIES)]
     return [" ".join(draw.choice(words) for _ in range(draw.randint(1, 9))) for _ in range(QUERIES)]
 
 
@@ -139,10 +136,11 @@ class Fitting:
             version: of these.
         """
         with self._lock:
-            if self.known is None and len(rows) >= LEAST_PICTURES:
+            words = method.backbone.inputs.words() if self.known is None else ()
+            if self.known is None and len(rows) >= LEAST_PICTURES and len(words) >= LEAST_WORDS:
                 nonsense = self.recall(version).get("nonsense")
                 if nonsense is None:
-                    nonsense = text_probes(method, meaningless(method.backbone.inputs.words()), "plain").vectors
+                    nonsense = text_probes(method, meaningless(words), "plain").vectors
                 if self.known is None:
                     scales = measured(nonsense, rows)
                     self.known = _fit(nonsense, scales)

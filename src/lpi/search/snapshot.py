@@ -69,8 +69,8 @@ def check_least(least: float, known: bool) -> None:
         raise ConfigError(f"least must be between 0 and 1; got {least}.")
     if not known:
         raise ConfigError(
-            f"least: how well a picture fits can't be said of an index of fewer than {LEAST_PICTURES} pictures, or "
-            "while it moves to another model. Leave it out."
+            f"least: how well a picture fits can't be said of an index of fewer than {LEAST_PICTURES} pictures, of a "
+            "model with a small vocabulary such as lpi-tiny, or while an index moves to another model. Leave it out."
         )
 
 

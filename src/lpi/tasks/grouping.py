@@ -70,6 +70,7 @@ class StreamOf(Generic[K, R]):
     """
 
     items: ClassVar[str]
+    always_tested: ClassVar[bool] = True
     task_type: ClassVar[type[Any]]
 
     name: str
@@ -78,7 +79,7 @@ class StreamOf(Generic[K, R]):
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a stream without tasks, tasks of one name, and tasks with nothing to learn from."""
+        """Refuse a stream without tasks, tasks of one name, and tasks with nothing to learn from, or be tested on."""
         if not self.tasks:
             raise ConfigError(f"Stream {self.name!r} has no task. Check its source and filters.")
         names: set[str] = set()
@@ -87,6 +88,8 @@ class StreamOf(Generic[K, R]):
                 raise ConfigError(f"Stream {self.name!r} has two tasks called {task.name!r}. Name them apart.")
             names.add(task.name)
             self._require(task.name, "training", task.train)
+            if self.always_tested:
+                self._require(task.name, "test", task.test)
 
     def tested(self: "Kind") -> "Kind":
         """The stream itself, whose tasks all have something to be tested on.

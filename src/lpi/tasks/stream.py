@@ -38,6 +38,7 @@ class TaskStream(StreamOf[Task, CaptionedImage]):
     """
 
     items: ClassVar[str] = "pictures"
+    always_tested: ClassVar[bool] = False  # to be learned alone, a task needs no test pictures; see :meth:`tested`
     task_type = Task
 
     def __post_init__(self) -> None:
