@@ -93,6 +93,8 @@ def step(record: Record) -> Tables:
     """Steps of training and embedding beside the floor that floating-point work sets."""
     parts = ("train", "image", "text")
     variants = {name: record[name] for name in ("ours", "stock", "into") if name in record}
+    if "auto" in record:
+        variants["auto: what a user gets"] = record["auto"]
     variants |= {f"frozen, {name}": own for name, own in record.get("frozen", {}).items()}
     if "bfloat16" in record:
         variants["bfloat16, of the float32 floor"] = record["bfloat16"]
@@ -100,6 +102,9 @@ def step(record: Record) -> Tables:
     heads = ["training step", "pictures", "captions"]
     times = grid("variant", heads, ((name, map(own.get, parts)) for name, own in variants.items()), 2)
     yield "Time as a multiple of the least that the floating-point work takes (1 is the floor):", times
+    if "speedup_over_stock" in record:
+        faster = [("auto", map(record["speedup_over_stock"].get, parts))]
+        yield "How many times as fast as the stock loop:", grid("variant", heads, faster, 2)
     floors = {"with prompt tokens": record["floor_gflop"], "without": record["floor_gflop_without_prompt_tokens"]}
     peak = f"Work of the floor, billions of operations; the peak is {record['peak_gflops']:,} of them a second:"
     yield peak, grid("tokens", heads, ((name, map(own.get, parts)) for name, own in floors.items()), 1)
@@ -225,6 +230,37 @@ def fuzz(record: Record) -> Tables:
     yield title, grid("door", heads, rows)
 
 
+def honest_scores(record: Record) -> Tables:
+    """How often "nothing here fits well" stands, by what was asked."""
+
+    def rows(part: Record, where: str) -> Iterator[tuple[str, Iterable[object]]]:
+        asked = {"captions that fit": part["fits"], "that don't": part["does_not_fit"]}
+        asked |= {f"of these: {words(kind)}": own for kind, own in part.get("does_not_fit_by_kind", {}).items()}
+        asked |= {f"pictures: {words(kind)}": own for kind, own in part.get("picture_queries", {}).items()}
+        for what, own in asked.items():
+            yield f"{what}{where}", [own["queries"], own["said_nothing_fits"]]
+
+    mixed = record.get("with_stamps_and_clip_art")
+    more = list(rows(mixed, ", stamps and clip art among the pictures")) if mixed else []
+    yield (
+        f'The share of queries for which "nothing here fits well" is said, among {record["pictures"]:,} photographs:',
+        grid("asked", ["queries", "said"], [*rows(record, ""), *more]),
+    )
+
+
+def slow_clients(record: Record) -> Tables:
+    """A server under half-sent requests."""
+    yield (
+        f"{record['searches']} searches while {record['half_sent']} requests are half sent, with "
+        f"{record['open_files']} files that may be open:",
+        grid(
+            "",
+            ["failed", "median s", "slowest s", "bytes of log"],
+            [("searches", [record[key] for key in ("failed", "median_seconds", "slowest_seconds", "log_bytes")])],
+        ),
+    )
+
+
 def resume(record: Record) -> Tables:
     """Runs that were killed: whether they ended with the same bytes."""
     rows = [
@@ -268,6 +304,8 @@ MAKERS: dict[str, Callable[[Record], Tables]] = {
     "search_teach": search_teach,
     "faults": faults,
     "fuzz": fuzz,
+    "honest_scores": honest_scores,
+    "slow_clients": slow_clients,
     "resume": resume,
     "grounding_sizes": grounding_sizes,
     "house": house,

@@ -85,7 +85,7 @@ def test_what_is_drawn_for_a_batch_depends_on_the_batch_alone(
 
 def test_a_task_gives_its_pairs_once_more(clip: DualEncoder, stream: TaskStream) -> None:
     training = TrainingSet(stream.tasks[0], clip)
-    data = training.data(0, training.once_more(method("zero_shot", clip), TrainingSettings(batch=5)))
+    data = training.data(0, training.once_more(method("finetune", clip), TrainingSettings(batch=5)))
     rows: list[int] = []
     for batch in data.batches(seed=3, captions=0):
         rows += batch.picture_rows.tolist()
