@@ -48,12 +48,17 @@ def page(results: dict[str, Record], published: Record) -> str:
 
 
 def _place(name: str, record: Record) -> tuple[int, str]:
-    return (0 if record.get("comparisons") else 1 if "frozen" in record else 2), name
+    return (0 if record.get("comparisons") else 1 if of_runs(record) else 2), name
+
+
+def of_runs(record: Record) -> bool:
+    """Whether a file is one of ``lpi run`` or ``lpi compare``."""
+    return "rows" in record and "frozen" in record
 
 
 def section(name: str, record: Record) -> str:
     """One results file: its table if it holds runs, or a benchmark's own ones, and where it came from."""
-    if "frozen" not in record:
+    if not of_runs(record):
         body = tables(name, record)
     else:
         results = Results.from_json(record)
