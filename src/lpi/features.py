@@ -295,7 +295,8 @@ def _room_for(like: TowerState, count: int) -> TowerState | None:
         like,
         states=states.view(shape),
         mask=None,
-        real=None if like.real is None else torch.zeros(shape[:2], dtype=torch.bool),
+        # also where none of these is padded: shorter ones will be
+        real=torch.zeros(shape[:2], dtype=torch.bool) if like.pool is None else None,
         pool=None if like.pool is None else torch.zeros(count, dtype=like.pool.dtype),
     )
 

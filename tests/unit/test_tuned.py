@@ -51,3 +51,18 @@ def test_everything_learns_by_default_and_a_share_out_of_range_is_refused(clip):
     assert [method("finetune", clip).frozen_blocks(tower) for tower in clip.depths] == [0, 0]
     with pytest.raises(ConfigError, match=r"upper must be between 0 and 1; got 1\.5"):
         method("finetune", clip, upper=1.5)
+
+
+def test_states_of_short_captions_are_kept_beside_those_of_long_ones_without_padding(families):
+    backbone = families("dinov2-bert")
+    model = method("finetune", backbone, upper=UPPER)
+    long = ["red dot blue box " * 20, "gray bar teal dot " * 20]  # both cut to the context: no padding among them
+    captions = [*long, "a red dot", "box"]
+    kept = FrozenStates(backbone, PictureStore([], backbone.inputs.prepare, side=32), captions, batch=2)
+    with torch.no_grad():
+        states = kept("text", model, torch.arange(len(captions)))
+        assert states is not None
+        found = model.text_features(states, 0)
+        for row, caption in enumerate(captions):
+            alone = model.text_features(backbone.inputs.tokenize([caption]), 0)[0]
+            torch.testing.assert_close(found[row], alone, rtol=1e-4, atol=1e-5)
