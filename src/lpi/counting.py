@@ -5,15 +5,36 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lpi.terminal import drawing, plain
 
-if TYPE_CHECKING:
-    from lpi.trainer import Step
+
+class Learning(Protocol):
+    """A step of training, as far as it is shown (:class:`lpi.trainer.Step`)."""
+
+    @property
+    def task(self) -> str:
+        """What is learned."""
+
+    @property
+    def step(self) -> int:
+        """Which step this was, from 1."""
+
+    @property
+    def steps(self) -> int:
+        """How many there are."""
+
+    @property
+    def loss(self) -> float:
+        """The loss before it."""
+
+    @property
+    def pairs_per_second(self) -> float:
+        """The speed so far."""
 
 
 LINE_SECONDS = 15.0
@@ -66,7 +87,7 @@ class Counter:
             self._shown = time.monotonic()
             print(f"  {what}: {done}/{total}  {note}".rstrip(), file=sys.stderr, flush=True)
 
-    def step(self, step: Step) -> None:
+    def step(self, step: Learning) -> None:
         """Show a step of training, with its loss and speed."""
         note = f"loss {step.loss:.3f}  {step.pairs_per_second:.0f} pairs/s"
         self.count(f"learning {step.task}", step.step, step.steps, note)

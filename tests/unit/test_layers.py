@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"data", "reading", "errors", "extras"},
     "backbones": {"backbones", "data.pictures", "data.records", "devices", "reading", "errors", "storage"},
     "prompts": {"prompts", "errors"},
-    "counting": {"trainer", "terminal"},  # the type of what it is told
+    "counting": {"terminal"},
     "terminal": set(),
     "showing": set(),
     "tasks": {"tasks", "data", "errors", "showing"},

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,16 +20,15 @@ from lpi.evaluation.retrieval import open_stream
 from lpi.methods.base import Method
 from lpi.metrics.ranking import count_ranks, local_pairs, recall_at
 from lpi.reading import wanted
+from lpi.search.embedding import Embedder
 from lpi.search.encoding import task_membership, text_probes
 from lpi.search.identity import short_hash
 from lpi.search.manifest import Json
 from lpi.search.report import Recall
+from lpi.search.rows import RowMaker
 from lpi.search.scoring import Probes
 from lpi.storage import read_json, write_json
 from lpi.tasks.relevance import relevance
-
-if TYPE_CHECKING:
-    from lpi.search.writer import Writer
 
 HELD_OUT = "held-out"
 AGAIN = "Take it from a backup, or put the test set on record again."
@@ -93,6 +92,16 @@ def on_record(folder: Path) -> dict[str, TestSet]:
     return found
 
 
+class Makes(Protocol):
+    """What embeds pictures and makes their rows: a :class:`lpi.search.writer.Writer`."""
+
+    def embedder(self, method: Method) -> Embedder:
+        """What embeds pictures under a model."""
+
+    def maker(self, method: Method) -> RowMaker:
+        """What makes pictures' rows under a model."""
+
+
 class Gallery:
     """The pictures and captions of some test sets, to be searched under one model after the other.
 
@@ -121,12 +130,12 @@ class Gallery:
         self.records, self.ids = records, ids
         self.owners = torch.tensor(owners, dtype=torch.int64)
 
-    def embed(self, writer: Writer, method: Method) -> None:
+    def embed(self, writer: Makes, method: Method) -> None:
         """Make sure that the pictures' features under a model are kept."""
         embedder = writer.embedder(method)
         embedder.run(embedder.jobs(self.files))
 
-    def recall(self, writer: Writer, method: Method, *, scoring: str) -> dict[str, Recall]:
+    def recall(self, writer: Makes, method: Method, *, scoring: str) -> dict[str, Recall]:
         """R@1 of each test set's queries against the pictures of all, by domain; both directions and their mean."""
         if not self.ids:
             return {}
