@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lpi.backbones.base import DualEncoder, Images, Texts, TowerState, View
+from lpi.backbones.base import DualEncoder, Images, TextInputs, Texts, TowerState, View
 from lpi.backbones.given import PictureLike, given_picture, given_texts
 from lpi.config import TrainingSettings
 from lpi.data.records import CaptionedImage, FilePicture, Picture, require_readable
@@ -163,10 +163,11 @@ class TrainingSet:
                 size=settings.batch,
                 captions_per_image=captions,
                 equal_captions=settings.equal_captions,
+                pixels=not self.states.keeps("vision", method),
                 seed=seed,
                 epoch=0,
             )
-            return (self.ready(batch, method, kept=True) for batch in source)
+            return (self.ready(batch, method) for batch in source)
 
         return epoch
 
@@ -182,26 +183,28 @@ class TrainingSet:
                 captions_per_image=settings.captions_per_image,
                 equal_captions=settings.equal_captions,
                 augment=augment,
+                pixels=augment is not None or not self.states.keeps("vision", method),
                 seed=seed,
                 epoch=epoch,
                 start=start,
             )
-            return (self.ready(batch, method, kept=augment is None) for batch in source)
+            return (self.ready(batch, method) for batch in source)
 
         return give
 
-    def ready(self, batch: Batch, method: Method, *, kept: bool = False) -> TrainingBatch:
+    def ready(self, batch: Batch, method: Method) -> TrainingBatch:
         """A batch as a method takes it.
 
         Args:
-            batch: of this task.
+            batch: of this task; without pixels, kept states of its pictures stand in their place.
             method: tokenises the captions, and says where the tensors go.
-            kept: whether the pictures are as in evaluation, so that states of them may stand in their place.
         """
         device = method.backbone.device
         rows = torch.tensor([self.caption_row[text] for text in batch.texts], dtype=torch.int64)
-        images: Images | None = self.states("vision", method, batch.indices) if kept else None
-        if images is None:
+        if batch.pixels is None:
+            images: Images | None = self.states("vision", method, batch.indices)
+            assert images is not None  # or the batch would have pixels
+        else:
             images = self.backbone.inputs.normalise(batch.pixels.to(device))
         texts: Texts | None = self.states("text", method, rows)
         return TrainingBatch(
@@ -254,24 +257,29 @@ class FrozenStates:
     @torch.no_grad()
     def _computed(self, tower: str, blocks: int) -> TowerState | None:
         encoder = self.backbone.vision if tower == "vision" else self.backbone.text
-        device = self.backbone.device
-        count = len(self.store) if tower == "vision" else len(self.captions)
-        order = sorted(
-            range(count), key=(lambda row: 0) if tower == "vision" else (lambda row: len(self.captions[row]))
-        )
+        batches, longest = self._pictures() if tower == "vision" else self._texts()
         kept: TowerState | None = None
-        for rows in reversed(list(chunks(order, self.batch))):  # the longest first
-            if tower == "vision":
-                inputs: Any = self.backbone.inputs.normalise(self.store.pixels(rows).to(device))
-            else:
-                inputs = self.backbone.inputs.tokenize([self.captions[row] for row in rows]).to(device)
-            state = encoder.advance(encoder.begin(inputs), 0, blocks)
+        for rows, inputs in batches:
+            with in_full(self.backbone.device):
+                state = encoder.advance(encoder.begin(inputs), 0, blocks)
             if kept is None:
-                kept = _room_for(state, count)
+                count = len(self.store) if tower == "vision" else len(self.captions)
+                kept = _room_for(state, count, longest or state.tokens)
                 if kept is None:
                     return None
             _put(kept, list(rows), state)
         return kept
+
+    def _pictures(self) -> tuple[Iterable[tuple[Sequence[int], Tensor]], int]:
+        """Rows and pixels in batches; all pictures have equally many tokens, which their first states tell."""
+        groups = list(chunks(range(len(self.store)), self.batch))
+        pixels = (self.backbone.inputs.normalise(one.to(self.backbone.device)) for one in self.store.in_turn(groups))
+        return zip(groups, pixels, strict=True), 0
+
+    def _texts(self) -> tuple[Iterable[tuple[Sequence[int], TextInputs]], int]:
+        """Rows and tokens in batches, and the most tokens of a caption, which need not be the one of most letters."""
+        batches = text_batches(self.backbone, self.captions, self.batch)
+        return batches, max((words.ids.shape[1] for _, words in batches), default=0)
 
 
 @torch.no_grad()
@@ -285,15 +293,16 @@ def frozen_image_features(backbone: DualEncoder, store: PictureStore, batch: int
     return torch.cat(parts)
 
 
-def _room_for(like: TowerState, count: int) -> TowerState | None:
-    """Room for the states of so many items, none of which has more tokens than these; ``None`` if there is none."""
-    shape = (count, *like.states.shape[1:])
+def _room_for(like: TowerState, count: int, longest: int) -> TowerState | None:
+    """Room for the states of so many items of at most ``longest`` tokens; ``None`` if there is none."""
+    shape = (count, longest, like.states.shape[2])
     states = _room(math.prod(shape), like.states.dtype)
     if states is None:
         return None
     return replace(
         like,
         states=states.view(shape),
+        tokens=longest,
         mask=None,
         # also where none of these is padded: shorter ones will be
         real=torch.zeros(shape[:2], dtype=torch.bool) if like.pool is None else None,
@@ -330,17 +339,21 @@ def _put(kept: TowerState, rows: list[int], state: TowerState) -> None:
         kept.pool[rows] = state.pool.cpu()
 
 
+def text_batches(backbone: DualEncoder, texts: Sequence[str], batch: int) -> list[tuple[Sequence[int], TextInputs]]:
+    """Rows and tokens of captions in batches, those of like length together, so that little is padding."""
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    return [
+        (rows, backbone.inputs.tokenize([texts[row] for row in rows]).to(backbone.device))
+        for rows in chunks(order, batch)
+    ]
+
+
 @torch.no_grad()
 def frozen_text_features(backbone: DualEncoder, texts: Sequence[str], batch: int, view: View = FEATURES) -> Tensor:
-    """Frozen, L2-normalised features of captions, [captions, features]; or another view of them.
-
-    Batched by length, so that little is padding.
-    """
-    device = backbone.logit_scale.device
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    """Frozen, L2-normalised features of captions, [captions, features]; or another view of them."""
+    device = backbone.device
     features = torch.empty(len(texts), backbone.view_width("text", view), device=device)
-    for rows in chunks(order, batch):
-        tokens = backbone.inputs.tokenize([texts[row] for row in rows]).to(device)
+    for rows, words in text_batches(backbone, texts, batch):
         with in_full(device):
-            features[list(rows)] = backbone.view_texts(tokens, view)
+            features[list(rows)] = backbone.view_texts(words, view)
     return features

@@ -66,3 +66,19 @@ def test_states_of_short_captions_are_kept_beside_those_of_long_ones_without_pad
         for row, caption in enumerate(captions):
             alone = model.text_features(backbone.inputs.tokenize([caption]), 0)[0]
             torch.testing.assert_close(found[row], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_caption_of_few_letters_may_have_the_most_tokens(families):
+    backbone = families("dinov2-bert")
+    model = method("finetune", backbone, upper=UPPER)
+    captions = ["a b c d e f g h", "redbluedotbox"]
+    counts = [int(backbone.inputs.tokenize([caption]).mask.sum()) for caption in captions]
+    assert len(captions[0]) > len(captions[1])
+    assert counts[0] < counts[1]
+    kept = FrozenStates(backbone, PictureStore([], backbone.inputs.prepare, side=32), captions, batch=1)
+    with torch.no_grad():
+        states = kept("text", model, torch.arange(2))
+        assert states is not None
+        for row, caption in enumerate(captions):
+            alone = model.text_features(backbone.inputs.tokenize([caption]), 0)[0]
+            torch.testing.assert_close(model.text_features(states, 0)[row], alone, rtol=1e-4, atol=1e-5)

@@ -259,14 +259,14 @@ class Batch:
     """What a method learns from in one step.
 
     Attributes:
-        pixels: [images, 3, height, width] uint8.
+        pixels: [images, 3, height, width] uint8; ``None`` where nobody looks at them.
         texts: captions.
         owner: which picture of the batch each text was written for, [texts] int64.
         positives: whether a text is a right answer for a picture, [images, texts] bool.
         indices: which records the pictures are, [images] int64.
     """
 
-    pixels: Tensor
+    pixels: Tensor | None
     texts: list[str]
     owner: Tensor
     positives: Tensor
@@ -275,7 +275,7 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its tensors on another device."""
         return Batch(
-            self.pixels.to(device, non_blocking=True),
+            None if self.pixels is None else self.pixels.to(device, non_blocking=True),
             self.texts,
             self.owner.to(device),
             self.positives.to(device),
@@ -291,6 +291,7 @@ def batches(
     captions_per_image: int = 1,
     equal_captions: bool = True,
     augment: Augment | None = None,
+    pixels: bool = True,
     seed: int,
     epoch: int,
     drop_last: bool = False,
@@ -308,6 +309,7 @@ def batches(
         captions_per_image: 1 takes one caption at random, n takes n distinct ones (all where there are fewer), 0 all.
         equal_captions: a picture with an equal caption (:func:`lpi.data.records.normal_caption`) is right as well.
         augment: how to vary the pictures; ``None`` shows them as in evaluation.
+        pixels: whether the pictures are decoded at all.
         seed: >= 0.
         epoch: >= 0.
         drop_last: leaves out a last batch that is smaller than ``size``.
@@ -335,6 +337,7 @@ def batches(
         captions_per_image=captions_per_image,
         equal_captions=equal_captions,
         augment=augment,
+        shown=pixels,
         seed=seed,
         epoch=epoch,
     )
@@ -359,6 +362,7 @@ def _batches(
     captions_per_image: int,
     equal_captions: bool,
     augment: Augment | None,
+    shown: bool,
     seed: int,
     epoch: int,
 ) -> Iterator[Batch]:
@@ -370,8 +374,10 @@ def _batches(
             _choose(record.captions, captions_per_image, generator)
             for record, generator in zip(chosen, generators, strict=True)
         ]
-        plain = augment is None or augment.kind == "none"
-        pixels = store.pixels(indices) if augment is None or plain else store.crops(indices, augment, generators)
+        pixels: Tensor | None = None
+        if shown:
+            plain = augment is None or augment.kind == "none"
+            pixels = store.pixels(indices) if augment is None or plain else store.crops(indices, augment, generators)
         texts = [caption for row in captions for caption in row]
         owner = torch.repeat_interleave(torch.arange(len(indices)), torch.tensor([len(row) for row in captions]))
         positives = _positives(chosen, texts, owner, equal_captions=equal_captions)
