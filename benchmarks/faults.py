@@ -1,7 +1,7 @@
 """Inject faults into every command that writes, give the same command again, compare with an undisturbed run.
 
     python benchmarks/faults.py --rounds 500 --results results/faults.json
-    python benchmarks/faults.py --rounds 50 --seed 1 --work /tmp/faults      # resumable: given again, it goes on
+    python benchmarks/faults.py --rounds 50 --seed 1 --work FOLDER      # resumable: given again, it goes on
 
 A round is a command (run, compare, index, teach, forget, rollback, migrate, report) and a fault, both drawn by the seed
 and the round's number: killed (KILL, TERM, INT) at a random moment; a disk that is full, a folder that is read-only,
@@ -23,7 +23,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from resumable import Log, parser
 from search_data import NEW, OLD, draw, with_store
 
 from lpi.errors import LpiError
@@ -391,13 +391,10 @@ def summary(rounds: list[dict[str, Any]], options: argparse.Namespace) -> dict[s
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--only", type=int, help="a single round, to look at it")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "lpi-faults", help="kept: resumable")
-    parser.add_argument("--results", type=Path, default=Path("results/faults.json"))
-    return parser.parse_args()
+    options = parser(__doc__, "faults")
+    options.add_argument("--rounds", type=int, default=50)
+    options.add_argument("--only", type=int, help="a single round, to look at it")
+    return options.parse_args()
 
 
 def main() -> None:
@@ -406,15 +403,12 @@ def main() -> None:
     if options.only is not None:
         print(json.dumps(Round(world, options.seed, options.only).go(), indent=1))
         return
-    log = world.work / f"rounds-{options.seed}.jsonl"
-    done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    for number in range(len(done), options.rounds):
-        done.append(Round(world, options.seed, number).go())
-        with log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(done[-1]) + "\n")
-        one = done[-1]
+    log = Log(world.work / f"rounds-{options.seed}.jsonl")
+    for number in range(len(log.done), options.rounds):
+        one = Round(world, options.seed, number).go()
+        log.note(one)
         print(number, one["command"], one["fault"], one["outcome"], one["again"][1][:100], flush=True)
-    write_json(options.results, summary(done[: options.rounds], options))
+    write_json(options.results, summary(log.done[: options.rounds], options))
 
 
 if __name__ == "__main__":

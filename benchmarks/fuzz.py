@@ -1,7 +1,7 @@
 """Hand every door generated inputs by the thousand: each is taken, or refused in one line of this library's own.
 
     python benchmarks/fuzz.py --inputs 200000 --results results/fuzz.json
-    python benchmarks/fuzz.py --inputs 5000 --work /tmp/fuzz        # resumable: given again, it goes on
+    python benchmarks/fuzz.py --inputs 5000 --work FOLDER        # resumable: given again, it goes on
     python benchmarks/fuzz.py --only 1234                           # one input, with whatever it raises
 
 A door is a reader, a call of the library or an address of the server. Its inputs are good ones, changed by the seed and
@@ -34,6 +34,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from resumable import Log, parser
 
 from lpi.errors import LpiError
 
@@ -566,14 +568,11 @@ def summary(chunks: list[dict[str, Any]], options: argparse.Namespace) -> dict[s
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=int, default=5000)
-    parser.add_argument("--only", type=int, help="a single input, to look at it")
-    parser.add_argument("--chunk", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "lpi-fuzz", help="kept: resumable")
-    parser.add_argument("--results", type=Path, default=Path("results/fuzz.json"))
-    return parser.parse_args()
+    options = parser(__doc__, "fuzz")
+    options.add_argument("--inputs", type=int, default=5000)
+    options.add_argument("--only", type=int, help="a single input, to look at it")
+    options.add_argument("--chunk", type=int, help=argparse.SUPPRESS)
+    return options.parse_args()
 
 
 def main() -> None:
@@ -584,17 +583,13 @@ def main() -> None:
     if options.only is not None:
         print(json.dumps(chunk(options.seed, options.only, 1), indent=1))
         return
-    options.work.mkdir(parents=True, exist_ok=True)
-    log = options.work / f"chunks-{options.seed}.jsonl"
-    done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    for start in range(len(done) * CHUNK, options.inputs, CHUNK):
-        done.append(apart(options, start, CHUNK))
-        with log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(done[-1]) + "\n")
-        print(start + CHUNK, "inputs,", len(done[-1]["failures"]), "failures", flush=True)
+    log = Log(options.work / f"chunks-{options.seed}.jsonl")
+    for start in range(len(log.done) * CHUNK, options.inputs, CHUNK):
+        log.note(apart(options, start, CHUNK))
+        print(start + CHUNK, "inputs,", len(log.done[-1]["failures"]), "failures", flush=True)
     from lpi.storage import write_json
 
-    write_json(options.results, summary(done, options))
+    write_json(options.results, summary(log.done, options))
 
 
 if __name__ == "__main__":

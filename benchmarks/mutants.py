@@ -1,7 +1,7 @@
 """Plant faults in the code that figures and files depend on, one at a time, and see whether the tests notice.
 
     python benchmarks/mutants.py --each 20 --results results/mutants.json
-    python benchmarks/mutants.py --each 2 --work /tmp/mutants       # resumable: given again, it goes on
+    python benchmarks/mutants.py --each 2 --work FOLDER       # resumable: given again, it goes on
 
 A fault is a comparison, sum, constant, condition or answer that is another one, drawn by the seed in a copy of the
 source; the tests beside each module's name run against that copy. One that no test notices is listed with its place.
@@ -9,17 +9,16 @@ source; the tests beside each module's name run against that copy. One that no t
 
 from __future__ import annotations
 
-import argparse
 import ast
-import json
 import os
 import random
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from resumable import Log, parser
 
 from lpi.evaluation.machine import environment
 from lpi.storage import write_json
@@ -118,23 +117,16 @@ def noticed(module: str, source: str, work: Path) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--each", type=int, default=20, help="faults a module")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "lpi-mutants", help="resumable")
-    parser.add_argument("--results", type=Path, default=Path("results/mutants.json"))
-    options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
-    log = options.work / f"mutants-{options.seed}.jsonl"
-    done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    given = parser(__doc__, "mutants")
+    given.add_argument("--each", type=int, default=20, help="faults a module")
+    options = given.parse_args()
+    log = Log(options.work / f"mutants-{options.seed}.jsonl")
     wanted = [(module, number) for number in range(options.each) for module in TESTS]
-    for module, number in wanted[len(done) :]:
+    for module, number in wanted[len(log.done) :]:
         source, what = mutant(module, random.Random(f"{options.seed}/{module}/{number}"))
-        done.append({"module": module, "fault": what, "noticed": noticed(module, source, options.work)})
-        with log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(done[-1]) + "\n")
-        print("noticed  " if done[-1]["noticed"] else "UNNOTICED", what, flush=True)
-    counted = done[: len(wanted)]
+        log.note({"module": module, "fault": what, "noticed": noticed(module, source, options.work)})
+        print("noticed  " if log.done[-1]["noticed"] else "UNNOTICED", what, flush=True)
+    counted = log.done[: len(wanted)]
     unnoticed = [one["fault"] for one in counted if not one["noticed"]]
     write_json(
         options.results,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -38,6 +38,7 @@ class Learning(Protocol):
 
 
 LINE_SECONDS = 15.0
+Own = TypeVar("Own", bound="Barred")
 
 
 def counting_bar(console: Console) -> Progress:
@@ -53,17 +54,19 @@ def counting_bar(console: Console) -> Progress:
     )
 
 
-class Counter:
-    """Progress on standard error, so that results alone go to standard output."""
+class Barred:
+    """What shows one bar while it lasts, where there is a terminal.
 
-    def __init__(self) -> None:
-        self._console = Console(file=drawing(sys.stderr))
+    Args:
+        stream: where the bar is drawn.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = Console(file=drawing(stream))
         self._bar: Progress | None = None
         self._task: Any = None
-        self._what = ""
-        self._shown = time.monotonic()
 
-    def __enter__(self) -> Counter:
+    def __enter__(self: Own) -> Own:
         if self._console.is_terminal:
             self._bar = counting_bar(self._console)
             self._bar.start()
@@ -74,6 +77,15 @@ class Counter:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+class Counter(Barred):
+    """Progress on standard error, so that results alone go to standard output."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self._what = ""
+        self._shown = time.monotonic()
 
     def count(self, what: str, done: int, total: int, note: str = "") -> None:
         """Show how many pictures or steps of ``total`` are done."""

@@ -204,6 +204,17 @@ def require_file(path: Path) -> None:
         raise MissingFileError(f"{path}: {problem}. Check the path.")
 
 
+def require_folder(path: Path) -> None:
+    """Refuse a path that is not a folder.
+
+    Raises:
+        MissingFileError: it is not there, or is a file.
+    """
+    if not path.is_dir():
+        problem = "is a file, not a folder" if path.exists() else "there is no such folder"
+        raise MissingFileError(f"{path}: {problem}. Check the path.")
+
+
 def read_object(path: Path, what: str, data: bytes | None = None) -> Row:
     """One JSON object from a file, or from ``data`` that was found in it.
 

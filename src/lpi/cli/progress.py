@@ -10,11 +10,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from lpi.counting import LINE_SECONDS, counting_bar
+from lpi.counting import LINE_SECONDS, Barred
 from lpi.errors import OutputError
 from lpi.extras import missing_extra
 from lpi.storage import reason
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from lpi.trainer import Step
 
 
-class Console:
+class Console(Barred):
     """Progress of a command.
 
     Args:
@@ -33,9 +32,7 @@ class Console:
     """
 
     def __init__(self, *, quiet: bool = False, board: Path | None = None) -> None:
-        self._rich = RichConsole(file=drawing(sys.stderr if quiet else sys.stdout))
-        self._bar: Progress | None = None
-        self._task: Any = None
+        super().__init__(sys.stderr if quiet else sys.stdout)
         self._shown = 0.0
         self._board_folder = board
         self._board: Any = None
@@ -43,23 +40,16 @@ class Console:
         if board is not None:
             _writer(board)
 
-    def __enter__(self) -> Console:
-        if self._rich.is_terminal:
-            self._bar = counting_bar(self._rich)
-            self._bar.start()
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        super().__exit__(kind, error, trace)
         if self._board is not None:
             self._board.close()
 
     def say(self, line: str) -> None:
         """One line that stays."""
-        self._rich.print(plain(line), markup=False, highlight=False, soft_wrap=True)
+        self._console.print(plain(line), markup=False, highlight=False, soft_wrap=True)
         sys.stdout.flush()
 
     def begin(self, row: str, seed: int) -> None:

@@ -17,11 +17,10 @@ from lpi.data.rows import (
     clean_captions,
     draw_splits,
     raise_error,
-    require_folder,
     split_name,
 )
 from lpi.errors import ConfigError, DataError, did_you_mean
-from lpi.reading import Row, read_object, shown, wanted
+from lpi.reading import Row, read_object, require_folder, shown, wanted
 
 COCO_TASKS = (
     "appliance",

@@ -30,11 +30,10 @@ from lpi.data.rows import (
     folder_split,
     raise_error,
     read_json_lines,
-    require_folder,
     split_name,
 )
 from lpi.errors import ConfigError, DataError, LpiError, MissingFileError, did_you_mean
-from lpi.reading import Row, is_text
+from lpi.reading import Row, is_text, require_folder
 
 CAPTION_FILES = ("captions.jsonl", "metadata.jsonl")
 Where = Mapping[str, "Sequence[str] | str"]

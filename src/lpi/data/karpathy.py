@@ -12,11 +12,10 @@ from lpi.data.rows import (
     clean_captions,
     raise_error,
     read_json_lines,
-    require_folder,
     split_name,
 )
 from lpi.errors import ConfigError, DataError, did_you_mean
-from lpi.reading import MOST_BYTES, Row, read_object, require_file, shown, wanted
+from lpi.reading import MOST_BYTES, Row, read_object, require_file, require_folder, shown, wanted
 
 Restval = Literal["train", "drop"]
 PUBLISHED = "Is this one of Karpathy's files?"

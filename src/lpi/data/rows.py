@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from lpi.data.records import FilePicture
-from lpi.errors import ConfigError, DataError, LpiError, MissingFileError, did_you_mean
+from lpi.errors import ConfigError, DataError, LpiError, did_you_mean
 from lpi.reading import MOST_SETTINGS, Row, UnreadableError, decoded, is_text, parse_json, require_file, shown
 
 OnError = Callable[[LpiError], None]
@@ -72,17 +72,6 @@ def read_json_lines(path: Path, on_error: OnError = raise_error) -> Iterator[tup
                 on_error(DataError(f'{where}: expected an object such as {{"image": ..}}; got a {kind}.'))
                 continue
             yield number, row
-
-
-def require_folder(path: Path) -> None:
-    """Refuse a path that is not a folder.
-
-    Raises:
-        MissingFileError: it is not there, or is a file.
-    """
-    if not path.is_dir():
-        problem = "is a file, not a folder" if path.exists() else "there is no such folder"
-        raise MissingFileError(f"{path}: {problem}. Check the path.")
 
 
 def split_name(value: object, where: str) -> str:

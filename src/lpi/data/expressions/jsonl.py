@@ -27,11 +27,10 @@ from lpi.data.rows import (
     draw_splits,
     raise_error,
     read_json_lines,
-    require_folder,
     split_name,
 )
 from lpi.errors import DataError, LpiError, did_you_mean
-from lpi.reading import Row, shown
+from lpi.reading import Row, require_folder, shown
 
 _PICTURE = ("image", "file_name")
 _EXPRESSION = ("expression", "phrase")

@@ -16,9 +16,9 @@ from lpi.data.coco import coco_items, task_of
 from lpi.data.expressions.pickled import read_plain_pickle
 from lpi.data.expressions.record import Box, ReferringExpression, read_box, read_expression, read_size
 from lpi.data.records import FilePicture
-from lpi.data.rows import OnError, PictureFolder, raise_error, require_folder
+from lpi.data.rows import OnError, PictureFolder, raise_error
 from lpi.errors import ConfigError, DataError, LpiError, did_you_mean
-from lpi.reading import Row, read_object, shown, wanted
+from lpi.reading import Row, read_object, require_folder, shown, wanted
 
 PUBLISHED_SPLITS = {"train": "train", "val": "val", "test": "test", "testA": "test", "testB": "test"}
 """What each published split is here, where nothing else is asked for."""
