@@ -69,9 +69,11 @@ def teach(
     with change(place, workers=workers, device=device, method_file=method_file) as writer:
         settings, domain = training_settings(writer, chosen), read_domain(source, name)
         closed = closed_form(writer.method, settings)
-        ways = [closed or settings, settings] if deeper or chosen else [closed or settings]
+        ways = [closed] if closed else []
+        if deeper or chosen or not closed:
+            ways.append(settings)
         lessons: list[Lesson] = []
-        for way in ways if closed else ways[-1:]:
+        for way in ways:
             with Counter() as counter:
                 lesson = learn(
                     writer,

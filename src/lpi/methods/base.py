@@ -136,10 +136,10 @@ class Learner(
     Class attributes:
         problem: what it is asked.
         joint: wants all tasks at once (an upper bound, not a continual learner).
-        stable: what was encoded under a route never changes once that task has been learned, so that vectors may
-            be kept.
 
     Attributes:
+        stable: what was encoded under a route never changes once that task has been learned, so that vectors may
+            be kept.
         backbone: the frozen model.
         options: see :class:`lpi.methods.options.MethodOptions`; a subclass has a class of that name of its own.
         tasks: the names of the tasks that were learned, in their order.
@@ -152,7 +152,7 @@ class Learner(
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     problem: ClassVar[Problem] = "retrieval"
     joint: ClassVar[bool] = False
-    stable: ClassVar[bool] = False
+    stable: bool = False
 
     options: MethodOptions
 

@@ -220,10 +220,10 @@ class ClosedForm(Experts, Method):
 
     Options: ClassVar[type[MethodOptions]] = ClosedFormOptions
     options: ClosedFormOptions
-    stable: ClassVar[bool] = False
 
     def __init__(self, backbone: DualEncoder, options: ClosedFormOptions | None = None) -> None:
         super().__init__(backbone, options)
+        self.stable = self.options.maps == "task"
         self.experts = nn.ModuleList()
         self.sums: Moments | None = None
 
@@ -252,7 +252,7 @@ class ClosedForm(Experts, Method):
         super().end_task(data, generator)
         pairs = pairs_of(data, self.read)
         head: Any = self.experts[-1]
-        if self.options.maps == "sum":
+        if not self.stable:
             self.sums = pairs.moments() if self.sums is None else self.sums + pairs.moments()
         head.fit(pairs, self.sums, self.strength())
         head.to(self.backbone.device)
@@ -274,11 +274,10 @@ class ClosedForm(Experts, Method):
         return self._encode("text", texts, route)
 
     def _encode(self, tower: str, inputs: Images | Texts, route: int) -> Tensor:
-        features, states = self.read(tower, inputs)
         if route == FALLBACK or not self.tasks:
-            return F.pad(F.normalize(features, dim=-1), (0, self.extra_width))
-        newest = self.options.maps == "sum"
-        found: Tensor = self.experts[-1 if newest else route](tower, features, states)
+            return F.normalize(getattr(self.backbone, tower)(inputs), dim=-1)
+        head = self.experts[route if self.stable else -1]
+        found: Tensor = head(tower, *self.read(tower, inputs))
         return found
 
     def read(self, tower: str, inputs: Any) -> tuple[Tensor, Tensor]:

@@ -67,7 +67,7 @@ class DAR(Experts, Method):
         routing: RouterTable = field(default_factory=MergedPrototypes.Options)
 
     options: Options
-    stable: ClassVar[bool] = True
+    stable = True
 
     def __init__(self, backbone: DualEncoder, options: Options | None = None) -> None:
         super().__init__(backbone, options)

@@ -152,7 +152,7 @@ class LowRankTasks(Experts):
 
     Options: ClassVar[type[MethodOptions]] = LowRankOptions
     options: LowRankOptions
-    stable: ClassVar[bool] = True
+    stable = True
 
     def __init__(self, backbone: DualEncoder, options: LowRankOptions | None = None) -> None:
         super().__init__(backbone, options)

@@ -244,8 +244,7 @@ class LPI(LowRankTasks, Method):
 
     def _encode(self, tower: str, inputs: Images | Texts, route: int) -> Tensor:
         if route == FALLBACK:
-            features = getattr(self.backbone, tower)(inputs)
-            return F.pad(F.normalize(features, dim=-1), (0, self.extra_width))
+            return F.normalize(getattr(self.backbone, tower)(inputs), dim=-1)
         expert, prompts = self.expert(route), self.tower_prompts(route)[tower]
         with self._changed(expert) as model:
             if expert.head is None:

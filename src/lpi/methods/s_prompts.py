@@ -58,7 +58,7 @@ class SPrompts(Experts, Prompted):
         routing: RouterTable = field(default_factory=partial(NearestKeys.Options, metric="l1"))
 
     options: Options
-    stable: ClassVar[bool] = True
+    stable = True
 
     def make_own(self, generator: torch.Generator, data: TaskData | None) -> nn.Module:
         """A task's prompts, from N(0, 0.02^2)."""

@@ -34,7 +34,7 @@ class ZeroShot(Experts, Method):
         training: ClassVar[Mapping[str, Any]] = {}
 
     options: Options
-    stable: ClassVar[bool] = True
+    stable = True
 
     def __init__(self, backbone: DualEncoder, options: Options | None = None) -> None:
         super().__init__(backbone, options)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor, nn
 
 from lpi.errors import LpiError
@@ -13,7 +11,7 @@ from lpi.methods.grounding.base import GroundingBatch, GroundingMethod
 class GroundingZeroShot(GroundingMethod):
     """No learning at all."""
 
-    stable: ClassVar[bool] = True
+    stable = True
 
     def trainable(self) -> list[nn.Parameter]:
         """Nothing."""
