@@ -294,6 +294,74 @@ def grounding_sizes(record: Record) -> Tables:
     yield "Random weights at real sizes:", grid("detector", keys.values(), rows)
 
 
+def pipeline(record: Record) -> Tables:
+    """From picture files to vectors and to a trained task, beside the model alone."""
+    keys = {
+        "share_of_model_rate": "of the model's rate",
+        "reachable": "that processor time allows",
+        "pictures_per_second": "pictures a second",
+        "processor_seconds_a_picture": "CPU s a picture",
+        "of_these_the_model": "of these the model",
+    }
+    for what, title in (("embed", "files to vectors"), ("train", "files to a trained task")):
+        rows = ((name, map(own.get, keys)) for name, own in record[what].items())
+        yield f"From {title}:", grid("model", keys.values(), rows)
+
+
+def precision(record: Record) -> Tables:
+    """Where methods end in bfloat16 and in float32."""
+    for name, own in record.items():
+        rows = [
+            (words(row), [sum(found[kind]) / len(found[kind]) for kind in ("float32", "bfloat16")])
+            for row, found in own["rows"].items()
+        ]
+        kept = ((row, [*values, values[1] - values[0]]) for row, values in rows)
+        yield f"{words(name)}, R@1 at the end in per cent:", grid("row", ["float32", "bfloat16", "less"], kept, 2)
+
+
+def scale(record: Record) -> Tables:
+    """What grows with tasks, prompts, batch and gallery."""
+    for part, head in (("tasks", "tasks"), ("prompts", "tokens"), ("batch", "pairs"), ("gallery", "vectors")):
+        own = record[part]
+        keys = list(next(iter(own.values())))
+        rows = ((f"{int(size):,}", map(found.get, keys)) for size, found in own.items())
+        yield f"By {words(part)}:", grid(head, map(words, keys), rows)
+
+
+def compare_cost(record: Record) -> Tables:
+    """Processor time of a comparison, before and after."""
+    heads = ("CPU s before", "after", "ratio", "wall ratio", "same figures", "R@1 apart, mean")
+    rows = [
+        (
+            words(name),
+            [
+                *(own[tree]["cpu_seconds"] for tree in ("before", "after")),
+                *(own[key] for key in ("cpu_ratio", "wall_ratio", "equal_figures", "mean_difference_r1")),
+            ],
+        )
+        for name, own in record.items()
+        if isinstance(own, dict) and "cpu_ratio" in own
+    ]
+    yield f"Six rows each, beside commit {record['before_commit']}:", grid("comparison", heads, rows)
+
+
+def teach_archives(record: Record) -> Tables:
+    """What each archive gains when it is taught last, among all pictures."""
+    keys = {
+        "seconds_closed": "s, closed form",
+        "seconds_deeper": "s, deeper",
+        "new_r10_before": "R@10 before",
+        "new_r10_closed": "closed",
+        "new_r10_deeper": "deeper",
+        "old_r10_before": "others before",
+        "old_r10_after": "others after",
+        "reembedded_share": "embedded again",
+        "rankings_equal": "as rebuilt",
+    }
+    rows = ((name, map(own.get, keys)) for name, own in record["archives"].items())
+    yield "Recall among all pictures, per cent:", grid("archive", keys.values(), rows, 2)
+
+
 def house(record: Record) -> Tables:
     """Counts of the package's structure."""
     rows = ((words(key), [value]) for key, value in record.items() if isinstance(value, int))
@@ -302,6 +370,11 @@ def house(record: Record) -> Tables:
 
 MAKERS: dict[str, Callable[[Record], Tables]] = {
     "step": step,
+    "pipeline": pipeline,
+    "precision": precision,
+    "scale": scale,
+    "compare_cost": compare_cost,
+    "teach_archives": teach_archives,
     "search_load": search_load,
     "search_scale": search_scale,
     "ties": ties,

@@ -26,6 +26,7 @@ from lpi.errors import CheckpointError, ConfigError, DataError, LpiError, did_yo
 from lpi.features import TrainingData, TrainingSet, task_of_pairs
 from lpi.methods import training_of
 from lpi.methods.base import Learner, begin, end
+from lpi.processes import average_gradients
 from lpi.storage import read_checked, write_checked
 from lpi.tasks.batches import batch_count
 from lpi.tasks.stream import Task
@@ -267,6 +268,7 @@ class _Loop:
             )
 
     def _update(self, step: int) -> None:
+        average_gradients(self.parameters)
         if self.settings.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         for group in self.optimiser.param_groups:

@@ -1,17 +1,20 @@
 """Closed forms against slow, plain versions, and what a method makes of them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from lpi.backbones.base import DualEncoder
+from lpi.backbones.tower import pooled_states
 from lpi.closed_form import Moments, cca, ridge
 from lpi.config import TrainingSettings
 from lpi.errors import ShapeError
 from lpi.features import TrainingSet
 from lpi.methods import method
 from lpi.methods.base import stored_parameters
-from lpi.methods.closing import Pairs, chosen, pairs_of, reciprocal_rank
+from lpi.methods.closing import Pairs, chosen, drawn, pairs_of, reciprocal_rank, states_of
 from lpi.tasks.stream import TaskStream
 from lpi.trainer import learn_task
 
@@ -51,7 +54,7 @@ def test_cca_solves_the_generalised_eigenproblem() -> None:
     maps = cca(Moments.of(x, y, weights), 3, shrinkage=SHRUNK)
     for place in range(2):
         s2, a = values.real[order[place]], vectors.real[:, order[place]]
-        a = a / (a @ xx @ a).sqrt() * s2.sqrt()  # of variance 1 under the shrunk covariance, times the correlation
+        a = a / (a @ xx @ a).sqrt() * s2  # of variance 1 under the shrunk covariance, times the correlation squared
         found = maps["vision"][1][:, place].double()
         torch.testing.assert_close(found * (found @ a).sign(), a, rtol=1e-4, atol=1e-5)
         b = torch.linalg.solve(yy, xy.T @ found) / s2.sqrt()
@@ -92,6 +95,41 @@ def test_the_share_follows_from_pairs_that_the_map_has_not_seen(informative: boo
     rows = torch.arange(80)
     _, share = chosen(Pairs(features, {"vision": x, "text": y}, rows, rows), 3)
     assert (share >= 0.5) == informative
+
+
+def test_a_summary_is_of_the_end_and_of_the_middle(clip: DualEncoder, stream: TaskStream) -> None:
+    images = clip.inputs.images([record.picture.open() for record in stream.tasks[0].train[:3]])
+    texts = clip.inputs.tokenize([record.captions[0] for record in stream.tasks[0].train[:3]])
+    for tower, inputs, real in (("vision", images, None), ("text", texts, texts.mask)):
+        features, summary = clip.with_summary(tower, inputs)
+        encoder, middle = getattr(clip, tower), clip.middle(tower)
+        assert summary.shape == (3, clip.summary_width(tower))
+        state = encoder.advance(encoder.begin(inputs), 0, middle)
+        torch.testing.assert_close(summary[:, -2 * encoder.width :], pooled_states(state.states, real))
+        end = encoder.advance(state, middle, encoder.depth)
+        torch.testing.assert_close(summary[:, : -2 * encoder.width], encoder.summary(end))
+        torch.testing.assert_close(features, encoder(inputs))
+        kept = clip.with_summary(tower, replace(state, mask=None))
+        torch.testing.assert_close(kept[1], summary)
+        with pytest.raises(ShapeError, match="don't exist"):
+            clip.with_summary(tower, end)
+
+
+def test_a_drawn_map_keeps_angles_and_is_the_same_everywhere(clip: DualEncoder, stream: TaskStream) -> None:
+    weights = drawn(300, 200)
+    torch.testing.assert_close(weights.T @ weights, torch.eye(200))
+    drawn.cache_clear()
+    torch.testing.assert_close(drawn(300, 200), weights, rtol=0, atol=0)
+    vectors = torch.nn.functional.normalize(torch.randn(20, 300, generator=torch.Generator().manual_seed(0)), dim=1)
+    seen = vectors @ weights
+    assert (seen @ seen.T * 300 / 200 - vectors @ vectors.T).abs().max() < 0.25
+    images = clip.inputs.images([record.picture.open() for record in stream.tasks[0].train[:3]])
+    width = clip.summary_width("vision")
+    assert states_of(clip, "vision", images, projection=8)[1].shape == (3, 8)
+    assert states_of(clip, "vision", images, projection=width + 1)[1].shape == (3, width)
+    model = method("cca", clip, dimensions=4, projection=8)
+    learn_task(model, stream.tasks[0], settings=TrainingSettings(epochs=0, device="cpu"))
+    assert model.experts[-1].map_vision.shape == (8, 4)
 
 
 @pytest.mark.parametrize("name", ["cca", "lpi"])

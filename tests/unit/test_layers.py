@@ -11,7 +11,7 @@ import pytest
 import lpi
 
 ROOT = Path(lpi.__file__).parent
-LEAVES = {"errors", "extras", "reading", "storage", "config", "devices", "counting", "showing", "terminal"}
+LEAVES = {"errors", "extras", "reading", "storage", "config", "devices", "counting", "processes", "showing", "terminal"}
 LEARNING = {"trainer", "features"}
 BELOW_METHODS = {"tasks", "backbones", "prompts", "losses", "closed_form", "data.records", *LEAVES}
 #: What two methods share has moved down, or lies in ``SHARED``.
@@ -40,7 +40,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "closed_form": {"errors"},
     "metrics": {"metrics", "errors"},
     "data": {"data", "reading", "errors", "extras"},
-    "backbones": {"backbones", "data.pictures", "data.records", "devices", "reading", "errors", "storage"},
+    "backbones": {
+        *("backbones", "data.pictures", "data.records", "devices", "processes", "reading", "errors", "storage"),
+    },
+    "processes": {"errors"},
     "prompts": {"prompts", "errors"},
     "counting": {"terminal"},
     "terminal": set(),

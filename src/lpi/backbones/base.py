@@ -176,23 +176,36 @@ class DualEncoder(nn.Module):
         return features
 
     def with_summary(self, tower: str, inputs: Any, prompts: TowerPrompts | None = None) -> tuple[Tensor, Tensor]:
-        """Features, [batch, features], not normalised, and what :meth:`Tower.summary` says beside them; one pass.
+        """Features, [batch, features], not normalised, and a summary, [batch, :meth:`summary_width`]; one pass.
+
+        The summary is what :meth:`Tower.summary` says at the end, and how the states looked (:func:`pooled_states`)
+        after :meth:`middle` blocks, where a router looks, too: what the last blocks leave out of that is missed.
 
         Args:
             tower: ``vision`` or ``text``.
-            inputs: as :meth:`encode_images` or :meth:`encode_texts` takes them.
+            inputs: as :meth:`encode_images` or :meth:`encode_texts` takes them; states, if not from above the middle.
             prompts: for that tower.
+
+        Raises:
+            ShapeError: states from above the middle.
         """
-        encoder = self.vision if tower == "vision" else self.text
+        encoder, middle = getattr(self, tower), self.middle(tower)
         state = encoder.entered(inputs, prompts)
-        state = encoder.advance(state, state.block, encoder.depth, prompts)
-        return encoder.finish(state), encoder.summary(state)
+        state = encoder.advance(state, state.block, middle, prompts)
+        look = pooled_states(state.ordinary, state.seen)
+        state = encoder.advance(state, middle, encoder.depth, prompts)
+        return encoder.finish(state), torch.cat([encoder.summary(state), look], dim=1)
+
+    def middle(self, tower: str) -> int:
+        """After how many blocks a summary looks at a tower's states: two thirds of them."""
+        return round(2 / 3 * self.depths[tower])
 
     def summary_width(self, tower: str) -> int:
-        """Width of what :meth:`Tower.summary` gives."""
+        """Width of the summary that :meth:`with_summary` gives."""
         encoder = self.vision if tower == "vision" else self.text
         projection = encoder.projection
-        return encoder.width + (self.feature_width if projection is None else int(projection.in_features))  # type: ignore[arg-type]
+        pooled = self.feature_width if projection is None else int(projection.in_features)  # type: ignore[arg-type]
+        return pooled + 3 * encoder.width
 
     def freeze(self) -> "DualEncoder":
         """Evaluation mode, and no weight gets a gradient: how a backbone is after loading."""

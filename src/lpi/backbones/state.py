@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -216,6 +216,17 @@ Images = Tensor | TowerState
 """Normalised pixels [images, 3, height, width], or their states between two blocks."""
 Texts = TextInputs | TowerState
 """Tokens of captions, or their states between two blocks."""
+
+
+def some(inputs: Any, prompts: TowerPrompts | None, rows: Tensor) -> tuple[Any, TowerPrompts | None]:
+    """Some rows of what enters a tower, int64 [some], and the prompts for them."""
+    if prompts is not None and prompts.states.dim() == 4:
+        prompts = replace(prompts, states=prompts.states[rows])
+    if isinstance(inputs, TowerState):
+        return inputs.rows(rows), prompts
+    if isinstance(inputs, Tensor):
+        return inputs[rows], prompts
+    return type(inputs)(*(part[rows] for part in vars(inputs).values())), prompts
 
 
 def append(states: Tensor, prompt: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lpi.backbones.attention import NAME, GatedMask, PrefixMask, additive_mask
-from lpi.backbones.state import TowerPrompts, TowerState, append
+from lpi.backbones.state import TowerPrompts, TowerState, append, some
 from lpi.errors import BackboneError, ConfigError, ShapeError
+from lpi.processes import shared
 
 
 class Tower(nn.Module):
@@ -164,7 +165,13 @@ class Tower(nn.Module):
         return torch.cat([F.normalize(self.pool(state), dim=-1), F.normalize(mean, dim=-1)], dim=1)
 
     def forward(self, inputs: Any, prompts: TowerPrompts | None = None) -> Tensor:
-        """The features of inputs, or of their states between two blocks, [batch, features], not normalised."""
+        """The features of inputs, or of their states between two blocks, [batch, features], not normalised.
+
+        Where several processes learn together, each runs its part of the batch.
+        """
+        return shared(self._forward, inputs, prompts, some)
+
+    def _forward(self, inputs: Any, prompts: TowerPrompts | None) -> Tensor:
         state = self.entered(inputs, prompts)
         return self.finish(self.advance(state, state.block, self.depth, prompts))
 

@@ -40,11 +40,15 @@ def run(
     as_json: JsonOption = False,
     listed: ListOption = False,
 ) -> None:
-    """Learn a stream of tasks and measure every stage. Started again after a stop, it goes on where it was."""
+    """Learn a stream of tasks and measure every stage. Started again after a stop, it goes on where it was.
+
+    Several processes share each batch: torchrun --nproc-per-node 2 -m lpi run EXPERIMENT
+    """
     from lpi.cli.progress import Console, print_table
     from lpi.config import read_experiment
     from lpi.evaluation.results import RUN, collect, table
     from lpi.evaluation.scheduler import make_cells, run_cells, variants_of
+    from lpi.processes import own_copy, together
     from lpi.storage import write_json
 
     settings = read_experiment(experiment, changes or [])
@@ -52,17 +56,22 @@ def run(
         make_folder(results)  # now, not when the figures are there
     names = None if rows == "all" else names_of(rows) or [settings.main_variant]
     variants = variants_of(settings, names, given=keys_of(changes))
-    cells = make_cells(settings, variants, seeds=settings.seeds if seeds is None else numbers(seeds), orders=1, out=out)
-    with Console(quiet=as_json, board=out / settings.name / "tensorboard" if tensorboard else None) as console:
-        outcome = run_cells(
-            cells,
-            fresh=fresh,
-            keep_going=False,
-            command=command_line(),
-            say=console.say,
-            on_step=console.step,
-            on_run=console.begin,
-        )
+    wanted = settings.seeds if seeds is None else numbers(seeds)
+    with together() as number, own_copy(out / settings.name, number, empty=fresh) as place:
+        cells = make_cells(settings, variants, seeds=wanted, orders=1, out=place.parent)
+        if number:  # it writes to a copy that nobody looks at, and says nothing
+            run_cells(cells, keep_going=False, say=lambda line: None)
+            return
+        with Console(quiet=as_json, board=out / settings.name / "tensorboard" if tensorboard else None) as console:
+            outcome = run_cells(
+                cells,
+                fresh=fresh,
+                keep_going=False,
+                command=command_line(),
+                say=console.say,
+                on_step=console.step,
+                on_run=console.begin,
+            )
     found = collect(outcome, command=command_line())
     if results is not None:
         write_json(results, found.to_json())

@@ -6,12 +6,13 @@ It learns a task in seconds, keeps nothing of an item and forgets nothing: whate
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
+from torch import Tensor
 
-from lpi.methods.closing import ClosedForm, ClosedFormOptions, Head
-from lpi.options import Above, Count
+from lpi.methods.closing import PROJECTION, ClosedForm, ClosedFormOptions, Head, states_of
+from lpi.options import Above, Count, Size
 
 
 class CCA(ClosedForm):
@@ -22,7 +23,8 @@ class CCA(ClosedForm):
         options: see :class:`Options`.
 
     Paper: regularised canonical correlation analysis (Vinod 1976, Journal of Econometrics 4).
-    Differs: each direction counts by its correlation; the frozen features stand beside the map's vectors, at a share.
+    Differs: each direction counts by its correlation squared; the frozen features stand beside the map's vectors, at a
+    share.
     """
 
     @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class CCA(ClosedForm):
         """What the closed form takes."""
 
         dimensions: Annotated[Count, "directions that are kept of a map"] = 128
+        projection: Annotated[Size, PROJECTION] = 0
         shrinkage: Annotated[
             Above | None, "of the covariances, in mean variances; by default what serves held-back pairs of a task best"
         ] = None
@@ -43,7 +46,15 @@ class CCA(ClosedForm):
 
     def new_expert(self, generator: torch.Generator) -> Head:
         """See :class:`Experts`."""
-        return Head(self.backbone, self.options.dimensions)
+        return Head(self.backbone, self.options.dimensions, self.options.projection)
+
+    def read(self, tower: str, inputs: Any) -> tuple[Tensor, Tensor]:
+        """See :class:`ClosedForm`."""
+        return states_of(self.backbone, tower, inputs, projection=self.options.projection)
+
+    def frozen_blocks(self, tower: str) -> int:
+        """Those below the states that the map reads."""
+        return self.backbone.middle(tower)
 
     def strength(self) -> float | None:
         """See :class:`ClosedForm`."""

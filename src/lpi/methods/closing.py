@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lpi.backbones.base import DualEncoder, Images, Texts
-from lpi.closed_form import Affine, Moments, cca
+from lpi.backbones.base import DualEncoder, Images, Texts, TowerPrompts
+from lpi.closed_form import Affine, Correlations, Moments, cca
+from lpi.devices import in_full
 from lpi.errors import LpiError
 from lpi.methods.base import FALLBACK, Method, Saved, TaskData, TrainingBatch, router_losses, router_trainable
 from lpi.methods.experts import Experts
@@ -28,6 +29,10 @@ from lpi.prompts.low_rank import TOWERS
 SHRINKAGES = (0.3, 1.0, 3.0)
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.97)
 FOLDS = 2
+PROJECTION = (
+    "states of more numbers than this are brought to so many by a drawn map, which is the same for all tasks and kept "
+    "nowhere; 0 leaves them as they are"
+)
 
 Encode = Callable[[str, Any], tuple[Tensor, Tensor]]
 """From a tower and what it reads to features and states, [items, features] and [items, states]."""
@@ -38,6 +43,7 @@ class ClosingTable(Table):
     """A closed form on the states of the last blocks (ours; regularised CCA): covariances alone, and no steps."""
 
     dimensions: Annotated[Size, "directions that are kept a task; 0 is none"] = 0
+    projection: Annotated[Size, PROJECTION] = 0
 
 
 class Head(nn.Module):
@@ -46,14 +52,16 @@ class Head(nn.Module):
     Args:
         backbone: whose states.
         dimensions: of the closed form's vectors.
+        projection: see :class:`ClosingTable`.
     """
 
     share: Tensor
 
-    def __init__(self, backbone: DualEncoder, dimensions: int) -> None:
+    def __init__(self, backbone: DualEncoder, dimensions: int, projection: int) -> None:
         super().__init__()
         for tower in TOWERS:  # filled when the task ends
             width = backbone.summary_width(tower)
+            width = min(width, projection) if projection else width
             self.register_buffer(f"mean_{tower}", torch.zeros(width, dtype=torch.float16))
             self.register_buffer(f"map_{tower}", torch.zeros(width, dimensions, dtype=torch.float16))
         self.register_buffer("share", torch.zeros(()))
@@ -64,7 +72,7 @@ class Head(nn.Module):
         Args:
             tower: which.
             features: the model's own, not normalised, [items, features].
-            states: what :meth:`lpi.backbones.tower.Tower.summary` gives, [items, states].
+            states: what :func:`states_of` gives, [items, states].
         """
         found = closed((getattr(self, f"mean_{tower}").float(), getattr(self, f"map_{tower}").float()), states)
         features = F.normalize(features, dim=-1)
@@ -90,7 +98,37 @@ class Head(nn.Module):
 def closed(affine: Affine, states: Tensor) -> Tensor:
     """States under a map, L2-normalised, [items, dimensions]."""
     mean, weights = affine
-    return F.normalize((states.float() - mean.to(states.device)) @ weights.to(states.device), dim=-1)
+    with in_full(states.device):
+        return F.normalize((states.float() - mean.to(states.device)) @ weights.to(states.device), dim=-1)
+
+
+def states_of(
+    model: DualEncoder, tower: str, inputs: Any, prompts: TowerPrompts | None = None, *, projection: int
+) -> tuple[Tensor, Tensor]:
+    """Features of inputs, [items, features], not normalised, and what a :class:`Head` reads of them, [items, states].
+
+    Args:
+        model: whose.
+        tower: ``vision`` or ``text``.
+        inputs: as :meth:`lpi.backbones.base.DualEncoder.with_summary` takes them.
+        prompts: for that tower.
+        projection: see :class:`ClosingTable`.
+    """
+    features, states = model.with_summary(tower, inputs, prompts)
+    if not 0 < projection < states.shape[1]:
+        return features, states
+    with in_full(states.device):
+        return features, states.float() @ drawn(states.shape[1], projection).to(states.device)
+
+
+@lru_cache(maxsize=4)  # both towers of two models
+def drawn(width: int, numbers: int) -> Tensor:
+    """A map with orthonormal columns, the same wherever it is drawn, [width, numbers].
+
+    What is far apart stays so (Johnson and Lindenstrauss 1984), so that a task's map can be narrower than the states.
+    """
+    noise = torch.randn(width, numbers, generator=torch.Generator().manual_seed(width), dtype=torch.float64)
+    return torch.linalg.qr(noise).Q.float()
 
 
 @dataclass(frozen=True)
@@ -164,9 +202,9 @@ def chosen(pairs: Pairs, dimensions: int, shrinkages: Sequence[float] = SHRINKAG
             dim=1,
         )
         own = pairs.features["text"][captions] @ pairs.features["vision"][pictures].T
-        moments = pairs.moments(~held)
+        correlations = Correlations(pairs.moments(~held))
         for shrinkage in shrinkages:
-            maps = cca(moments, dimensions, shrinkage=shrinkage)
+            maps = correlations.maps(dimensions, shrinkage)
             texts = closed(maps["text"], pairs.states["text"][captions])
             images = closed(maps["vision"], pairs.states["vision"][pictures])
             found = texts @ images.T
@@ -282,7 +320,7 @@ class ClosedForm(Experts, Method):
 
     def read(self, tower: str, inputs: Any) -> tuple[Tensor, Tensor]:
         """Features of inputs, [items, features], and the states that the map is for, [items, states]."""
-        return self.backbone.with_summary(tower, inputs)
+        raise NotImplementedError
 
     def shared_state(self) -> dict[str, Tensor]:
         """The sums of all tasks, where they make one map."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lpi.backbones.base import DualEncoder, Injection, TowerPrompts
 from lpi.errors import ConfigError
 from lpi.losses import LayerScaling, TaskLoss, layer_loss, task_loss
-from lpi.methods.adapters import SharedLowRank
+from lpi.methods.adapters import WeightDelta
 from lpi.methods.base import TaskData, router_trainable
 from lpi.methods.closing import Head
 from lpi.methods.encoder import tokens
@@ -113,7 +113,7 @@ class TaskPrompts(nn.Module):
 
     prompts: LowRankPrompts
     interaction: Interaction | None
-    change: SharedLowRank | None
+    change: WeightDelta | None
     head: Head | None
     semantics: Tensor
 

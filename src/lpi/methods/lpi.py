@@ -24,9 +24,9 @@ from torch import Tensor
 
 from lpi.backbones.base import DualEncoder, Images, Texts, TowerPrompts
 from lpi.losses import distillation_loss, item_loss
-from lpi.methods.adapters import DeltaBackbone, SharedLowRank, Targets, check_rank
+from lpi.methods.adapters import DeltaBackbone, LowRank, SharedLowRank, Targets, check_rank
 from lpi.methods.base import FALLBACK, Method, TaskData, TrainingBatch, router_losses
-from lpi.methods.closing import ClosingTable, Head, pairs_of
+from lpi.methods.closing import ClosingTable, Head, pairs_of, states_of
 from lpi.methods.low_rank import (
     InteractionTable,
     LowRankOptions,
@@ -78,13 +78,13 @@ class LossTable(PromptLossTable):
 class AdapterTable(Table):
     """A change of the frozen weights beside the prompts (ours); the weights themselves stay as they are."""
 
-    rank: Annotated[
-        Size,
-        "components of the change, one tensor over all blocks of a tower for each kind of layer, a task; 0 is none",
-    ] = 0
+    rank: Annotated[Size, "components of the change, a task; 0 is none"] = 0
     targets: Annotated[Targets, "the layers that it changes, of the first prompted block and those above it"] = (
         "attention"
     )
+    shared: Annotated[
+        bool, "one tensor over all blocks of a tower for each kind of layer; or factors of each block's own (LoRA)"
+    ] = True
 
 
 class LPI(LowRankTasks, Method):
@@ -115,7 +115,7 @@ class LPI(LowRankTasks, Method):
                     cls(
                         interaction=InteractionTable(norm="none"),
                         adapter=AdapterTable(rank=4),
-                        closing=ClosingTable(dimensions=32),
+                        closing=ClosingTable(dimensions=32, projection=600),
                     )
                 ),
                 "paper": Preset(
@@ -165,9 +165,10 @@ class LPI(LowRankTasks, Method):
         """See :class:`LowRankTasks`; with a change of the frozen weights, if there shall be one."""
         expert = super().new_expert(generator)
         if self.adapted is not None:
-            expert.change = SharedLowRank(self.adapted.layers, rank=self.options.adapter.rank, generator=generator)
+            kind = SharedLowRank if self.options.adapter.shared else LowRank
+            expert.change = kind(self.adapted.layers, rank=self.options.adapter.rank, generator=generator)
         if self.extra_width:
-            expert.head = Head(self.backbone, self.extra_width)
+            expert.head = Head(self.backbone, self.extra_width, self.options.closing.projection)
         return expert
 
     @property
@@ -224,7 +225,9 @@ class LPI(LowRankTasks, Method):
         if expert.head is not None:
             prompts = self.tower_prompts(-1)
             with self._changed(expert) as model:
-                expert.head.fit(pairs_of(data, lambda tower, inputs: model.with_summary(tower, inputs, prompts[tower])))
+                expert.head.fit(
+                    pairs_of(data, lambda tower, inputs: self._states(model, tower, inputs, prompts[tower]))
+                )
 
     # ---- encoding ----------------------------------------------------------------------------------------------------
 
@@ -249,8 +252,11 @@ class LPI(LowRankTasks, Method):
         with self._changed(expert) as model:
             if expert.head is None:
                 return F.normalize(getattr(model, tower)(inputs, prompts), dim=-1)
-            found: Tensor = expert.head(tower, *model.with_summary(tower, inputs, prompts))
+            found: Tensor = expert.head(tower, *self._states(model, tower, inputs, prompts))
         return found
+
+    def _states(self, model: DualEncoder, tower: str, inputs: Any, prompts: TowerPrompts) -> tuple[Tensor, Tensor]:
+        return states_of(model, tower, inputs, prompts, projection=self.options.closing.projection)
 
     def _changed(self, expert: TaskPrompts) -> AbstractContextManager[DualEncoder]:
         """The frozen backbone with a task's change of its weights, if there is one."""
@@ -259,5 +265,6 @@ class LPI(LowRankTasks, Method):
         return self.adapted.with_deltas((expert.change, 1.0))
 
     def frozen_blocks(self, tower: str) -> int:
-        """The blocks below the first prompted one."""
-        return self.blocks[tower][0]
+        """The blocks below the first prompted one, and below what the closed form reads."""
+        first = self.blocks[tower][0]
+        return min(first, self.backbone.middle(tower)) if self.extra_width else first
