@@ -130,6 +130,8 @@ class StreamSettings(BaseModel):
             with boxes: ``scene_expressions`` (drawn), ``expressions`` (a JSONL file), ``refcoco`` (the original refs
             and instances), ``mdetr`` (converted files).
         train_limit, test_limit: at most so many pictures a task, drawn with ``limit_seed``.
+        redrawn: what is drawn (scenes, and what limits leave) is drawn anew for each seed of a run, which then stands
+            for other material, too: the spread over seeds has the data in it.
         order: names of the tasks in the order of learning; leaving some out is allowed.
         measured: ``test``, or ``validation``, on which settings are chosen: the validation pictures take the place of
             the test pictures, which then nobody looks at, and nothing is held out.
@@ -153,6 +155,7 @@ class StreamSettings(BaseModel):
     train_limit: int | None = Field(default=None, ge=1)
     test_limit: int | None = Field(default=None, ge=1)
     limit_seed: int = 0
+    redrawn: bool = False
     order: list[str] | None = None
     measured: Literal["test", "validation"] = "test"
 

@@ -116,10 +116,10 @@ def test_equal_captions_of_another_picture_are_right_even_when_not_drawn():
         assert torch.equal(batch.positives, torch.eye(3, dtype=torch.bool))
 
 
-def test_a_last_small_batch_can_be_left_out():
+def test_an_epoch_has_a_last_small_batch_and_of_nothing_none():
     records, store = make()
-    assert len(list(batches(records, store, size=4, seed=0, epoch=0, drop_last=True))) == 2
-    assert batch_count(10, size=4, drop_last=True) == 2
+    assert [len(batch.indices) for batch in batches(records, store, size=4, seed=0, epoch=0)] == [4, 4, 2]
+    assert batch_count(10, size=4) == 3
     assert list(batches([], PictureStore([], prepare, side=8), size=4, seed=0, epoch=0)) == []
 
 
@@ -220,13 +220,6 @@ def test_wrong_numbers_are_refused_before_the_first_batch():
         batches(records[:2], store, size=1, seed=0, epoch=0)
     with pytest.raises(ConfigError, match="side and workers must be at least 1"):
         make(workers=0)
-
-
-def test_a_batch_moves_to_a_device_whole():
-    records, store = make(count=2)
-    (batch,) = batches(records, store, size=2, seed=0, epoch=0)
-    assert equal(batch, batch.to("cpu"))
-    assert batch.to("meta").positives.device.type == "meta"
 
 
 def test_what_comes_next_is_loaded_while_one_is_worked_on_and_no_further():

@@ -246,6 +246,20 @@ def test_runs_in_the_streams_own_order_lie_where_run_puts_them(experiment: Exper
         make_cells(experiment, {}, seeds=[0], orders=0, out=tmp_path)
 
 
+def test_each_seed_draws_material_of_its_own_where_that_is_wanted(experiment: Experiment, tmp_path: Path) -> None:
+    def streams(**changes: object) -> list[dict[str, object]]:
+        stream = experiment.stream.model_copy(update={"kind": "scenes", "train_limit": 2, **changes})
+        redrawn = experiment.model_copy(update={"stream": stream})
+        cells = make_cells(redrawn, {"frozen": redrawn}, seeds=[3, 4], orders=1, out=tmp_path)
+        return [{"limit_seed": cell.settings.stream.limit_seed, **cell.settings.stream.source()} for cell in cells]
+
+    assert streams()[0] == streams()[1]
+    three, four = streams(redrawn=True)
+    assert (three["seed"], three["limit_seed"], four["seed"], four["limit_seed"]) == (3, 3, 4, 4)
+    assert [one["limit_seed"] for one in streams(kind="folder", redrawn=True)] == [3, 4]
+    assert "seed" not in streams(kind="folder", redrawn=True)[0]  # what isn't drawn takes none
+
+
 def test_jobs_are_bounded_by_the_runs() -> None:
     assert default_jobs(1, "cpu") == 1
     assert 1 <= default_jobs(1000, "cpu") <= 8

@@ -24,6 +24,7 @@ SHARED = {
         "methods.prompt_sets",
         "methods.prompted",
     ),
+    "methods.merged",
     "methods.tuned",
 }
 METHOD_BASE = {"methods.base", "methods.encoder", "methods.options", "routing", "options", *BELOW_METHODS}
@@ -63,6 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods.adapters": METHOD_BASE,
     "methods.experts": METHOD_BASE,
     "methods.tuned": {"methods.adapters", *METHOD_BASE},
+    "methods.merged": {"methods.adapters", "methods.tuned", *METHOD_BASE},
     "methods.prompted": METHOD_BASE,
     "methods.prompt_sets": {"methods.prompted", *METHOD_BASE},
     "methods.closing": {"metrics", "methods.experts", *METHOD_BASE},

@@ -16,6 +16,7 @@ from lpi.backbones import DualEncoder
 from lpi.errors import CheckpointError, MissingFileError, OutputError
 from lpi.methods.checkpoint import save_method
 from lpi.prompts.task_keys import FALLBACK
+from lpi.routing import score
 from lpi.search.encoding import Encoder, Routing, mix, steady_size, unit, without_negligible
 from lpi.search.files import folders_of, scan
 from lpi.search.filters import Filters, quoted
@@ -124,10 +125,13 @@ def test_a_route_without_weight_needs_no_feature() -> None:
 
 
 def test_plain_scores_are_cosines_and_routed_ones_add_the_agreement() -> None:
-    images, query = torch.eye(2), torch.tensor([[0.6, 0.8]])
-    assert Probes(query).scores(images).tolist() == [pytest.approx([0.6, 0.8])]
+    query = torch.tensor([[0.6, 0.8]])
+    images = score.Probe(torch.eye(2), torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
+    plain = score.routed_score(score.Probe(query), images, 1.0)
+    assert plain.tolist() == [pytest.approx([0.6, 0.8])]
     routed = Probes(query, torch.tensor([[0.1, 0.0]]))
-    assert routed.scores(images, torch.tensor([[1.0, 0.0], [0.5, 0.5]])).tolist() == [pytest.approx([0.7, 0.85])]
+    found = score.routed_score(score.Probe(routed.vectors, routed.membership), images, 1.0)
+    assert found.tolist() == [pytest.approx([0.7, 0.85])]
     assert (routed[0].vector.tolist(), routed[0].membership.tolist()) == (query[0].tolist(), [pytest.approx(0.1), 0.0])
 
 

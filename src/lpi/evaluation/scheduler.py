@@ -33,6 +33,7 @@ from lpi.storage import read_json, write_atomically
 from lpi.trainer import Step
 
 Json = Any
+DRAWN = ("scenes", "scene_expressions")  # kinds of streams whose source takes a seed
 MOST_JOBS = 8  # by default: each process holds a backbone and the decoded pictures
 
 
@@ -191,8 +192,19 @@ def make_cells(
             if order is not None:
                 here = settings.model_copy(update={"stream": settings.stream.model_copy(update={"order": order})})
                 root /= f"order-{number}"
-            cells += [Cell(variant, seed, number, here, root / variant / f"seed-{seed}") for seed in seeds]
+            cells += [
+                Cell(variant, seed, number, of_seed(here, seed), root / variant / f"seed-{seed}") for seed in seeds
+            ]
     return cells
+
+
+def of_seed(settings: Experiment, seed: int) -> Experiment:
+    """The settings of a run, with material of its own where ``stream.redrawn`` says so."""
+    stream = settings.stream
+    if not stream.redrawn:
+        return settings
+    update = {"limit_seed": seed} | ({"seed": seed} if stream.kind in DRAWN else {})
+    return settings.model_copy(update={"stream": stream.model_copy(update=update)})
 
 
 def default_jobs(cells: int, device: str) -> int:
@@ -263,8 +275,8 @@ def run_cells(
         if not finished(cell.folder, cell.settings, cell.seed, partial(_checksum, _stream_key(cell))):
             waiting.append(index)
     say(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished already")
-    # one order after another, so that a process seldom has to set up another stream
-    waiting.sort(key=lambda index: cells[index].order)
+    # one stream after another, so that a process seldom has to set up another
+    waiting.sort(key=lambda index: (cells[index].order, _stream_key(cells[index])))
     if jobs > 1 and len(waiting) > 1:
         _in_processes(outcome, waiting, min(jobs, len(waiting)), command, say)
         return outcome

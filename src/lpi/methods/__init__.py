@@ -23,7 +23,7 @@ from lpi.plugins import named, names_in, source_of
 
 NOT_METHODS = {
     *("adapters", "base", "checkpoint", "closing", "encoder", "experts", "listing", "low_rank", "older", "options"),
-    *("prompt_sets", "prompted", "tuned"),
+    *("merged", "prompt_sets", "prompted", "tuned"),
 }
 GROUNDING = f"{__name__}.grounding"
 NOT_GROUNDING_METHODS = {"base", "expressions", "losses", "prompted", "tuned"}

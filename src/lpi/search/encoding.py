@@ -25,6 +25,7 @@ from lpi.methods.encoder import route_images, route_texts, routing_features, wid
 from lpi.prompts.task_keys import FALLBACK
 from lpi.routing.base import Routing as Routed
 from lpi.routing.base import all_under, membership
+from lpi.routing.score import Probe, routed_score
 from lpi.search.scoring import Answering, Probes, check_scoring
 
 Half = NDArray[np.float16]
@@ -213,7 +214,8 @@ def caption_scores(method: Method, pixels: Tensor, captions: Sequence[str], scor
     """
     routing, texts = route_images(method, pixels), text_probes(method, captions, scoring)
     picture = method.encode_images(pixels, routing=routing).float().cpu()
-    return texts.scores(picture, None if texts.membership is None else routing.membership)[:, 0]
+    asked = Probe(texts.vectors, texts.membership)  # weighted already
+    return routed_score(asked, Probe(picture, routing.membership), 1.0)[:, 0]
 
 
 def _probes(method: Method, vectors: Tensor, routing: Routed, scoring: str) -> Probes:

@@ -20,13 +20,13 @@ from lpi.evaluation.retrieval import open_stream
 from lpi.methods.base import Method
 from lpi.metrics.ranking import count_ranks, local_pairs, recall_at
 from lpi.reading import wanted
+from lpi.routing.score import Probe, routed_score
 from lpi.search.embedding import Embedder
 from lpi.search.encoding import task_membership, text_probes
 from lpi.search.identity import short_hash
 from lpi.search.manifest import Json
 from lpi.search.report import Recall
 from lpi.search.rows import RowMaker
-from lpi.search.scoring import Probes
 from lpi.storage import read_json, write_json
 from lpi.tasks.relevance import relevance
 
@@ -155,8 +155,10 @@ class Gallery:
         if probes.membership is not None:
             membership = task_membership(method, routing.distances, routing.tasks)[order]
         blocks = [
-            Probes(probes.vectors[rows], None if probes.membership is None else probes.membership[rows]).scores(
-                vectors, membership
+            routed_score(
+                Probe(probes.vectors[rows], None if probes.membership is None else probes.membership[rows]),
+                Probe(vectors, membership),
+                1.0,  # a query's membership is weighted already
             )
             for rows in torch.split(torch.arange(len(texts)), BLOCK)
         ]

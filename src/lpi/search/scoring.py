@@ -77,16 +77,3 @@ class Probes:
 
     def __getitem__(self, row: int) -> Probe:
         return Probe(self.vectors[row], None if self.membership is None else self.membership[row], self.kind)
-
-    def scores(self, images: Tensor, membership: Tensor | None = None) -> Tensor:
-        """Scores of pictures, [queries, pictures].
-
-        Args:
-            images: searched vectors, [pictures, features].
-            membership: how much each picture belongs to each task, [pictures, tasks]; needed for ``routed`` only.
-        """
-        cosines = self.vectors @ images.T
-        if self.membership is None:
-            return cosines
-        assert membership is not None
-        return cosines + self.membership @ membership.T

@@ -272,16 +272,6 @@ class Batch:
     positives: Tensor
     indices: Tensor
 
-    def to(self, device: torch.device | str) -> "Batch":
-        """The same batch with its tensors on another device."""
-        return Batch(
-            None if self.pixels is None else self.pixels.to(device, non_blocking=True),
-            self.texts,
-            self.owner.to(device),
-            self.positives.to(device),
-            self.indices.to(device),
-        )
-
 
 def batches(
     records: Sequence[CaptionedImage],
@@ -294,7 +284,6 @@ def batches(
     pixels: bool = True,
     seed: int,
     epoch: int,
-    drop_last: bool = False,
     start: int = 0,
 ) -> Iterator[Batch]:
     """One epoch: every picture once, in an order drawn from the seed and the epoch.
@@ -312,7 +301,6 @@ def batches(
         pixels: whether the pictures are decoded at all.
         seed: >= 0.
         epoch: >= 0.
-        drop_last: leaves out a last batch that is smaller than ``size``.
         start: begins with this batch: where a stopped run goes on.
 
     Raises:
@@ -333,7 +321,7 @@ def batches(
     return _batches(
         records,
         store,
-        groups=_groups(len(records), size, seed=seed, epoch=epoch, drop_last=drop_last)[start:],
+        groups=_groups(len(records), size, seed=seed, epoch=epoch)[start:],
         captions_per_image=captions_per_image,
         equal_captions=equal_captions,
         augment=augment,
@@ -343,15 +331,14 @@ def batches(
     )
 
 
-def batch_count(records: int, *, size: int, drop_last: bool = False) -> int:
+def batch_count(records: int, *, size: int) -> int:
     """How many batches an epoch has."""
-    return records // size if drop_last else -(-records // size)
+    return -(-records // size)
 
 
-def _groups(count: int, size: int, *, seed: int, epoch: int, drop_last: bool) -> list[list[int]]:
+def _groups(count: int, size: int, *, seed: int, epoch: int) -> list[list[int]]:
     order = np.random.default_rng([_ORDER, seed, epoch]).permutation(count).tolist()
-    total = batch_count(count, size=size, drop_last=drop_last)
-    return [order[first * size : (first + 1) * size] for first in range(total)]
+    return [order[first : first + size] for first in range(0, count, size)]
 
 
 def _batches(
