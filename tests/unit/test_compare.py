@@ -22,6 +22,7 @@ from lpi.evaluation.run import Run
 from lpi.evaluation.scheduler import (
     Outcome,
     default_jobs,
+    fingerprint,
     make_cells,
     read_tuned,
     run_cells,
@@ -29,7 +30,7 @@ from lpi.evaluation.scheduler import (
     task_orders,
     variants_of,
 )
-from lpi.evaluation.tuning import trials_of, tune
+from lpi.evaluation.tuning import beyond, trials_of, tune
 from lpi.methods import method_class
 from lpi.methods.checkpoint import load_method
 from lpi.storage import read_json, write_json
@@ -482,6 +483,47 @@ def test_tuning_gives_every_row_its_trials_on_validation_pictures(experiment: Ex
     tuned = variants_of(experiment, ["lpi"], record["rows"])["lpi"]
     for key, value in record["rows"]["lpi"]["chosen"].items():
         assert getattr(tuned.training, key.removeprefix("training.")) == value
+
+
+def test_tuning_goes_on_while_the_best_factor_is_at_an_edge(world: dict[str, Any], tmp_path: Path) -> None:
+    settings = parse({**world, "search": {"training.learning_rate": ["*0.5", "*2"]}}, "small.toml")
+    rows = variants_of(settings, ["joint"])
+    own = rows["joint"].training.learning_rate
+    few = tune(settings, rows, trials=3, seeds=[0], out=tmp_path, say=silent)["rows"]["joint"]
+    rates = [trial["changes"].get("training.learning_rate", own) for trial in few["trials"]]
+    assert sorted(rates) == pytest.approx([own / 2, own, own * 2])
+    at_edge = few["chosen"].get("training.learning_rate", own) != own
+    assert bool(few["at_edge"]) == at_edge
+    more = tune(settings, rows, trials=3, seeds=[0], further=2, out=tmp_path, say=silent)["rows"]["joint"]
+    further = [trial["changes"]["training.learning_rate"] for trial in more["trials"][3:]]
+    assert bool(further) == at_edge
+    assert all(rate < own / 2 or rate > own * 2 for rate in further)
+    assert more["trials"][:3] == few["trials"]
+
+
+def test_the_next_rate_lies_one_step_beyond_the_edge(world: dict[str, Any]) -> None:
+    settings = parse({**world, "search": {"training.learning_rate": ["*0.1", "*10"]}}, "small.toml").variant("lpi")
+    trials = trials_of(settings, 3, "lpi")
+    own = settings.training.learning_rate
+    assert beyond(settings, trials, {"training.learning_rate": own * 10}) == {
+        "training.learning_rate": pytest.approx(own * 100)
+    }
+    assert beyond(settings, trials, {"training.learning_rate": own / 10}) == {
+        "training.learning_rate": pytest.approx(own / 100)
+    }
+    assert beyond(settings, trials, {}) == {}  # the row's own is the best, and lies between the others
+
+
+def test_settings_that_were_tuned_for_another_row_are_refused(experiment: Experiment, tmp_path: Path) -> None:
+    record = tune(experiment, variants_of(experiment, ["lpi"]), trials=1, seeds=[0], out=tmp_path, say=silent)
+    assert variants_of(experiment, ["lpi"], record["rows"])["lpi"] == variants_of(experiment, ["lpi"])["lpi"]
+    longer = experiment.model_copy(update={"training": experiment.training.model_copy(update={"epochs": 9})})
+    with pytest.raises(ConfigError, match="row 'lpi' isn't as it was when its tuned settings were chosen"):
+        variants_of(longer, ["lpi"], record["rows"])
+    elsewhere = experiment.model_copy(
+        update={"stream": experiment.stream.model_copy(update={"root": "/another/machine"})}
+    )
+    assert fingerprint(elsewhere) == fingerprint(experiment)
 
 
 def test_a_trial_that_blows_up_is_noted_and_not_chosen(world: dict[str, Any], tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ def tune(
     changes: SetOption = None,
     methods: MethodsOption = None,
     trials: Annotated[int, typer.Option(min=1, help="Settings that each row may try, its own among them.")] = 4,
+    further: Annotated[
+        int, typer.Option(min=0, help="Trials more, at most, while a row's best factor is at the edge of those tried.")
+    ] = 3,
     seeds: Annotated[str, typer.Option(help="Seeds that a trial's figure is the mean over.")] = "0",
     out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
     results: Annotated[Path, typer.Option(help="What was tried and chosen, for 'lpi compare --tuned'.")] = Path(
@@ -51,6 +54,7 @@ def tune(
             settings,
             variants,
             trials=trials,
+            further=further,
             seeds=numbers(seeds),
             out=out,
             jobs=jobs or default_jobs(len(variants) * trials, settings.training.device),

@@ -9,6 +9,7 @@ own order lie in ``<out>/<experiment>/<variant>/seed-<n>``, those in another one
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
 import traceback
@@ -102,7 +103,8 @@ def variants_of(
     Raises:
         UnknownNameError: a name that is none of them.
         MissingFileError: a file that isn't there.
-        ConfigError: two variants of one name, or tuned settings that the variant doesn't have.
+        ConfigError: two variants of one name, or tuned settings that the variant doesn't have or that were chosen for
+            another state of it.
     """
     problem = problem_of(experiment.stream).name
     known = method_names(problem)
@@ -128,9 +130,24 @@ def variants_of(
         else:
             near = did_you_mean(name, dict.fromkeys([*experiment.variant_names(), *known]))
             raise UnknownNameError(f"No method is called so, and {experiment.name} has no row {name!r}. {near}")
-        settings = suited(settings)
-        variants[variant] = changed(settings, (tuned or {}).get(variant, {}).get("chosen", {}), variant)
+        settings, found = suited(settings), (tuned or {}).get(variant, {})
+        if found.get("settings", fingerprint(settings)) != fingerprint(settings):
+            raise ConfigError(
+                f"row {variant!r} isn't as it was when its tuned settings were chosen: method, training or size of the "
+                "stream differ. Choose them again with lpi tune, or leave --tuned away."
+            )
+        variants[variant] = changed(settings, found.get("chosen", {}), variant)
     return variants
+
+
+def fingerprint(settings: Experiment) -> str:
+    """What tuned settings were chosen for, in 12 hexadecimal digits: a row's method, training and size of stream.
+
+    Names of folders and files aren't in it: they differ from machine to machine.
+    """
+    stream = {key: value for key, value in settings.stream.model_dump().items() if not isinstance(value, str)}
+    content = [settings.method, settings.training.model_dump(exclude={"device"}), stream]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def changed(settings: Experiment, changes: Mapping[str, Any], variant: str) -> Experiment:

@@ -1,8 +1,9 @@
 """Choosing settings fairly: every variant gets the same small number of trials, measured on validation data only.
 
 The first trial is the variant as it stands; the others are drawn from its search space (the same draw whatever the
-machine). What is chosen is the trial with the highest main metric at the end, the earlier one of two equals. Test data
-are never opened: :meth:`lpi.tasks.grouping.StreamOf.on_validation` leaves them out.
+machine), and may go on beyond it while the best is at its edge. What is chosen is the trial with the highest main
+metric at the end, the earlier one of two equals. Test data are never opened:
+:meth:`lpi.tasks.grouping.StreamOf.on_validation` leaves them out.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from lpi.errors import ConfigError
 from lpi.evaluation.bench import Say
 from lpi.evaluation.machine import environment
 from lpi.evaluation.records import METRICS, RunRecord, read_record
-from lpi.evaluation.scheduler import Cell, changed, run_cells
+from lpi.evaluation.scheduler import Cell, changed, fingerprint, run_cells
 
 Json = Any
 """What goes into the file as it is."""
@@ -59,13 +60,19 @@ def trials_of(settings: Experiment, count: int, variant: str) -> list[Trial]:
     return found
 
 
+def read_key(settings: Experiment, key: str) -> Any:
+    """The value of a dotted key; ``None`` where there is none."""
+    own: Any = settings.model_dump()
+    for part in key.split("."):
+        own = own.get(part) if isinstance(own, Mapping) else None
+    return own
+
+
 def _value(settings: Experiment, key: str, value: Any, variant: str) -> Any:
     """The value itself, or for ``"*3"`` three times the variant's own."""
     if not (isinstance(value, str) and value.startswith("*")):
         return value
-    own: Any = settings.model_dump()
-    for part in key.split("."):
-        own = own.get(part) if isinstance(own, Mapping) else None
+    own = read_key(settings, key)
     try:
         factor = float(value[1:])
     except ValueError as error:
@@ -87,6 +94,7 @@ def tune(
     trials: int,
     seeds: Sequence[int],
     out: Path,
+    further: int = 0,
     command: str = "",
     say: Say = print,
     **options: Any,
@@ -100,6 +108,7 @@ def tune(
         variants: what to tune, by name, as :func:`lpi.evaluation.scheduler.variants_of` gives it.
         trials: how many settings each variant gets.
         seeds: a trial's figure is the mean over these.
+        further: so many trials more, at most, while the best value of a factor is the lowest or highest of those tried.
         out: the folder of all runs; trials lie in ``<out>/<experiment>_tune/<variant>/trial-<n>/seed-<s>``.
         command, say, options: see :func:`lpi.evaluation.scheduler.run_cells`.
 
@@ -120,10 +129,23 @@ def tune(
     learning = [variant for variant in cells if (_result(cells[variant][0][0]).trainable_per_task or 0) > 0]
     rest = [cell for variant in learning for trial in cells[variant][1:] for cell in trial]
     failed = {rest[index].folder: problem for index, problem in run_cells(rest, **options).failed.items()}
+    for _ in range(further):
+        added: list[Cell] = []
+        for variant in learning:
+            settings = variants[variant]
+            best = _tuned(settings, _tried(plan, cells, variant), failed)["chosen"]
+            changes = {**best, **beyond(settings, plan[variant], best)}
+            if changes != best:
+                plan[variant].append(Trial(changes, changed(settings, changes, variant)))
+                cells[variant] = _cells(variant, plan[variant], seeds, out / f"{experiment.name}_tune")
+                added += cells[variant][-1]
+        if not added:
+            break
+        failed |= {added[index].folder: problem for index, problem in run_cells(added, **options).failed.items()}
     record: Json = {}
     figure = f"validation_{METRICS[experiment.stream.problem].main}"
     for variant, settings in variants.items():
-        tried = list(zip(plan[variant], cells[variant], strict=True))[: None if variant in learning else 1]
+        tried = _tried(plan, cells, variant)[: None if variant in learning else 1]
         found = record[variant] = _tuned(settings, tried, failed)
         say(f"{variant}: {found[figure]:.2f} on validation with {found['chosen'] or 'its own settings'}")
     return {
@@ -137,6 +159,30 @@ def tune(
         "command": command,
         **environment(),
     }
+
+
+def _tried(
+    plan: Mapping[str, Sequence[Trial]], cells: Mapping[str, Sequence[Sequence[Cell]]], variant: str
+) -> list[tuple[Trial, Sequence[Cell]]]:
+    """A variant's trials with their runs."""
+    return list(zip(plan[variant], cells[variant], strict=True))
+
+
+def beyond(settings: Experiment, trials: Sequence[Trial], best: Mapping[str, Json]) -> dict[str, Json]:
+    """The next value of each factor whose best is the lowest or highest that was tried; nothing where none is.
+
+    The step is the ratio to the nearest value that was tried.
+    """
+    found: dict[str, Json] = {}
+    for key, values in settings.search.items():
+        if not all(isinstance(value, str) and value.startswith("*") for value in values):
+            continue
+        tried = sorted({float(read_key(trial.settings, key)) for trial in trials})
+        mine = float(best.get(key, read_key(settings, key)))
+        if len(tried) > 1 and mine in (tried[0], tried[-1]):
+            near = tried[1] if mine == tried[0] else tried[-2]
+            found[key] = float(f"{mine * mine / near:.6g}")
+    return found
 
 
 def _cells(variant: str, trials: Sequence[Trial], seeds: Sequence[int], root: Path) -> list[list[Cell]]:
@@ -183,7 +229,9 @@ def _tuned(settings: Experiment, tried: Sequence[tuple[Trial, Sequence[Cell]]], 
         notes.append(note)
     best = max((note for note in notes if note[figure] is not None), key=lambda note: note[figure])
     return {
+        "settings": fingerprint(settings),
         "chosen": best["changes"],
+        "at_edge": list(beyond(settings, [trial for trial, _ in tried], best["changes"])),
         figure: best[figure],
         f"{figure}_untuned": notes[0][figure],
         "space": settings.search,
