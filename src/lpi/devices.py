@@ -58,4 +58,5 @@ def autocast(precision: Settled, device: torch.device) -> AbstractContextManager
 
 def in_full(device: torch.device) -> AbstractContextManager[object]:
     """No autocast: frozen features are kept and route queries, so they mustn't depend on who asks for them first."""
-    return torch.autocast(device.type, enabled=False)
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
