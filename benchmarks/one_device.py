@@ -4,9 +4,9 @@
 
 Every method learns a task of drawn pictures on this processor and begins a second one. Then it moves, with a batch, to
 a device whose tensors have shapes but no values, under FakeTensorMode of torch, which refuses to compute with tensors
-that lie on several devices. The batch's loss and its backward pass, features of pictures and captions under the first task,
-and the router's distances are computed there. ``ok`` is what went through; ``looks at values`` is what stopped where a
-value is needed on the host (a synchronisation, not a fault); anything else is the error.
+that lie on several devices. The batch's loss and its backward pass, features of pictures and captions under the first
+task, and the router's distances are computed there. ``ok`` is what went through; ``looks at values`` is what stopped
+where a value is needed on the host (a synchronisation, not a fault); anything else is the error.
 """
 
 from __future__ import annotations
