@@ -149,7 +149,8 @@ def test_without_a_step_the_closed_form_finds_what_the_frozen_model_does_not(
 
 def chosen_rank(clip: DualEncoder, training: TrainingSet, model: object) -> float:
     """The mean reciprocal rank of a task's own training pairs under a method."""
-    found = pairs_of(training.data(batches=training.once_more(model, TrainingSettings())), clip.with_summary)  # type: ignore[arg-type]
+    data = training.data(batches=training.once_more(model, TrainingSettings()))  # type: ignore[arg-type]
+    found = pairs_of(data, lambda tower, inputs: (getattr(clip, tower)(inputs),) * 2)
     images = model.encode_images([record.picture.open() for record in training.records])  # type: ignore[attr-defined]
     texts = model.encode_texts(training.captions)  # type: ignore[attr-defined]
     return reciprocal_rank(texts @ images.T, torch.stack([found.captions, found.pictures], dim=1))
