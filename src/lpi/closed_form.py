@@ -95,12 +95,12 @@ class Correlations:
 
     def __init__(self, moments: Moments) -> None:
         xx, yy, self.between = moments.covariances()
-        self.spectra = torch.linalg.eigh(xx), torch.linalg.eigh(yy)
+        self.spectra: list[tuple[Tensor, Tensor]] = [torch.linalg.eigh(xx), torch.linalg.eigh(yy)]
         self.means = {"vision": moments.x / moments.weight, "text": moments.y / moments.weight}
 
     def maps(self, dimensions: int, shrinkage: float) -> dict[str, Affine]:
         """See :func:`cca`."""
-        left, right = (_inverse_root(*spectrum, shrinkage) for spectrum in self.spectra)
+        left, right = (_inverse_root(values, vectors, shrinkage) for values, vectors in self.spectra)
         whitened = left @ self.between @ right
         # of the smaller square, which takes a third of the time of the decomposition itself
         tall = whitened.shape[0] > whitened.shape[1]

@@ -131,5 +131,5 @@ def average_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     dist.all_reduce(flat)
     flat /= world()
-    for gradient, mean in zip(gradients, flat.split([one.numel() for one in gradients]), strict=True):
+    for gradient, mean in zip(gradients, torch.split(flat, [one.numel() for one in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))

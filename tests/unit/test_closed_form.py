@@ -14,7 +14,7 @@ from lpi.errors import ShapeError
 from lpi.features import TrainingSet
 from lpi.methods import method
 from lpi.methods.base import stored_parameters
-from lpi.methods.closing import Pairs, chosen, drawn, pairs_of, reciprocal_rank, states_of
+from lpi.methods.closing import Head, Pairs, chosen, drawn, pairs_of, reciprocal_rank, states_of
 from lpi.tasks.stream import TaskStream
 from lpi.trainer import learn_task
 
@@ -93,7 +93,7 @@ def test_the_share_follows_from_pairs_that_the_map_has_not_seen(informative: boo
     own = torch.nn.functional.normalize(torch.randn(80, 12, generator=generator), dim=1)
     features = {"vision": own, "text": own if not informative else own.roll(1, 0)}
     rows = torch.arange(80)
-    _, share = chosen(Pairs(features, {"vision": x, "text": y}, rows, rows), 3)
+    _, _, share = chosen(Pairs(features, {"vision": x, "text": y}, rows, rows), 3)
     assert (share >= 0.5) == informative
 
 
@@ -130,6 +130,62 @@ def test_a_drawn_map_keeps_angles_and_is_the_same_everywhere(clip: DualEncoder, 
     model = method("cca", clip, dimensions=4, projection=8)
     learn_task(model, stream.tasks[0], settings=TrainingSettings(epochs=0, device="cpu"))
     assert model.experts[-1].map_vision.shape == (8, 4)
+
+
+def test_steps_that_help_no_pair_that_was_kept_out_are_let_go(clip: DualEncoder, stream: TaskStream) -> None:
+    x, y, _ = pairs(60)
+    rows, held = torch.arange(60), torch.arange(60) % 6 == 5
+    own = torch.nn.functional.normalize(torch.randn(60, 12, generator=torch.Generator().manual_seed(1)), dim=1)
+    good = Pairs({"vision": own, "text": own.roll(1, 0)}, {"vision": x, "text": y}, rows, rows)
+    # learned by heart: right for all but those that were kept out
+    wrong = y.clone()
+    wrong[held] = y[held].roll(1, 0)
+    spoilt = replace(good, states={"vision": x, "text": wrong})
+    for frozen, changed, kept in ((good, spoilt, False), (good, good, False)):
+        head = Head(clip, 3, 6)
+        head.map_text, head.mean_text = torch.zeros(5, 3), torch.zeros(5)
+        head.fit_better(frozen, changed, held)
+        assert bool(head.changed) == kept
+    head.fit_better(spoilt, good, held)
+    assert bool(head.changed)
+
+
+def test_no_step_sees_the_pictures_that_are_kept_out(clip: DualEncoder, stream: TaskStream) -> None:
+    task = stream.tasks[0]
+    settings = TrainingSettings(epochs=2, batch=len(task.train), device="cpu")
+    options = {"dimensions": 4, "check_every": 2, "adapter_rank": 1, "memory": 0}
+    # other captions for the pictures that are kept out change nothing that steps learn
+    odd = [replace(one, captions=("something else",)) if row % 2 else one for row, one in enumerate(task.train)]
+    learned = []
+    for records in (task.train, tuple(odd)):
+        model = method("lpi", clip, **options)
+        learn_task(model, replace(task, train=records), settings=settings)
+        learned.append({name: value.clone() for name, value in model.experts[-1].change.named_parameters()})
+    assert any(value.abs().max() > 0 for name, value in learned[0].items() if name.startswith("up"))
+    for name, value in learned[0].items():
+        torch.testing.assert_close(learned[1][name], value)
+    whole = method("lpi", clip, **{**options, "check_every": 0})
+    learn_task(whole, task, settings=settings)
+    changed = dict(whole.experts[-1].change.named_parameters())
+    assert any(not torch.equal(changed[name], value) for name, value in learned[0].items())
+
+
+def test_a_batch_of_some_pictures_has_their_captions_alone(clip: DualEncoder, stream: TaskStream) -> None:
+    model = method("finetune", clip)
+    training = TrainingSet(stream.tasks[0], clip)
+    settings = TrainingSettings(batch=4, captions_per_image=2)
+    whole = next(iter(training.epochs(model, settings)(seed=0, epoch=0)))
+    wanted = torch.tensor([True, False, True, False])
+    part = whole.only(wanted)
+    assert part.picture_rows.tolist() == whole.picture_rows[wanted].tolist()
+    texts = wanted[whole.owner]
+    assert part.caption_rows.tolist() == whole.caption_rows[texts].tolist()
+    assert torch.equal(part.picture_rows[part.owner], whole.picture_rows[whole.owner[texts]])
+    assert torch.equal(part.positives, whole.positives[wanted][:, texts])
+    assert torch.equal(part.frozen()[0], whole.frozen()[0][wanted])
+    assert torch.equal(part.frozen()[1], whole.frozen()[1][texts])
+    with torch.no_grad():
+        torch.testing.assert_close(model.text_features(part.texts, 0), model.text_features(whole.texts, 0)[texts])
 
 
 @pytest.mark.parametrize("name", ["cca", "lpi"])

@@ -23,6 +23,7 @@ from typing_extensions import Unpack
 
 from lpi.backbones.base import DualEncoder, Images, Problem, Texts, View
 from lpi.backbones.given import PictureLike
+from lpi.backbones.state import some
 from lpi.config import TrainingSettings
 from lpi.counting import Counter
 from lpi.devices import pick_device
@@ -119,6 +120,31 @@ class TrainingBatch:
     frozen: Callable[[], tuple[Tensor, Tensor]]
     picture_rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     caption_rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+    def only(self, pictures: Tensor) -> TrainingBatch:
+        """Some of its pictures and what was written for them.
+
+        Args:
+            pictures: which, bool [images].
+        """
+        images = pictures.nonzero()[:, 0]
+        texts = pictures.to(self.owner.device)[self.owner].nonzero()[:, 0]
+        place = torch.cumsum(pictures, 0).to(self.owner.device) - 1
+
+        def frozen() -> tuple[Tensor, Tensor]:
+            whole = self.frozen()
+            return whole[0][images.to(whole[0].device)], whole[1][texts.to(whole[1].device)]
+
+        here = self.positives.device
+        return TrainingBatch(
+            images=some(self.images, None, images.to(here))[0],
+            texts=some(self.texts, None, texts.to(here))[0],
+            positives=self.positives[images.to(here)][:, texts.to(here)],
+            owner=place[self.owner[texts]],
+            frozen=frozen,
+            picture_rows=self.picture_rows[images.to(self.picture_rows.device)],
+            caption_rows=self.caption_rows[texts.to(self.caption_rows.device)],
+        )
 
 
 Saved = Sequence[tuple[str, dict[str, Tensor]]]

@@ -44,10 +44,17 @@ class ClosingTable(Table):
 
     dimensions: Annotated[Size, "directions that are kept a task; 0 is none"] = 0
     projection: Annotated[Size, PROJECTION] = 0
+    check_every: Annotated[
+        Size,
+        "every so manieth picture of a task is kept out of its steps; by these it is decided whether the steps are "
+        "kept: states as they changed them, or the frozen ones; 0 keeps none out, and the steps",
+    ] = 6
 
 
 class Head(nn.Module):
     """The closed form of one task: for each tower a mean and a map, and the share of its vectors in the whole.
+
+    ``changed`` says whether it reads states as the task's steps changed them, or those of the frozen model.
 
     Args:
         backbone: whose states.
@@ -56,6 +63,7 @@ class Head(nn.Module):
     """
 
     share: Tensor
+    changed: Tensor
 
     def __init__(self, backbone: DualEncoder, dimensions: int, projection: int) -> None:
         super().__init__()
@@ -65,6 +73,7 @@ class Head(nn.Module):
             self.register_buffer(f"mean_{tower}", torch.zeros(width, dtype=torch.float16))
             self.register_buffer(f"map_{tower}", torch.zeros(width, dimensions, dtype=torch.float16))
         self.register_buffer("share", torch.zeros(()))
+        self.register_buffer("changed", torch.ones((), dtype=torch.bool))
 
     def forward(self, tower: str, features: Tensor, states: Tensor) -> Tensor:
         """Features and states of items as one vector of length 1, [items, features + dimensions].
@@ -86,8 +95,31 @@ class Head(nn.Module):
             moments: what is fitted instead of the task's own sums.
             shrinkage: of the covariances; chosen by default.
         """
-        dimensions = self.get_buffer("map_vision").shape[1]
-        shrinkage, share = chosen(pairs, dimensions, SHRINKAGES if shrinkage is None else (shrinkage,))
+        shrinkages = SHRINKAGES if shrinkage is None else (shrinkage,)
+        _, shrinkage, share = chosen(pairs, self.dimensions, shrinkages)
+        self.take(pairs, moments, shrinkage, share)
+
+    def fit_better(self, frozen: Pairs, changed: Pairs, held: Tensor) -> None:
+        """Take the states under which a map finds most of pairs that neither it nor the steps have seen.
+
+        Args:
+            frozen: the task's pairs as the frozen model sees them.
+            changed: as the task's steps changed the states.
+            held: the pictures that the steps haven't seen, bool [pictures].
+        """
+        found = [(chosen(pairs, self.dimensions, held=held), pairs) for pairs in (frozen, changed)]
+        (merit, *settings), pairs = max(found, key=lambda one: one[0][0])
+        self.changed.fill_(merit > found[0][0][0])
+        self.take(pairs, None, *settings)
+
+    @property
+    def dimensions(self) -> int:
+        """Of the closed form's vectors."""
+        return self.get_buffer("map_vision").shape[1]
+
+    def take(self, pairs: Pairs, moments: Moments | None, shrinkage: float, share: float) -> None:
+        """Fit the map to pairs, or to given moments."""
+        dimensions = self.dimensions
         maps = cca(pairs.moments() if moments is None else moments, dimensions, shrinkage=shrinkage)
         for tower, (mean, weights) in maps.items():
             getattr(self, f"mean_{tower}").copy_(mean)
@@ -128,7 +160,8 @@ def drawn(width: int, numbers: int) -> Tensor:
     What is far apart stays so (Johnson and Lindenstrauss 1984), so that a task's map can be narrower than the states.
     """
     noise = torch.randn(width, numbers, generator=torch.Generator().manual_seed(width), dtype=torch.float64)
-    return torch.linalg.qr(noise).Q.float()
+    found: Tensor = torch.linalg.qr(noise).Q.float()
+    return found
 
 
 @dataclass(frozen=True)
@@ -180,19 +213,24 @@ def pairs_of(data: TaskData, encode: Encode) -> Pairs:
     return Pairs(features, states, both[:, 0], both[:, 1])
 
 
-def chosen(pairs: Pairs, dimensions: int, shrinkages: Sequence[float] = SHRINKAGES) -> tuple[float, float]:
-    """The shrinkage and the share that serve pairs best which the map hasn't seen.
+def chosen(
+    pairs: Pairs, dimensions: int, shrinkages: Sequence[float] = SHRINKAGES, *, held: Tensor | None = None
+) -> tuple[float, float, float]:
+    """The shrinkage and the share that serve pairs best which the map hasn't seen, behind how well they do.
 
     Pictures are cut into folds; what is fitted to the others ranks a fold's captions for its pictures, and its pictures
     for its captions; the mean reciprocal rank of both decides. Captions that both sides share are in both: words of a
     task that return are no cheating.
+
+    Args:
+        pairs: the task's.
+        dimensions: of the map.
+        shrinkages: those to choose from.
+        held: the one fold to be ranked, bool [pictures]; by default all pictures in their turn.
     """
-    order = torch.randperm(len(pairs.states["vision"]), generator=torch.Generator().manual_seed(0))
     merit: dict[tuple[float, float], float] = {}
-    for fold in order.chunk(FOLDS) if len(order) >= 2 * FOLDS else ():
-        held = torch.zeros(len(order), dtype=torch.bool)
-        held[fold] = True
-        kept = held[pairs.pictures]
+    for ranked in folds(len(pairs.states["vision"])) if held is None else [held]:
+        kept = ranked[pairs.pictures]
         pictures, captions = torch.unique(pairs.pictures[kept]), torch.unique(pairs.captions[kept])
         places = torch.stack(
             [
@@ -202,7 +240,7 @@ def chosen(pairs: Pairs, dimensions: int, shrinkages: Sequence[float] = SHRINKAG
             dim=1,
         )
         own = pairs.features["text"][captions] @ pairs.features["vision"][pictures].T
-        correlations = Correlations(pairs.moments(~held))
+        correlations = Correlations(pairs.moments(~ranked))
         for shrinkage in shrinkages:
             maps = correlations.maps(dimensions, shrinkage)
             texts = closed(maps["text"], pairs.states["text"][captions])
@@ -212,8 +250,20 @@ def chosen(pairs: Pairs, dimensions: int, shrinkages: Sequence[float] = SHRINKAG
                 scores = (1 - share) * own + share * found
                 merit[shrinkage, share] = merit.get((shrinkage, share), 0.0) + reciprocal_rank(scores, places)
     if not merit:
-        return shrinkages[-1], 0.5
-    return max(merit, key=lambda pair: (merit[pair], pair))
+        return 0.0, shrinkages[-1], 0.5
+    best = max(merit, key=lambda pair: (merit[pair], pair))
+    return merit[best], *best
+
+
+def folds(count: int) -> list[Tensor]:
+    """Which of so many pictures are in each fold, bool [pictures]; none of too few."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    found = []
+    for fold in order.chunk(FOLDS) if count >= 2 * FOLDS else ():
+        held = torch.zeros(count, dtype=torch.bool)
+        held[fold] = True
+        found.append(held)
+    return found
 
 
 def reciprocal_rank(scores: Tensor, pairs: Tensor) -> float:

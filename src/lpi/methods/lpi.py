@@ -40,6 +40,7 @@ from lpi.options import Size, Table, Weight
 from lpi.prompts.low_rank import TOWERS
 from lpi.routing.nearest import NearestKeys
 
+ENOUGH = 8  # pictures kept out of the steps, to decide whether these are kept
 PUBLISHED_TRAINING: Mapping[str, Any] = {
     "optimiser": "sgd",
     "learning_rate": 0.05,
@@ -181,6 +182,9 @@ class LPI(LowRankTasks, Method):
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """Item, layer and task level, and the pull towards the frozen model, each times its weight."""
         o, expert = self.options.losses, self.expert(-1)
+        learned_from = ~self._held(batch.picture_rows)
+        if not bool(learned_from.all()) and bool(learned_from.any()):
+            batch = batch.only(learned_from)
         raw = expert.raw()
         states = expert(raw)
         with self._changed(expert) as model:
@@ -222,12 +226,22 @@ class LPI(LowRankTasks, Method):
         """See :class:`LowRankTasks`; the closed form is made of the states as the task has changed them."""
         super().end_task(data, generator)
         expert = self.expert(-1)
-        if expert.head is not None:
-            prompts = self.tower_prompts(-1)
-            with self._changed(expert) as model:
-                expert.head.fit(
-                    pairs_of(data, lambda tower, inputs: self._states(model, tower, inputs, prompts[tower]))
-                )
+        if expert.head is None:
+            return
+        prompts = self.tower_prompts(-1)
+        with self._changed(expert) as model:
+            changed = pairs_of(data, lambda tower, inputs: self._states(model, tower, inputs, prompts[tower]))
+        held = self._held(torch.arange(len(changed.states["vision"])))
+        if not data.steps or held.sum() < ENOUGH:
+            expert.head.fit(changed)
+            return
+        frozen = pairs_of(data, lambda tower, inputs: self._states(self.backbone, tower, inputs, None))
+        expert.head.fit_better(frozen, changed, held)
+
+    def _held(self, rows: Tensor) -> Tensor:
+        """Which of a task's pictures are kept out of its steps, bool [some]."""
+        every = self.options.closing.check_every if self.extra_width else 0
+        return rows % every == every - 1 if every else torch.zeros(len(rows), dtype=torch.bool)
 
     # ---- encoding ----------------------------------------------------------------------------------------------------
 
@@ -248,14 +262,20 @@ class LPI(LowRankTasks, Method):
     def _encode(self, tower: str, inputs: Images | Texts, route: int) -> Tensor:
         if route == FALLBACK:
             return F.normalize(getattr(self.backbone, tower)(inputs), dim=-1)
-        expert, prompts = self.expert(route), self.tower_prompts(route)[tower]
+        expert = self.expert(route)
+        if expert.head is not None and not expert.head.changed:
+            unchanged: Tensor = expert.head(tower, *self._states(self.backbone, tower, inputs, None))
+            return unchanged
+        prompts = self.tower_prompts(route)[tower]
         with self._changed(expert) as model:
             if expert.head is None:
                 return F.normalize(getattr(model, tower)(inputs, prompts), dim=-1)
             found: Tensor = expert.head(tower, *self._states(model, tower, inputs, prompts))
         return found
 
-    def _states(self, model: DualEncoder, tower: str, inputs: Any, prompts: TowerPrompts) -> tuple[Tensor, Tensor]:
+    def _states(
+        self, model: DualEncoder, tower: str, inputs: Any, prompts: TowerPrompts | None
+    ) -> tuple[Tensor, Tensor]:
         return states_of(model, tower, inputs, prompts, projection=self.options.closing.projection)
 
     def _changed(self, expert: TaskPrompts) -> AbstractContextManager[DualEncoder]:
