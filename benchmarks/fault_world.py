@@ -27,7 +27,7 @@ from search_data import NEW, OLD, draw
 from lpi.search import SearchIndex
 from lpi.storage import read_json, write_json
 
-PATIENCE = 120.0
+PATIENCE = 600.0
 HANGS = "it hangs"
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 COMMANDS = ("run", "compare", "index", "teach", "forget", "rollback", "migrate", "report", "serve")

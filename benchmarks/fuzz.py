@@ -7,8 +7,8 @@
 A door is a reader, a call of the library or an address of the server. Its inputs are good ones, changed by the seed and
 their number: bytes are flipped, cut, doubled and put in; values of JSON, TOML and pickles are replaced by odd ones,
 taken away and nested; arguments are of any type. Counted are errors that aren't the library's own, inputs that
-take more than ten seconds, and the memory above that of the process before its first input. Every chunk of inputs runs
-in a process of its own: one that dies is a traceback, too.
+take more than ten seconds of this process (or two minutes, whoever else is at work), and the memory above that of the
+process before its first input. Every chunk of inputs runs in a process of its own: one that dies is a traceback, too.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from resumable import Log, parser
 from lpi.errors import LpiError
 
 CHUNK = 4000
-HANGS = 10
+HANGS, WAITS = 10, 120
 
 
 class HangsError(Exception):
@@ -50,7 +50,8 @@ def tried(doors: Doors, seed: int, number: int) -> tuple[str, str]:
     """The door of an input, and what came of it: ``taken``, ``refused``, ``hang``, or the traceback."""
     names = list(doors.doors)
     name = names[number % len(names)]
-    signal.alarm(HANGS)
+    signal.setitimer(signal.ITIMER_PROF, HANGS)
+    signal.alarm(WAITS)
     try:
         doors.doors[name](random.Random(f"{seed}/{number}"))
     except LpiError as error:
@@ -61,6 +62,7 @@ def tried(doors: Doors, seed: int, number: int) -> tuple[str, str]:
     except BaseException:
         return name, traceback.format_exc()
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
     return name, "taken"
 
@@ -69,7 +71,8 @@ def chunk(seed: int, start: int, count: int) -> dict[str, Any]:
     """A chunk of inputs in this process."""
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
-    signal.signal(signal.SIGALRM, too_long)
+    for expired in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(expired, too_long)
     with tempfile.TemporaryDirectory(prefix="lpi-fuzz-") as work:
         os.chdir(work)
         doors = Doors(Path(work))
