@@ -231,9 +231,16 @@ def faults(record: Record) -> Tables:
 def fuzz(record: Record) -> Tables:
     """Generated inputs: what each door did with them."""
     heads = ("taken", "refused", "hang", "traceback")
-    rows = ((door, [found.get(head, 0) for head in heads]) for door, found in record["by_door"].items())
+    rows = ((words(door), [found.get(head, 0) for head in heads]) for door, found in record["by_door"].items())
     title = f"{record['inputs']} inputs, at most {record['peak_mb_above_idle']} MB above the idle process:"
     yield title, grid("door", heads, rows)
+
+
+def mutants(record: Record) -> Tables:
+    """Faults that were planted in the source: how many of each module no test noticed."""
+    share = 100 * record["unnoticed"] / record["planted"]
+    title = f"{record['planted']} faults planted, {record['unnoticed']} unnoticed ({share:.1f} %):"
+    yield title, grid("module", ("planted", "unnoticed"), record["by_module"].items())
 
 
 def honest_scores(record: Record) -> Tables:
@@ -383,6 +390,7 @@ MAKERS: dict[str, Callable[[Record], Tables]] = {
     "search_teach": search_teach,
     "faults": faults,
     "fuzz": fuzz,
+    "mutants": mutants,
     "honest_scores": honest_scores,
     "slow_clients": slow_clients,
     "resume": resume,

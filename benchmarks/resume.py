@@ -48,7 +48,7 @@ def fingerprint(out: Path) -> dict[str, str]:
     """The digest of every file that must not differ, durations taken out of the JSON ones."""
     digests = {}
     for file in sorted(out.rglob("*")):
-        if not file.is_file() or file.name in ("run.json", "log.jsonl"):
+        if not file.is_file() or file.name in ("run.json", "files.json", "log.jsonl"):
             continue
         content = file.read_bytes()
         if file.suffix == ".json":

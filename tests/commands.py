@@ -39,7 +39,7 @@ def outcome(folder: Path, *, kept: Sequence[str] = (".safetensors",)) -> dict[st
     """Everything that a run ends with but its durations, and the bytes of the files of the kinds ``kept``."""
     found: dict[str, Any] = {}
     for file in sorted(folder.rglob("*")):
-        if file.suffix == ".json" and file.name != "run.json":
+        if file.suffix == ".json" and file.name not in ("run.json", "files.json"):
             found[str(file.relative_to(folder))] = without_durations(json.loads(file.read_text()))
         elif file.suffix in kept:
             found[str(file.relative_to(folder))] = file.read_bytes()

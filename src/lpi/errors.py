@@ -100,3 +100,19 @@ def check_choice(name: str, value: str, choices: object) -> None:
         near = did_you_mean(str(value), known)
         hint = f" {near}" if near.startswith("Did") else ""
         raise ConfigError(f"{name} must be one of {', '.join(known)}; got {value!r}.{hint}")
+
+
+_NO_MEMORY = re.compile(r"(?i)can('t|not) allocate memory|out of memory|bad_alloc|can't start new thread|failed to map")
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, says that there is too little memory, in whichever library's words.
+
+    >>> lacks_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory")), lacks_memory(RuntimeError("shapes"))
+    (True, False)
+    """
+    while error is not None:
+        if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -7,11 +7,14 @@ that a machine can hold, no key twice and no half of a character. What isn't so 
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import math
 import os
 import re
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -108,6 +111,24 @@ def read_text(path: Path, most: int = MOST_SETTINGS) -> str:
         OSError: it isn't there, or can't be read.
     """
     return decoded(read_bytes(path, most))
+
+
+def read_gzip(path: Path, most: int = MOST_SETTINGS) -> bytes:
+    """What a gzip file holds, where that isn't too large, however small the file is.
+
+    Raises:
+        UnreadableError: it is, or this is no whole gzip file.
+        OSError: it isn't there, or can't be read.
+    """
+    packed = io.BytesIO(read_bytes(path, most))
+    try:
+        with gzip.GzipFile(fileobj=packed) as file:
+            content = file.read(most + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UnreadableError(f"no whole gzip file: {error}") from error
+    if len(content) > most:
+        raise UnreadableError(f"too large: it unpacks to more than {most:,} bytes")
+    return content
 
 
 def parse_json(data: bytes | str, *, finite: bool = False) -> Any:

@@ -25,6 +25,7 @@ except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
 CHECKSUM = "checksum"
+OR_FRESH = "run again with --fresh"
 PASSING = {"seconds", "pairs_per_second", "peak_mb"}
 """What no checksum covers: two runs of the same thing have the same one, whatever time and memory they took."""
 
@@ -108,7 +109,7 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, CHECKSUM: _seal(content)}
 
 
-def unsealed(path: Path, content: Any) -> Any:
+def unsealed(path: Path, content: Any, advice: str = OR_FRESH) -> Any:
     """What was :func:`sealed`, without its checksum; what has none, from an earlier version or a person, as it is.
 
     Raises:
@@ -119,9 +120,20 @@ def unsealed(path: Path, content: Any) -> Any:
     kept = {name: value for name, value in content.items() if name != CHECKSUM}
     if _seal(kept) != content[CHECKSUM]:
         raise CheckpointError(
-            f"{path} is damaged (its content isn't what was written). Take it from a backup, or run again with --fresh."
+            f"{path} is damaged (its content isn't what was written). Take it from a backup, or {advice}."
         )
     return kept
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """An object that was written :func:`sealed`, without its checksum.
+
+    Raises:
+        MissingFileError: there is no such file.
+        CheckpointError: it is damaged, or something else.
+    """
+    found: dict[str, Any] = unsealed(path, read_json(path, dict))
+    return found
 
 
 def _seal(content: Mapping[str, Any]) -> str:

@@ -33,6 +33,7 @@ from lpi.tasks.stream import Task
 
 UNSEEN = {"cpu": 1}
 """Steps between two looks at their losses, by kind of device; 16 elsewhere, where each look waits for the device."""
+START_OVER = "Delete it; the task then starts over."
 
 
 def derived_seed(*parts: object) -> int:
@@ -300,21 +301,15 @@ class _Loop:
         """Epoch, batch of that epoch and step to go on from."""
         if checkpoint is None or not checkpoint.exists():
             return 0, 0, 0
-        again = "Delete it; the task then starts over."
-        try:
-            held = io.BytesIO(read_checked(checkpoint))
-            content = torch.load(held, map_location=self.device, weights_only=True)
-        except Exception as error:  # a damaged pickle fails in many ways
-            raise CheckpointError(f"{checkpoint} is damaged ({type(error).__name__}). {again}") from error
-        parts = {"task", "epoch", "batch", "step", "parameters", "optimiser", "buffers"}
-        if not isinstance(content, dict) or not content.keys() >= parts:
-            raise CheckpointError(f"{checkpoint} is of something else or of another version. {again}")
+        content = read_progress(checkpoint, self.device)
         if content["task"] != self.training.name:
             raise CheckpointError(
-                f"{checkpoint} belongs to task {content['task']!r}, not {self.training.name!r}. {again}"
+                f"{checkpoint} belongs to task {content['task']!r}, not {self.training.name!r}. {START_OVER}"
             )
         if [value.shape for value in content["parameters"]] != [value.shape for value in self.parameters]:
-            raise CheckpointError(f"{checkpoint} was made with other options: its tensors have other shapes. {again}")
+            raise CheckpointError(
+                f"{checkpoint} was made with other options: its tensors have other shapes. {START_OVER}"
+            )
         with torch.no_grad():
             for parameter, value in zip(self.parameters, content["parameters"], strict=True):
                 parameter.copy_(value)
@@ -323,7 +318,25 @@ class _Loop:
         if {name: value.shape for name, value in content["buffers"].items()} != {
             n: b.shape for n, b in buffers.items()
         }:
-            raise CheckpointError(f"{checkpoint} was made with other options: its buffers have other shapes. {again}")
+            raise CheckpointError(
+                f"{checkpoint} was made with other options: its buffers have other shapes. {START_OVER}"
+            )
         for name, value in content["buffers"].items():
             buffers[name].copy_(value)
         return content["epoch"], content["batch"], content["step"]
+
+
+def read_progress(checkpoint: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What a task that was cut short left to go on from.
+
+    Raises:
+        CheckpointError: it is damaged, or something else.
+    """
+    try:
+        content = torch.load(io.BytesIO(read_checked(checkpoint)), map_location=device, weights_only=True)
+    except Exception as error:  # a damaged pickle fails in many ways
+        raise CheckpointError(f"{checkpoint} is damaged ({type(error).__name__}). {START_OVER}") from error
+    parts = {"task", "epoch", "batch", "step", "parameters", "optimiser", "buffers"}
+    if not isinstance(content, dict) or not content.keys() >= parts:
+        raise CheckpointError(f"{checkpoint} is of something else or of another version. {START_OVER}")
+    return content

@@ -166,3 +166,18 @@ def test_the_original_vocabulary_file_makes_clip_s_tokenizer(tmp_path: Path) -> 
     # 256 bytes, 256 bytes at a word's end, four merges, start and end; bytes from "!" on
     assert ids == [516, 513, 515, 256, 517]
     assert tokenizer.model_max_length == 77
+
+
+@pytest.mark.parametrize(
+    "content", [b"no gzip", gzip.compress(b"#version\nt h\nthree of them\n"), gzip.compress(b"\xff")]
+)
+def test_a_vocabulary_file_that_is_damaged_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / VOCABULARY).write_bytes(content)
+    with pytest.raises(BackboneError, match=r"gz.*(can't be read|two pieces of words a line).*Take it from"):
+        openai_tokenizer(tmp_path / VOCABULARY)
+
+
+def test_a_piece_of_a_word_that_is_made_of_unknown_ones_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / VOCABULARY).write_bytes(gzip.compress(b"#version\nth e</w>"))
+    with pytest.raises(BackboneError, match=r"out of vocabulary.*Take it from its publisher"):
+        openai_tokenizer(tmp_path / VOCABULARY)

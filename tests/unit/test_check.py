@@ -3,7 +3,7 @@ import json
 import pytest
 from PIL import Image
 
-from lpi.data.check import check_records, check_stream_source
+from lpi.data.check import check_records, check_stream_source, folded
 from lpi.data.folder import load_jsonl
 from lpi.errors import ConfigError, MissingFileError
 
@@ -129,3 +129,20 @@ def test_folders_of_splits_are_told_as_one_task(tmp_path):
     assert report.rows == ({"task": "boats", "train": 1, "val": 1, "test": 1, "held_out": 0, "captions": 3},)
     (note,) = report.warnings
     assert note.startswith("test, train, validation are read as splits of one task, 'boats'")
+
+
+def test_equal_errors_are_folded_where_a_person_reads_them_and_counted_whole(source, type_command):
+    path = source(**{f"r{number}": {"captions": []} for number in range(7)})
+    ended = type_command("data", "check", path)
+    assert ended.code == 2
+    wrong = [line for line in ended.out.splitlines() if line.startswith("wrong: ")]
+    assert wrong[0].startswith(f"wrong: 7 times (--json lists them), first: {path}, line 1:")
+    assert len([line for line in wrong if "empty list" in line]) == 1
+    assert len(json.loads(type_command("data", "check", path, "--json").out)["errors"]) >= 7
+    assert ended.out.rstrip().endswith("things to put right.")
+
+
+def test_few_errors_and_errors_of_different_kinds_are_listed_singly():
+    lines = [f"a.jpg, line {number}: broken" for number in range(5)] + ["b.jpg: broken"]
+    assert folded(lines) == lines
+    assert folded([*lines, "a.jpg, line 99: broken"]) == [f"6 times (--json lists them), first: {lines[0]}", lines[5]]

@@ -14,6 +14,7 @@ from PIL import Image
 
 from lpi import __version__
 from lpi.cli.main import app
+from lpi.cli.main import main as entry
 from lpi.cli.options import numbers
 from lpi.config import shipped
 
@@ -223,6 +224,41 @@ def test_ctrl_c_says_that_the_same_command_goes_on(lpi: Callable[..., Ended], mo
     ended = lpi("doctor")
     assert ended.code == 130
     assert ended.err == "lpi: stopped. The same command goes on where it was.\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("can't start new thread"),
+        OSError(12, "Cannot allocate memory"),
+        ImportError("_x.so: failed to map segment from shared object"),
+    ],
+)
+def test_too_little_memory_is_one_line(
+    error: Exception, lpi: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> None:
+        try:
+            raise error
+        except type(error) as cause:
+            raise ValueError("something else failed for it") from cause
+
+    monkeypatch.setattr("lpi.doctor.examine", refused)
+    code, out, err = lpi("doctor")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("lpi: there is too little memory. Close other programs")
+
+
+def test_a_fault_of_our_own_is_no_lack_of_memory(lpi: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong() -> None:
+        raise ValueError("shapes differ")
+
+    monkeypatch.setattr("lpi.doctor.examine", wrong)
+    monkeypatch.setattr(sys, "argv", ["lpi", "doctor"])
+    with pytest.raises(ValueError, match="shapes differ"):
+        entry()
 
 
 def test_a_file_that_cannot_be_opened_is_named(lpi: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ from lpi.evaluation.scheduler import (
 from lpi.evaluation.tuning import beyond, trials_of, tune
 from lpi.methods import method_class
 from lpi.methods.checkpoint import load_method
-from lpi.storage import read_json, write_json
+from lpi.storage import read_json, read_sealed, write_json
 
 COLOURS = {"cold": ("blue", "teal"), "warm": ("red", "gold")}
 OUTSIDE = '''"""Scales the features, which changes no ranking."""
@@ -147,7 +147,7 @@ def test_a_run_keeps_the_precision_it_began_with(
         notes[name] = read_json(folder / "run.json")["precision"]
     assert notes == {"whole": "bfloat16", "stopped": "bfloat16"}
     assert records["whole"] == records["stopped"]
-    old = read_json(folder / "run.json")
+    old = read_sealed(folder / "run.json")
     del old["precision"]
     write_json(folder / "run.json", old)
     monkeypatch.setattr(devices, "multiplies_bfloat16", lambda device: True)
@@ -339,7 +339,7 @@ def test_a_run_over_data_that_changed_since_is_refused(
     run_experiment(experiment, names=["zero_shot"], out=tmp_path, say=silent)
     run_experiment(experiment, names=["zero_shot"], out=tmp_path, say=silent)  # nothing changed
     file = tmp_path / "small" / "zero_shot" / "seed-0" / "run.json"
-    run = read_json(file)
+    run = read_sealed(file)
     run["stream"]["checksum"] = "0123456789abcdef"
     file.write_text(json.dumps(run))
     with pytest.raises(ConfigError, match=r"other data \(checksum 0123456789abcdef there, [0-9a-f]{16} now\)"):
@@ -416,6 +416,25 @@ def test_the_command_compares_in_two_processes_and_goes_on(
     assert json.loads(out)["rows"].keys() == record["rows"].keys()
     code, _, err = lpi(*words, "--against", "lourder")
     assert (code, err.strip()) == (2, "lpi: No row is called 'lourder'. Did you mean 'louder'?")
+
+
+def test_a_process_that_dies_is_one_line_and_the_same_command_goes_on(
+    lpi: Callable[..., tuple[int, str, str]], world: dict[str, Any], tmp_path: Path
+) -> None:
+    toml, calm = write_toml(world, tmp_path / "small.toml"), tmp_path / "calm"
+    dying = (
+        f"import multiprocessing, os\n\nif multiprocessing.parent_process() and not os.path.exists({str(calm)!r}):\n"
+    )
+    (tmp_path / "louder.py").write_text(f"{dying}    os._exit(9)\n{OUTSIDE.partition(chr(10))[2]}")
+    words = ["compare", toml, "--methods", "zero_shot", "--method-file", tmp_path / "louder.py", "--jobs", "2"]
+    code, _, err = lpi(*words, "--out", tmp_path / "runs")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "row 'louder' failed: a process of it died" in err
+    calm.touch()
+    code, out, _ = lpi(*words, "--out", tmp_path / "runs")
+    assert code == 0
+    assert "louder" in out
 
 
 def test_the_method_in_the_docs_is_one_short_file_and_appears_in_the_table(

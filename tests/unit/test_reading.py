@@ -1,6 +1,7 @@
 """Whatever a person or a stranger wrote is read whole or refused in one line, whichever the format."""
 
 import contextlib
+import gzip
 import json
 import os
 import pickle
@@ -20,8 +21,9 @@ from lpi.data.expressions.pickled import read_plain_pickle
 from lpi.data.expressions.refcoco import load_refs
 from lpi.data.folder import load_folder, load_jsonl
 from lpi.data.karpathy import load_karpathy
+from lpi.data.rows import read_csv, read_json_lines
 from lpi.errors import CheckpointError, ConfigError, DataError, LpiError
-from lpi.reading import UnreadableError, parse_json, parse_toml, read_text, shown
+from lpi.reading import UnreadableError, parse_json, parse_toml, read_gzip, read_text, shown, wanted
 from lpi.storage import read_json
 
 DIGITS = "9" * 5000
@@ -224,3 +226,104 @@ def test_a_value_is_shown_short_and_without_being_walked_through() -> None:
     assert shown([1, "a"]) == "[1, 'a']"
     assert shown(10**5000) == "a number of very many digits"
     assert len(shown("x" * 10**6)) <= 64
+
+
+def test_a_table_of_rows_with_commas_is_read_with_its_lines(tmp_path: Path) -> None:
+    file = tmp_path / "c.csv"
+    file.write_bytes(b'\xef\xbb\xbfID,Caption\r\n1,"a scan,\nof two lines"\r\n2,short\r\n')
+    assert [(line, row["Caption"]) for line, row in read_csv(file, "ID", "Caption")] == [
+        (3, "a scan,\nof two lines"),
+        (4, "short"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "expected the columns ID, Caption; found"),
+        (b"ID;Caption\n", "expected the columns ID, Caption"),
+        ("ID,Caption\n1,ä".encode("latin-1"), "after line 0: not UTF-8"),
+        (b"ID,Caption\n1,a\n2," + b"x" * 200_000, "after line 2: field larger than field limit"),
+    ],
+)
+def test_a_table_that_is_none_is_one_line(tmp_path: Path, content: bytes, said: str) -> None:
+    file = tmp_path / "c.csv"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=said) as refused:
+        list(read_csv(file, "ID", "Caption"))
+    assert str(file) in str(refused.value)
+
+
+def test_a_packed_file_has_a_limit_to_what_it_unpacks_to(tmp_path: Path) -> None:
+    file = tmp_path / "words.gz"
+    file.write_bytes(gzip.compress(b"a b\n" * 100))
+    assert read_gzip(file) == b"a b\n" * 100
+    assert read_gzip(file, 400) == b"a b\n" * 100
+    with pytest.raises(UnreadableError, match="unpacks to more than 399 bytes"):
+        read_gzip(file, 399)
+    whole = file.read_bytes()
+    for spoilt in (whole[:-9], b"no gzip", whole[:20] + b"\xff\xff" + whole[22:]):
+        file.write_bytes(spoilt)
+        with pytest.raises(UnreadableError, match="no whole gzip file"):
+            read_gzip(file)
+
+
+def test_two_hundred_levels_are_read_and_no_more() -> None:
+    value = parse_json("[" * 200 + "]" * 200)
+    assert value
+    assert parse_json("[" * 200 + "]" * 199 + ",[]]")
+    with pytest.raises(UnreadableError, match="nested too deep"):
+        parse_json("[" * 201 + "]" * 201)
+    with pytest.raises(UnreadableError, match="nested too deep"):
+        parse_json('{"a":' * 201 + "1" + "}" * 201)
+
+
+def test_where_what_is_shown_is_cut() -> None:
+    assert shown("x" * 58) == repr("x" * 58)
+    assert shown("x" * 59) == "'" + "x" * 58 + " .."
+    assert shown(2**128 - 1) == str(2**128 - 1)
+    assert shown(2**128) == "a number of very many digits"
+    assert shown([1] * 5) == "[1, 1, 1, 1, 1]"
+    assert shown([1] * 6) == "a list of 6"
+    assert shown([[1], 2]) == "a list of 2"
+    assert shown({"a": 1}) == "a dict of 1"
+
+
+def test_a_line_and_a_pickle_have_a_limit_that_they_may_just_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lpi.data.rows.MOST_SETTINGS", 10)
+    file = write(tmp_path / "rows.jsonl", '{"a": 12}\n{"a": 13}\n{"a": 456}\n{"a": 14}\n')
+    refused: list[LpiError] = []
+    assert [(number, row["a"]) for number, row in read_json_lines(file, refused.append)] == [(1, 12), (2, 13)]
+    assert [str(error) for error in refused] == [
+        f"{file}, line 3: not valid JSON: the line is too long. Every line must be one JSON object."
+    ]
+    monkeypatch.setattr("lpi.data.expressions.pickled.MOST_BYTES", 8 * len(pickle.dumps([1, 2])))
+    (tmp_path / "a.p").write_bytes(pickle.dumps([1, 2]))
+    assert read_plain_pickle(tmp_path / "a.p") == [1, 2]
+    (tmp_path / "a.p").write_bytes(pickle.dumps([1, 2]) + b"x")
+    with pytest.raises(DataError, match="too large"):
+        read_plain_pickle(tmp_path / "a.p")
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        ("id", [1, "a"], [1.5, None, True, [1]]),
+        ("text", ["a", ""], [1, None, ["a"]]),
+        ("number", [1, 2.5, -1], [True, float("nan"), float("inf"), 10**400, "1"]),
+        ("list", [[], [1]], [(), {}, "a"]),
+        ("any", [None, 1, "a"], []),
+    ],
+)
+def test_a_key_has_a_value_of_its_kind(kind: str, good: list[Any], bad: list[Any]) -> None:
+    for value in good:
+        assert wanted({"k": value, "more": 1}, "x.json", {"k": kind}) == {"k": value, "more": 1}
+    for value in bad:
+        with pytest.raises(DataError, match=r'x\.json: "k" must be .*; got .* Is this the right file\?'):
+            wanted({"k": value}, "x.json", {"k": kind})
+    with pytest.raises(DataError, match=r"x\.json lacks k, l\."):
+        wanted({"more": 1}, "x.json", {"k": kind, "l": kind})
+    with pytest.raises(DataError, match=r"expected an object; got \[1\]"):
+        wanted([1], "x.json", {"k": kind})

@@ -1,6 +1,7 @@
 """An index follows its folder: what is new, changed, moved, gone or broken; and what it answers."""
 
 import io
+import json
 import os
 import shutil
 import unicodedata
@@ -23,7 +24,7 @@ from lpi.search.building import create
 from lpi.search.manifest import read_manifest
 from lpi.search.scoring import Probe
 from lpi.search.writer import change
-from lpi.storage import read_json
+from lpi.storage import read_json, read_sealed
 
 
 @pytest.fixture
@@ -429,7 +430,8 @@ def test_an_index_of_an_earlier_version_says_how_to_make_it_anew(mine: World, mo
     stage, other = read_manifest(mine.index).current, "f" * 16  # as if the model had been known by another name
     models = mine.index / "models"
     (models / stage.model).rename(models / other)
-    (mine.index / "index.json").write_text((mine.index / "index.json").read_text().replace(stage.model, other))
+    content = read_sealed(mine.index / "index.json")
+    (mine.index / "index.json").write_text(json.dumps(content).replace(stage.model, other))
     with pytest.raises(CheckpointError, match="was made with another model than"):
         SearchIndex.open(mine.index, device="cpu")
     monkeypatch.setattr("lpi.search.identity.FORMAT", 3)  # as the next version has it

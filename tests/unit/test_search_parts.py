@@ -25,6 +25,7 @@ from lpi.search.manifest import read_manifest
 from lpi.search.rows import used
 from lpi.search.scoring import Probes
 from lpi.search.store import Store
+from lpi.storage import read_sealed
 from lpi.tasks.stream import TaskStream
 
 
@@ -235,7 +236,7 @@ def test_an_index_of_an_earlier_version_is_read_and_written_as_it_was(tmp_path: 
     manifest.write(tmp_path)
     look = {"probes": 20, "refine": 3, "recall": None, "pictures": 0, "trained": 0}  # which it was searched with
     now = written | {"stages": [stage | {"look": look}], "recall": 0.95}
-    assert json.loads((tmp_path / "index.json").read_text()) == now
+    assert read_sealed(tmp_path / "index.json") == now
     assert read_manifest(tmp_path) == manifest
 
 

@@ -25,6 +25,7 @@ from lpi.search.identity import ROUTING
 from lpi.search.recorded import HELD_OUT, Gallery, TestSet, on_record, put_on_record, record_source
 from lpi.search.teaching import adopt, learn, read_domain, training_settings
 from lpi.search.writer import change
+from lpi.storage import read_sealed
 from lpi.tasks.relevance import relevance
 from lpi.tasks.stream import TaskStream
 
@@ -255,7 +256,7 @@ def test_each_domains_queries_meet_the_pictures_of_all(world: World, tmp_path: P
 def test_test_pictures_that_are_gone_are_counted_and_left_out(world: World, tmp_path: Path) -> None:
     mine = world.copy(tmp_path)
     file = next((mine.index / "tests").glob("*.json"))
-    file.write_text(file.read_text().replace("red-dot-2.png", "nowhere.png"))
+    file.write_text(json.dumps(read_sealed(file)).replace("red-dot-2.png", "nowhere.png"))
     with change(mine.index, device="cpu") as writer:
         assert mine.lesson(writer).report["unreadable"] == {"warm": 1}
 

@@ -23,6 +23,7 @@ from lpi.methods.checkpoint import load_method, save_method
 from lpi.search import SearchIndex
 from lpi.search.manifest import check_place, read_manifest
 from lpi.search.writer import change
+from lpi.storage import read_sealed
 
 
 @pytest.fixture
@@ -166,14 +167,15 @@ def test_an_index_cannot_have_a_folder_elsewhere_deleted(place: str, mine: World
     victim = mine.index.parent / "victim"
     victim.mkdir()
     (victim / "precious.txt").write_text("x")
-    change_json(mine.index / "index.json", outdated=[[place, "2020-01-01T00:00:00+00:00"]])
+    content = read_sealed(mine.index / "index.json") | {"outdated": [[place, "2020-01-01T00:00:00+00:00"]]}
+    (mine.index / "index.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=r"index\.json is damaged"), change(mine.index, device="cpu"):
         pass
     assert (victim / "precious.txt").exists()
 
 
 def test_an_index_reads_no_model_elsewhere(mine: World) -> None:
-    content = json.loads((mine.index / "index.json").read_text())
+    content = read_sealed(mine.index / "index.json")
     content["stages"][0]["model"] = "../../model"
     (mine.index / "index.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="no model is called"):

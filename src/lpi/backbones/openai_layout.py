@@ -4,7 +4,6 @@ Read are plain state dicts (``.pt``, ``.bin``, ``.safetensors``) and the TorchSc
 open_clip's files have the same names, and an ``open_clip_config.json`` beside them is obeyed. Vision transformers only.
 """
 
-import gzip
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from lpi.backbones.inputs import PixelRecipe
 from lpi.backbones.script_archive import is_script, read_script
 from lpi.errors import BackboneError
-from lpi.reading import UnreadableError, parse_json, read_bytes
+from lpi.reading import UnreadableError, decoded, parse_json, read_bytes, read_gzip
 
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
@@ -103,16 +102,29 @@ def load_openai(path: Path) -> tuple[Any, PixelRecipe, Path]:
 
 
 def openai_tokenizer(file: Path) -> CLIPTokenizer:
-    """The tokenizer from OpenAI's own vocabulary file, ``bpe_simple_vocab_16e6.txt.gz``."""
-    with gzip.open(file, "rt", encoding="utf-8") as lines:
-        pairs = [tuple(line.split()) for line in lines.read().split("\n")[1 : 49152 - 256 - 2 + 1]]
+    """The tokenizer from OpenAI's own vocabulary file, ``bpe_simple_vocab_16e6.txt.gz``.
+
+    Raises:
+        BackboneError: the file is damaged, or another.
+    """
+    try:
+        lines = decoded(read_gzip(file)).split("\n")[1 : 49152 - 256 - 2 + 1]
+    except UnreadableError as error:
+        raise BackboneError(f"{file} can't be read: {error}. Take it from its publisher again.") from error
+    pairs = [tuple(line.split()) for line in lines]
+    if any(len(pair) != 2 for pair in pairs):
+        raise BackboneError(f"{file}: expected two pieces of words a line. Take it from its publisher again.")
     # bytes in the order of the original: printable ones first, then the others moved behind 255
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = [chr(byte) for byte in printable] + [chr(256 + place) for place in range(256 - len(printable))]
     tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in pairs)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     merges: Any = pairs
-    return CLIPTokenizer(vocab={token: place for place, token in enumerate(tokens)}, merges=merges, model_max_length=77)
+    vocabulary = {token: place for place, token in enumerate(tokens)}
+    try:
+        return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
+    except Exception as error:  # a bare one, where a piece is made of what isn't known
+        raise BackboneError(f"{file}: {error}. Take it from its publisher again.") from error
 
 
 def _checkpoints(folder: Path) -> list[Path]:

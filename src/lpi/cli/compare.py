@@ -63,7 +63,7 @@ def compare(
     from lpi.config import read_experiment
     from lpi.evaluation.results import collect, planned_lines, table, write_tables
     from lpi.evaluation.scheduler import default_jobs, make_cells, read_tuned, run_cells, variants_of
-    from lpi.storage import write_json
+    from lpi.storage import sealed, write_json
 
     settings = read_experiment(experiment, changes or [])
     places = [file for file in (results, out / settings.name / "compare.json") if file is not None]
@@ -88,7 +88,7 @@ def compare(
         )
     found = collect(outcome, against=against, tuned=chosen, command=command_line())
     for file in places:
-        write_json(file, found.to_json())
+        write_json(file, sealed(found.to_json()))
     write_tables(found, out / settings.name)
     if as_json:
         print(json.dumps(found.to_json(), indent=1))

@@ -151,8 +151,7 @@ def bring_up_to_date(
 
 def tell_damage(place: Path, method_file: Path | None = None) -> None:
     """Say what is damaged in an index, and what to do; with any, the exit code is 2."""
-    from lpi.search.checking import damage
-    from lpi.search.manifest import read_manifest
+    from lpi.search.checking import advice, damage
 
     found = damage(place, method_file=method_file)
     for line in found:
@@ -160,10 +159,7 @@ def tell_damage(place: Path, method_file: Path | None = None) -> None:
     if not found:
         print("All is as it was written.")
         return
-    print(
-        "Take the index from a backup, or make it anew from the pictures: "
-        f"lpi index {read_manifest(place).root} --index NEW_FOLDER --model MODEL"
-    )
+    print(advice(place))
     raise typer.Exit(2)
 
 

@@ -16,16 +16,20 @@ from lpi.cli.compare import compare
 from lpi.cli.grounding import ground
 from lpi.cli.methods import methods
 from lpi.cli.migrate import migrate
-from lpi.cli.options import JsonOption, command_line
+from lpi.cli.options import JsonOption, MethodFileOption, command_line
 from lpi.cli.run import evaluate, run, write_page
 from lpi.cli.search import register as register_search
 from lpi.cli.serve import serve
 from lpi.cli.tune import tune
-from lpi.errors import LpiError, UnknownNameError
+from lpi.errors import LpiError, UnknownNameError, lacks_memory
 from lpi.terminal import plain_streams
 
 # typer's own copy of click's class, or click's, by its version
 UsageError: Any = typer.BadParameter.__mro__[1]
+LESS_MEMORY = (
+    "Close other programs, or take fewer --jobs or --workers, smaller batches or a smaller model; the same command "
+    "goes on where it was."
+)
 STOPPED = 130  # what shells and typer make of Ctrl-C
 
 app = typer.Typer(
@@ -65,10 +69,13 @@ def _main() -> None:
         code = _usage(error)
     except (KeyboardInterrupt, typer.Abort):
         code = STOPPED
-    except OSError as error:  # a file or folder that can't be read or written, wherever it was met
-        if error.filename is None:
+    except Exception as error:
+        if lacks_memory(error):
+            code = _complain(f"there is too little memory. {LESS_MEMORY}")
+        elif isinstance(error, OSError) and error.filename is not None:  # wherever it was met
+            code = _complain(f"{error.filename}: {error.strerror}. Check its path and permissions.")
+        else:
             raise
-        code = _complain(f"{error.filename}: {error.strerror}. Check its path and permissions.")
     if code == STOPPED:
         print("lpi: stopped. The same command goes on where it was.", file=sys.stderr)
     raise SystemExit(code or 0)
@@ -230,8 +237,18 @@ def data_cards(
 
 
 @app.command()
-def doctor(as_json: JsonOption = False) -> None:
-    """Say what this machine has and what the library can do on it."""
+def doctor(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="A run, a comparison, an index or a saved model: is it still what was written?"),
+    ] = None,
+    method_file: MethodFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what this machine has and what the library can do on it; or, of a folder, what is damaged in it."""
+    if folder is not None:
+        _tell_damage(folder, method_file, as_json)
+        return
     from lpi.doctor import examine
 
     findings = examine()
@@ -242,6 +259,25 @@ def doctor(as_json: JsonOption = False) -> None:
         print(f"{'ok ' if finding['ok'] else '-- '} {name}: {finding['says']}")
 
 
+def _tell_damage(folder: Path, method_file: Path | None, as_json: bool) -> None:
+    """Say what is damaged in a folder of ours; with anything, the exit code is 1."""
+    from lpi.damage import examine
+
+    found = examine(folder, method_file=method_file)
+    if as_json:
+        print(json.dumps({"looked_at": found.looked, "wrong": found.wrong, "notes": found.notes}, indent=1))
+    else:
+        for line in found.notes:
+            print(f"note: {line}")
+        for line in found.wrong:
+            print(f"wrong: {line}")
+        looked = ", ".join(f"{count} {what}{'s' * (count > 1)}" for what, count in found.looked.items())
+        verdict = f"{len(found.wrong)} damaged or not fitting" if found.wrong else "all is as it was written"
+        print(f"Looked at {looked.replace('indexs', 'indexes')}: {verdict}.")
+    if found.wrong:
+        raise typer.Exit(1)
+
+
 register_search(app)
 app.command()(migrate)
 app.command()(serve)
@@ -249,12 +285,13 @@ app.command()(serve)
 
 def _show_check(found: Any) -> None:
     from lpi.cli.progress import print_table
+    from lpi.data.check import folded
 
     if found.rows:
         print_table(list(found.rows[0]), [[str(value) for value in row.values()] for row in found.rows])
     for warning in found.warnings:
         print(f"note: {warning}")
-    for error in found.errors:
+    for error in folded(found.errors):
         print(f"wrong: {error}")
     print(_verdict(len(found.errors), len(found.warnings)))
 

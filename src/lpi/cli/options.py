@@ -116,7 +116,9 @@ def make_folder(file: Path) -> None:
         except CheckpointError:
             ours = False
         if not ours:
-            raise OutputError(f"{file} holds something else than figures, and would be lost. Give another --results.")
+            raise OutputError(
+                f"{file} holds something else than figures, and would be lost. Move it away, or give another --results."
+            )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -49,7 +49,7 @@ def run(
     from lpi.evaluation.results import RUN, collect, table
     from lpi.evaluation.scheduler import make_cells, run_cells, variants_of
     from lpi.processes import own_copy, together
-    from lpi.storage import write_json
+    from lpi.storage import sealed, write_json
 
     settings = read_experiment(experiment, changes or [])
     if results is not None:
@@ -74,7 +74,7 @@ def run(
             )
     found = collect(outcome, command=command_line())
     if results is not None:
-        write_json(results, found.to_json())
+        write_json(results, sealed(found.to_json()))
     if as_json:
         print(json.dumps(found.to_json(), indent=1))
     else:

@@ -1,6 +1,7 @@
 """Is this data fit to learn from? Opens every picture and lists everything that is wrong, not just the first."""
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,9 @@ from lpi.data.records import OPENED_SIDE, SPLITS, CaptionedImage, FilePicture, n
 from lpi.data.rows import folder_split, split_name
 from lpi.data.source import load_source
 from lpi.errors import ConfigError, LpiError, MissingFileError
+
+FEWEST_FOLDED = 6
+"""Fewer are listed singly."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +221,24 @@ def _count(records: Sequence[CaptionedImage]) -> list[dict[str, str | int]]:
     return [
         {"task": task, **{split: count[split] for split in SPLITS}, "captions": count["captions"]}
         for task, count in counts.items()
+    ]
+
+
+def folded(lines: Sequence[str]) -> list[str]:
+    """Lines that differ in numbers alone (of a line, a picture, a row) as one, with how often it was met.
+
+    >>> folded([*(f"a, line {line}: no image." for line in range(1, 601)), "b is empty."])
+    ['600 times (--json lists them), first: a, line 1: no image.', 'b is empty.']
+    """
+    groups: dict[str, list[str]] = {}
+    for line in lines:
+        groups.setdefault(re.sub(r"\d+", "#", line), []).append(line)
+    return [
+        line
+        for group in groups.values()
+        for line in (
+            group if len(group) < FEWEST_FOLDED else [f"{len(group)} times (--json lists them), first: {group[0]}"]
+        )
     ]
 
 

@@ -1,6 +1,8 @@
 """What all readers share: lines of JSON with their numbers, pictures that must exist, and the drawing of splits."""
 
+import csv
 import hashlib
+import io
 import json
 import os
 import re
@@ -11,7 +13,17 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from lpi.data.records import FilePicture
 from lpi.errors import ConfigError, DataError, LpiError, did_you_mean
-from lpi.reading import MOST_SETTINGS, Row, UnreadableError, decoded, is_text, parse_json, require_file, shown
+from lpi.reading import (
+    MOST_SETTINGS,
+    Row,
+    UnreadableError,
+    decoded,
+    is_text,
+    parse_json,
+    read_bytes,
+    require_file,
+    shown,
+)
 
 OnError = Callable[[LpiError], None]
 
@@ -72,6 +84,30 @@ def read_json_lines(path: Path, on_error: OnError = raise_error) -> Iterator[tup
                 on_error(DataError(f'{where}: expected an object such as {{"image": ..}}; got a {kind}.'))
                 continue
             yield number, row
+
+
+def read_csv(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """The rows of a CSV file with a head, each with its line number.
+
+    Args:
+        path: the file.
+        columns: that it must have.
+
+    Raises:
+        MissingFileError: there is no such file.
+        DataError: it is no CSV file in UTF-8, or lacks a column; the message names file and line.
+    """
+    require_file(path)
+    line = 0
+    try:
+        rows = csv.DictReader(io.StringIO(decoded(read_bytes(path)), newline=""))
+        if not set(columns) <= set(rows.fieldnames or ()):
+            raise DataError(f"{path}: expected the columns {', '.join(columns)}; found {shown(rows.fieldnames or [])}.")
+        for row in rows:
+            line = rows.line_num
+            yield line, row
+    except (UnreadableError, csv.Error) as error:
+        raise DataError(f"{path}, after line {line}: {error}. It must be CSV as UTF-8. Is it complete?") from error
 
 
 def split_name(value: object, where: str) -> str:

@@ -34,7 +34,7 @@ from lpi.evaluation.scheduler import Cell, Outcome
 from lpi.metrics.continual import Matrix, authors_average, authors_forgetting, final_average
 from lpi.metrics.continual import mean as mean_of
 from lpi.metrics.statistics import bootstrap_interval, holm, paired_difference
-from lpi.storage import read_json, write_text
+from lpi.storage import read_json, read_sealed, write_text
 
 Json = Any
 """What JSON holds and nobody here looks into: settings, streams, versions."""
@@ -178,7 +178,7 @@ class _Run:
 def _read(cell: Cell) -> _Run:
     folder = cell.folder
     frozen, result = read_record(FrozenRecord, folder / "frozen.json"), read_record(RunRecord, folder / "result.json")
-    return _Run(cell, read_json(folder / "run.json", dict), result, read_stages(folder), frozen)
+    return _Run(cell, read_sealed(folder / "run.json"), result, read_stages(folder), frozen)
 
 
 def collect(
@@ -383,13 +383,32 @@ def planned_lines(results: Results) -> list[str]:
     ]
 
 
-def write_tables(results: Results, folder: Path) -> None:
-    """Write the table as ``compare.md`` and ``compare.tex``, and every figure of every row as ``compare.csv``."""
+def tables(results: Results) -> dict[str, str]:
+    """What stands in ``compare.md`` and ``compare.tex`` (the table) and in ``compare.csv`` (every figure of a row)."""
     head, body = table(results)
     figures = {name: row.figures for name, row in results.rows.items()}
-    texts = {"md": markdown(head, body), "tex": latex(head, body), "csv": csv_table(figures, results.problem)}
-    for kind, text in texts.items():
-        write_text(folder / f"compare.{kind}", text)
+    return {
+        "compare.md": markdown(head, body),
+        "compare.tex": latex(head, body),
+        "compare.csv": csv_table(figures, results.problem),
+    }
 
 
-__all__ = ["COMPARE", "RUN", "Comparison", "Results", "Row", "collect", "planned_lines", "table", "write_tables"]
+def write_tables(results: Results, folder: Path) -> None:
+    """Write :func:`tables` to a folder."""
+    for name, text in tables(results).items():
+        write_text(folder / name, text)
+
+
+__all__ = [
+    "COMPARE",
+    "RUN",
+    "Comparison",
+    "Results",
+    "Row",
+    "collect",
+    "planned_lines",
+    "table",
+    "tables",
+    "write_tables",
+]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from lpi.config import NOT_OBEYED, Experiment
+from lpi.data.content import content_id
 from lpi.errors import CheckpointError, ConfigError, OutputError
 from lpi.evaluation.records import FORMAT
-from lpi.storage import locked, read_json
+from lpi.storage import locked, read_json, read_sealed, sealed, unsealed, write_json
 
 Json = Any
 
@@ -20,8 +21,11 @@ LOCK = ".lock"
 #: what a run writes into its folder, of this version and of earlier ones
 WRITTEN = {
     *("run.json", "frozen.json", "zero_shot.json", "result.json", "tasks.json", "examples.json", "timing.json"),
-    *("stages", "model", "examples", "stability", "log.jsonl", "progress.pt", "error.txt"),
+    *("stages", "model", "examples", "stability", "log.jsonl", "progress.pt", "error.txt", "files.json"),
 }
+FILES = "files.json"
+#: whose readers compare a checksum that stands in the file itself, and what nobody reads but a person
+CHECKED = {"run.json", "frozen.json", "result.json", FILES, "error.txt"}
 
 
 def finished(folder: Path, settings: Experiment, seed: int, checksum: Callable[[], str]) -> bool:
@@ -45,6 +49,7 @@ def finished(folder: Path, settings: Experiment, seed: int, checksum: Callable[[
             f"{folder} holds a run of another version of lpi, whose records are written otherwise. Choose another "
             "--out, or start over with --fresh."
         )
+    before = unsealed(folder / "run.json", before)
     now = comparable(settings, seed)
     if before.get("settings") != now:
         changed = _difference(before.get("settings"), now)
@@ -106,6 +111,40 @@ def start_over(folder: Path) -> None:
         raise OutputError(f"{folder} also holds {others[0]!r}, which no run wrote. Move it away, or leave out --fresh.")
     with at_work(folder):
         shutil.rmtree(folder)
+
+
+def note_files(folder: Path) -> None:
+    """Write down the checksum of every file of a run that holds none itself, for :func:`changed_files`.
+
+    Raises:
+        OutputError: the folder can't be written to.
+    """
+    ids = {file.relative_to(folder).as_posix(): content_id(file) for file in _unchecked(folder)}
+    write_json(folder / FILES, sealed({"files": ids}))
+
+
+def changed_files(folder: Path) -> Iterator[str]:
+    """The files of a finished run that aren't what was written, or are gone, by their names in its folder.
+
+    Raises:
+        CheckpointError: the list itself is damaged.
+    """
+    noted = read_sealed(folder / FILES).get("files")
+    for name, content in noted.items() if isinstance(noted, dict) else ():
+        place = folder / name
+        if not place.is_file() or content_id(place) != content:
+            yield name
+
+
+def _unchecked(folder: Path) -> list[Path]:
+    places = [folder, *(folder / name for name in ("examples", "stability"))]
+    return sorted(
+        file
+        for place in places
+        if place.is_dir()
+        for file in place.iterdir()
+        if file.is_file() and file.suffix != ".safetensors" and file.name not in CHECKED and file.name[0] != "."
+    )
 
 
 def at_work(folder: Path) -> AbstractContextManager[None]:

@@ -2,7 +2,8 @@
 
 A run folder ``<out>/<experiment>/<variant>/seed-<n>`` holds the resolved settings (``run.json``), the frozen model's
 figures (``frozen.json``), one record a stage (``stages/``), the method (``model/``), what the report shows
-(``tasks.json``, ``examples.json``, ``log.jsonl``) and the run's figures (``result.json``), which are written last.
+(``tasks.json``, ``examples.json``, ``log.jsonl``), checksums of what has none inside (``files.json``) and the run's
+figures (``result.json``), which are written last.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from lpi.evaluation.records import (
     summarise,
     write_record,
 )
-from lpi.evaluation.resume import at_work, comparable
+from lpi.evaluation.resume import at_work, comparable, note_files
 from lpi.features import TrainingData
 from lpi.methods import Named, is_registered
 from lpi.methods.base import Method, recorded_options, relations, stored_parameters, stored_state
 from lpi.methods.checkpoint import save_method, task_file, unless_registered
 from lpi.prompts.task_keys import semantic_similarity
-from lpi.storage import read_json, reason, write_atomically, write_json
+from lpi.storage import read_json, read_sealed, reason, sealed, write_atomically, write_json
 from lpi.trainer import Step, derived_seed, is_wide, learn_task
 
 HEADS = {
@@ -98,6 +99,7 @@ class Run:
         self._settle_log()
         examples = self.experiment.evaluation.examples
         self.bench.problem.write_examples(self.evaluator, method, self.folder, examples)
+        note_files(self.folder)
         write_record(self.folder / "result.json", result)
         return result
 
@@ -109,13 +111,12 @@ class Run:
         if wanted != "auto" or not (self.folder / "run.json").exists():
             return settled_precision(wanted, device, wide=is_wide(method))
         before = settled_precision(wanted, device, wide=False)
-        noted: Settled = read_json(self.folder / "run.json").get("precision", before)
+        noted: Settled = read_sealed(self.folder / "run.json").get("precision", before)
         return noted
 
     def _begin(self, method: Method) -> None:
         backbone = self.bench.backbone
-        write_json(
-            self.folder / "run.json",
+        about = sealed(
             {
                 "format": FORMAT,
                 "problem": self.bench.problem.name,
@@ -139,8 +140,9 @@ class Run:
                 },
                 "command": self.command,
                 **environment(),
-            },
+            }
         )
+        write_json(self.folder / "run.json", about)
 
     @property
     def _checkpoint(self) -> Path:

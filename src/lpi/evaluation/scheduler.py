@@ -15,6 +15,7 @@ import threading
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from multiprocessing import get_context, parent_process
@@ -35,6 +36,7 @@ from lpi.trainer import Step
 
 Json = Any
 DRAWN = ("scenes", "scene_expressions")  # kinds of streams whose source takes a seed
+DIED = "a process of it died, maybe for lack of memory. Give the same command again, or fewer --jobs; it goes on."
 MOST_JOBS = 8  # by default: each process holds a backbone and the decoded pictures
 
 
@@ -317,7 +319,10 @@ def _in_processes(outcome: Outcome, waiting: Sequence[int], jobs: int, command: 
         futures = {pool.submit(_attempt, outcome.cells[index], command): index for index in waiting}
         for done, future in enumerate(as_completed(futures), start=1):
             index = futures[future]
-            problem = future.result()
+            try:
+                problem = future.result()
+            except BrokenProcessPool:  # whichever cell it had, all that weren't done are lost with it
+                problem = DIED
             if problem is not None:
                 outcome.failed[index] = problem
             say(f"{_name(outcome.cells[index])}: {problem or 'done'} ({done} of {len(waiting)})")

@@ -13,7 +13,8 @@ The frozen backbone is not saved: it is named, and its identity is checked when 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, get_args
@@ -207,15 +208,8 @@ def load_method(
     if not isinstance(folder, str | PathLike):
         raise ConfigError(f"a saved method is loaded by its folder or hub name; got {type(folder).__name__}.")
     root = _local(str(folder), hub)
-    config = read_json(root / "config.json")
-    if not isinstance(config, dict) or not config.keys() >= KEYS:
-        raise CheckpointError(f"{root}/config.json isn't of a saved method. Name the folder that one was saved in.")
-    if config.get("format") not in (1, FORMAT):
-        raise CheckpointError(
-            f"{root}/config.json has format {shown(config.get('format'))}; this version reads 1 and {FORMAT}."
-        )
+    config = _read_config(root)
     first_format = config["format"] == 1
-    _check_config(root, {"problem": "retrieval", "shared": None, **config} if first_format else config)
     config = renewed(config, root) if first_format else config
     kind = class_of(config["method"], root, method, problem=config["problem"])
     if backbone is None:
@@ -227,16 +221,9 @@ def load_method(
         unsealed(root / "config.json", config)  # after whatever can be told by name
     states = []
     for name, file in zip(config["tasks"], config["files"], strict=True):
-        place = root / "tasks" / file
-        about = _about(Path(f"{place}.json"), name) | ({"types": None} if first_format else {})
-        check_identity(Path(f"{place}.json"), {"name": name, "identity": about["backbone"]}, backbone)
-        state = read_tensors(Path(f"{place}.safetensors")) if about["shapes"] else {}
-        _check_state(Path(f"{place}.safetensors"), state, about)
-        if not first_format:
-            unsealed(Path(f"{place}.json"), about)
+        state = _read_task(root / "tasks" / file, name, first_format=first_format, backbone=backbone)
         states.append((name, renewed_state(state) if first_format else state))
-    shared = read_tensors(root / config["shared"]) if config["shared"] else {}
-    _check_finite(root / str(config["shared"]), shared)
+    shared = _read_shared(root, config)
     try:
         restore(loaded, states, shared)
     except (KeyError, RuntimeError) as error:
@@ -245,6 +232,33 @@ def load_method(
             f"{root}: the tensors don't fit the options in config.json ({reason}). Take both from one save."
         ) from error
     return loaded
+
+
+def damaged_files(root: Path) -> list[str]:
+    """What is damaged in a saved method's files, a line each; their backbone isn't needed.
+
+    Args:
+        root: the folder.
+    """
+    found: list[str] = []
+    try:
+        config = _read_config(root)
+        first_format = config["format"] == 1
+        if not first_format:
+            unsealed(root / "config.json", config)
+    except LpiError as error:
+        return [str(error)]
+    parts: list[Callable[[], object]] = [
+        partial(_read_task, root / "tasks" / file, name, first_format=first_format)
+        for name, file in zip(config["tasks"], config["files"], strict=True)
+    ]
+    parts.append(partial(_read_shared, root, config))
+    for read in parts:
+        try:
+            read()
+        except LpiError as error:
+            found.append(str(error))
+    return found
 
 
 def load_made_for(made_for: dict[str, Any], kind: type[Learner]) -> DualEncoder:
@@ -325,6 +339,48 @@ def check_identity(place: Path, made_for: dict[str, str], backbone: DualEncoder)
             f"{place} was made for the backbone {made_for['identity']}; this one is {backbone.identity} "
             f"({backbone.name}). Load it with the same weights and preprocessing it was trained on, or train again."
         )
+
+
+def _read_config(root: Path) -> dict[str, Any]:
+    """A saved method's ``config.json``; of the first format, with what that took for granted."""
+    config = read_json(root / "config.json")
+    if not isinstance(config, dict) or not config.keys() >= KEYS:
+        raise CheckpointError(f"{root}/config.json isn't of a saved method. Name the folder that one was saved in.")
+    if config.get("format") not in (1, FORMAT):
+        raise CheckpointError(
+            f"{root}/config.json has format {shown(config.get('format'))}; this version reads 1 and {FORMAT}."
+        )
+    if config["format"] == 1:
+        config = {"problem": "retrieval", "shared": None, **config}
+    _check_config(root, config)
+    return config
+
+
+def _read_task(place: Path, name: str, *, first_format: bool, backbone: DualEncoder | None = None) -> dict[str, Tensor]:
+    """A task's tensors.
+
+    Args:
+        place: of its two files, without their endings.
+        name: of the task.
+        first_format: its files say neither types nor checksums.
+        backbone: that it must have been learned for, where that is known.
+    """
+    about_file, tensor_file = Path(f"{place}.json"), Path(f"{place}.safetensors")
+    about = _about(about_file, name) | ({"types": None} if first_format else {})
+    if backbone is not None:
+        check_identity(about_file, {"name": name, "identity": about["backbone"]}, backbone)
+    state = read_tensors(tensor_file) if about["shapes"] else {}
+    _check_state(tensor_file, state, about)
+    if not first_format:
+        unsealed(about_file, about)
+    return state
+
+
+def _read_shared(root: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What belongs to no task."""
+    shared = read_tensors(root / config["shared"]) if config["shared"] else {}
+    _check_finite(root / str(config["shared"]), shared)
+    return shared
 
 
 def _check_config(root: Path, config: dict[str, Any]) -> None:

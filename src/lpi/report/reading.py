@@ -18,8 +18,8 @@ from lpi.evaluation.records import (
     summarise,
 )
 from lpi.metrics.statistics import deviation
-from lpi.reading import UnreadableError, parse_json
-from lpi.storage import read_json
+from lpi.reading import UnreadableError, parse_json, read_bytes
+from lpi.storage import read_json, read_sealed
 
 Json = Any
 """What JSON holds: settings, examples, lines of a log."""
@@ -127,7 +127,7 @@ def has(folder: Path, name: str) -> bool:
 
 def read_info(path: Path) -> Json:
     """What the run is: ``run.json``, checked."""
-    info = read_json(path, dict)
+    info = read_sealed(path)
     expect(path, info, {"experiment": str, "row": str, "seed": int, "stream": dict, "method": dict})
     if info.get("format") != FORMAT or info.get("problem") not in METRICS:
         raise CheckpointError(
@@ -216,7 +216,10 @@ def read_log(path: Path) -> tuple[Json, ...]:
     """
     if not path.is_file():
         return ()
-    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = read_bytes(path).decode(errors="replace")
+    except UnreadableError as error:
+        raise CheckpointError(f"{path}: {error}. Move it away; the report is made without it.") from error
     lines = text.split("\n")
     records: list[Json] = []
     for number, line in enumerate(lines[:-1], start=1):

@@ -39,6 +39,14 @@ def damage(folder: str | Path, *, method_file: Named | None = None) -> list[str]
     return found
 
 
+def advice(folder: Path) -> str:
+    """What a person does about a damaged index."""
+    return (
+        "Take the index from a backup, or make it anew from the pictures: "
+        f"lpi index {read_manifest(folder).root} --index NEW_FOLDER --model MODEL"
+    )
+
+
 def _damage(folder: Path, manifest: Manifest, method_file: Named | None) -> Iterator[str]:
     store, models = Store(manifest.store_in(folder), manifest.width), set()
     for stage in manifest.stages:

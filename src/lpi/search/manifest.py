@@ -13,7 +13,7 @@ from typing import Any
 
 from lpi.errors import CheckpointError, MissingFileError, OutputError
 from lpi.search.report import Report
-from lpi.storage import locked, read_json, reason, write_json
+from lpi.storage import locked, read_json, reason, sealed, unsealed, write_json
 
 Json = dict[str, Any]  # what another part of the package wrote and will read, carried along
 
@@ -173,7 +173,7 @@ class Manifest:
         content = asdict(self)
         if not self.exclude:  # earlier versions don't know it
             del content["exclude"]
-        write_json(folder / FILE, {"format": FORMAT, **content})
+        write_json(folder / FILE, sealed({"format": FORMAT, **content}))
 
 
 def is_address(store: str) -> bool:
@@ -219,8 +219,10 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder}: there is no index. Make one with: lpi index PICTURES --model RUN --index {folder}"
         )
     content = read_json(folder / FILE)
-    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{folder / FILE} isn't of format {FORMAT}, the one this version reads. Index again.")
+    content = unsealed(folder / FILE, content, "index again")
+    del content["format"]
     try:
         stages = tuple(_stage(**stage) for stage in content.pop("stages"))
         backbone = Frozen(**content.pop("backbone"))

@@ -27,7 +27,7 @@ from lpi.search.identity import short_hash
 from lpi.search.manifest import Json
 from lpi.search.report import Recall
 from lpi.search.rows import RowMaker
-from lpi.storage import read_json, write_json
+from lpi.storage import read_json, sealed, unsealed, write_json
 from lpi.tasks.relevance import relevance
 
 HELD_OUT = "held-out"
@@ -67,7 +67,7 @@ def put_on_record(folder: Path, task: str, records: Iterable[CaptionedImage]) ->
         if isinstance(record.picture, FilePicture)
     ]
     if rows:
-        write_json(set_file(folder, task), {"task": task, "pictures": rows})
+        write_json(set_file(folder, task), sealed({"task": task, "pictures": rows}))
     return len(rows)
 
 
@@ -80,7 +80,8 @@ def on_record(folder: Path) -> dict[str, TestSet]:
     """The test sets that an index knows, by domain."""
     found = {}
     for file in sorted((folder / "tests").glob("*.json")):
-        content = wanted(read_json(file), str(file), {"task": "text", "pictures": "list"}, AGAIN)
+        read = unsealed(file, read_json(file), "put the test set on record again with --tests")
+        content = wanted(read, str(file), {"task": "text", "pictures": "list"}, AGAIN)
         rows = [wanted(row, str(file), {"image": "text", "captions": "list"}, AGAIN) for row in content["pictures"]]
         records = tuple(
             CaptionedImage(

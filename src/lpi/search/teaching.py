@@ -24,7 +24,7 @@ from lpi.search.places import remove_lessons
 from lpi.search.recorded import HELD_OUT, Gallery, TestSet, on_record, put_on_record
 from lpi.search.report import Change, Changes, Recall, Report, Seconds
 from lpi.search.writer import Writer
-from lpi.storage import read_json, write_json
+from lpi.storage import read_sealed, sealed, write_json
 from lpi.tasks.stream import Task, TaskStream
 from lpi.trainer import OnStep, learn_task, training_for
 
@@ -146,7 +146,7 @@ def learn(
     remove_lessons(writer.folder, keep=place)
     if (place / "model" / "config.json").exists():
         method = _load(writer, place).to(writer.method.backbone.device)
-        seconds = read_json(place / "learned.json")["seconds"]
+        seconds = read_sealed(place / "learned.json")["seconds"]
     else:
         method, seconds = _train(writer, task, place, settings=settings, seed=seed, on_step=on_step)
     report = measure(writer, method, task.name, task.test, scoring=scoring, on_progress=on_progress)
@@ -170,7 +170,7 @@ def _train(
         method.forget(task.name)
     learn_task(method, task, settings=settings, seed=seed, checkpoint=place / "progress.pt", on_step=on_step)
     seconds = round(time.monotonic() - started, 3)
-    write_json(place / "learned.json", {"task": task.name, "seconds": seconds})
+    write_json(place / "learned.json", sealed({"task": task.name, "seconds": seconds}))
     save_method(method, place / "model")
     # as it will be loaded again: nothing that only lives in memory may decide a vector
     return _load(writer, place).to(writer.method.backbone.device), seconds

@@ -4,7 +4,6 @@ Where a paper doesn't say which file it used, the card says which one is read he
 name, as its archives unpack.
 """
 
-import csv
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ from lpi.data.coco import load_coco
 from lpi.data.collections.tables import FramePicture, read_shards, read_table
 from lpi.data.karpathy import load_karpathy
 from lpi.data.records import CaptionedImage, Card, FilePicture
-from lpi.data.rows import OnError, PictureFolder, clean_captions
+from lpi.data.rows import OnError, PictureFolder, clean_captions, read_csv
 from lpi.errors import DataError
-from lpi.reading import parse_json, read_bytes, read_object
+from lpi.reading import MOST_SETTINGS, UnreadableError, parse_json, read_bytes, read_object
 
 Reader = Callable[[Path, OnError], list[CaptionedImage]]
 CAPTION_COLUMNS = ("text", "caption", "prompt", "caption_enriched")
@@ -99,9 +98,7 @@ def _flintstones(root: Path, on_error: OnError) -> list[CaptionedImage]:
 
 
 def _fscoco(root: Path, on_error: OnError) -> list[CaptionedImage]:
-    tested = {
-        line.strip() for line in (root / "val_normal.txt").read_text(encoding="utf-8", errors="replace").splitlines()
-    }
+    tested = {line.strip() for line in _text(root / "val_normal.txt").splitlines()}
     texts = PictureFolder(root)
     records = []
     for sketch in sorted((root / "raster_sketches").glob("*/*")):
@@ -113,7 +110,7 @@ def _fscoco(root: Path, on_error: OnError) -> list[CaptionedImage]:
             text = texts.find(f"text/{person}/{stem}.txt")
             if text is None:
                 raise DataError(f"{where} has no text/{person}/{stem}.txt. Is the archive complete?")
-            captions = clean_captions([text.read_text(encoding="utf-8", errors="replace")], where)
+            captions = clean_captions([_text(text)], where)
         except DataError as error:
             on_error(error)
             continue
@@ -128,22 +125,26 @@ def _rocov2(root: Path, on_error: OnError) -> list[CaptionedImage]:
     for split, part in (("train", "train"), ("val", "valid"), ("test", "test")):
         path = root / f"{part}_captions.csv"
         folder = next((name for name in (f"{part}_images", part) if (root / name).is_dir()), part)
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            if not {"ID", "Caption"} <= set(rows.fieldnames or ()):
-                raise DataError(f'{path}: expected the columns "ID" and "Caption"; found {rows.fieldnames}.')
-            for row in rows:
-                where = f"{path}, line {rows.line_num}"
-                found = pictures.find(f"{folder}/{row['ID']}.jpg")
-                try:
-                    captions = clean_captions([row["Caption"]], where)
-                    if found is None:
-                        raise DataError(f"{where}: there is no {folder}/{row['ID']}.jpg in {root}.")
-                except DataError as error:
-                    on_error(error)
-                    continue
-                records.append(CaptionedImage(FilePicture(found, f"{folder}/{found.name}"), captions, "rocov2", split))
+        for line, row in read_csv(path, "ID", "Caption"):
+            where = f"{path}, line {line}"
+            found = pictures.find(f"{folder}/{row['ID']}.jpg")
+            try:
+                captions = clean_captions([row["Caption"]], where)
+                if found is None:
+                    raise DataError(f"{where}: there is no {folder}/{row['ID']}.jpg in {root}.")
+            except DataError as error:
+                on_error(error)
+                continue
+            records.append(CaptionedImage(FilePicture(found, f"{folder}/{found.name}"), captions, "rocov2", split))
     return records
+
+
+def _text(path: Path) -> str:
+    """The text of a publisher's file; what is no UTF-8 in it is replaced, for nobody here can put it right."""
+    try:
+        return read_bytes(path, MOST_SETTINGS).decode("utf-8-sig", errors="replace")
+    except (UnreadableError, OSError) as error:
+        raise DataError(f"{path} can't be read ({error}). Is the archive complete?") from error
 
 
 def _files(*names: str) -> dict[str, str]:
