@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,6 +26,9 @@ from lpi.cli.options import (
 )
 from lpi.errors import CheckpointError, MissingExtraError, MissingFileError
 
+if TYPE_CHECKING:
+    from lpi.cli.boards import Board, Kind
+
 
 def run(
     experiment: ExperimentArgument,
@@ -37,6 +42,10 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over where a run is there already.")] = False,
     report: Annotated[bool, typer.Option(help="Write an HTML report at the end.")] = True,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard scalars.")] = False,
+    log: Annotated[
+        Literal["tensorboard", "wandb", "mlflow"] | None,
+        typer.Option(help="Also write losses there, step by step: Weights & Biases and MLflow are installed apart."),
+    ] = None,
     as_json: JsonOption = False,
     listed: ListOption = False,
 ) -> None:
@@ -53,7 +62,8 @@ def run(
     names = None if rows == "all" else names_of(rows) or [settings.main_variant]
     variants = variants_of(settings, names, given=keys_of(changes))
     cells = make_cells(settings, variants, seeds=settings.seeds if seeds is None else numbers(seeds), orders=1, out=out)
-    with Console(quiet=as_json, board=out / settings.name / "tensorboard" if tensorboard else None) as console:
+    board = board_of("tensorboard" if tensorboard else log, out / settings.name)
+    with Console(quiet=as_json, board=board) as console:
         outcome = run_cells(
             cells,
             fresh=fresh,
@@ -72,6 +82,16 @@ def run(
         print_table(*table(found, RUN))
     if report:
         write_page([cell.folder for cell in cells], out / settings.name, as_json)
+
+
+def board_of(kind: Kind | None, out: Path) -> Callable[[str, int], Board] | None:
+    """What opens the boards of runs, which lie in a folder of their own; checked before anything is learned."""
+    from lpi.cli.boards import board, check_board
+
+    if kind is None:
+        return None
+    check_board(kind, out / kind)
+    return partial(board, kind, out / kind)
 
 
 def evaluate(
