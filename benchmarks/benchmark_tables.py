@@ -261,6 +261,17 @@ def honest_scores(record: Record) -> Tables:
     )
 
 
+def newcomer(record: Record) -> Tables:
+    """What it takes to begin, step by step."""
+    heads = ["seconds", "seconds since the clone began", "megabytes by then"]
+    steps = record["steps"].items()
+    rows = [(f"{words(name)} (`{own['command']}`)", list(own.values())[1:]) for name, own in steps]
+    yield (
+        f"The README's commands in a new environment, with {record['pictures']} drawn pictures in each of two folders:",
+        grid("", heads, rows),
+    )
+
+
 def slow_clients(record: Record) -> Tables:
     """A server under half-sent requests."""
     yield (
@@ -392,6 +403,7 @@ MAKERS: dict[str, Callable[[Record], Tables]] = {
     "fuzz": fuzz,
     "mutants": mutants,
     "honest_scores": honest_scores,
+    "newcomer": newcomer,
     "slow_clients": slow_clients,
     "resume": resume,
     "grounding_sizes": grounding_sizes,

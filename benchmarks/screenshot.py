@@ -1,20 +1,23 @@
-"""Pictures of the search page: draw pictures, serve them with lpi-tiny, teach a domain, type, and shoot.
+"""Pictures of the search page: draw pictures, serve them with lpi-tiny, search, teach a domain on the page, and shoot.
 
-python benchmarks/screenshot.py               needs playwright, and chromium on the PATH
+    python benchmarks/screenshot.py --words ../shared/real/backbones/dino-minilm     needs playwright and chromium
 
-Writes ``search.jpg``, the page as it opens a search, and ``then-now.jpg``, the same words before and after a domain
-was taught, into ``--out``.
+Writes into ``--out``: ``search.jpg``, ``phone.jpg`` and ``dark.jpg``, a search on three screens; ``teaching.jpg``, what
+a domain on trial would gain and lose; ``then-now.jpg``, the same words before and after it was adopted; and
+``nothing-fits.jpg``, words that fit nothing, with the model ``--words``: one that knows enough words to tell.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
@@ -25,8 +28,8 @@ from lpi.data.scenes import load_scenes
 FAMILIES = ["animal", "vehicle", "food", "sports"]
 TAUGHT = "animal"
 SEARCHED, COMPARED = "a black cat on a farm", "field notes, day 12: a giraffe"
-LEARNING = ("--set", "epochs=16", "--set", "batch=16", "--set", "captions_per_image=2", "--set", "learning_rate=0.012")
-SIZE = {"width": 1280, "height": 760}
+NONSENSE = "qwertz asdf"
+SIZE, PHONE = {"width": 1280, "height": 760}, {"width": 390, "height": 844}
 SHOWN = "all => Promise.all(all.filter(i => i.getBoundingClientRect().top < innerHeight).map(i => i.decode()))"
 
 
@@ -48,51 +51,79 @@ def draw(root: Path, pictures: int) -> None:
     (root / "captioned" / TAUGHT / "captions.jsonl").write_text(lines, encoding="utf-8")
 
 
-def lpi(*words: str) -> list[str]:
-    return [sys.executable, "-m", "lpi", *words]
+def settle(page: Page, out: Path) -> None:
+    """Keep what is seen, once all of it has come; the page's policy forbids waiting by a script."""
+    page.wait_for_selector("body:not(.busy) main .hit img")
+    page.locator("main .hit img").evaluate_all(SHOWN)
+    page.screenshot(path=out, type="jpeg", quality=85)
 
 
 def shoot(page: Page, words: str, out: Path) -> None:
     """Type the words as a person would, and keep what is seen."""
     page.fill("#words", words)
-    page.wait_for_selector("main .found .hit img")
-    page.wait_for_function("!document.body.classList.contains('busy')")
-    page.locator("main .found .hit img").evaluate_all(SHOWN)
-    page.screenshot(path=out, quality=85)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("main .found .hit img, main .columns .hit img")
+    settle(page, out)
 
 
-def look(address: str, root: Path, out: Path) -> None:
-    """Search, teach what was captioned, and hold then against now."""
-    with sync_playwright() as driver:
+def look(page: Page, root: Path, out: Path) -> None:
+    """Search on three screens, teach what was captioned, and hold then against now."""
+    shoot(page, SEARCHED, out / "search.jpg")
+    page.emulate_media(color_scheme="dark")
+    settle(page, out / "dark.jpg")
+    page.emulate_media(color_scheme="light")
+    page.set_viewport_size(PHONE)
+    settle(page, out / "phone.jpg")
+    page.set_viewport_size(SIZE)
+    page.click("#teach")
+    page.set_input_files("#teaching input[webkitdirectory]", root / "captioned" / TAUGHT)
+    page.fill("#domain", TAUGHT)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#teaching table", timeout=300_000)
+    page.screenshot(path=out / "teaching.jpg", type="jpeg", quality=85)
+    page.click("#teaching :text-matches('^Adopt it')")
+    page.click("#teaching :text-is('Then and now')", timeout=300_000)
+    page.wait_for_selector(".columns")
+    shoot(page, COMPARED, out / "then-now.jpg")
+
+
+@contextlib.contextmanager
+def served(photos: Path, index: Path, model: str | Path) -> Iterator[Page]:
+    """The page of a server of these pictures, in a browser."""
+    command = [sys.executable, "-m", "lpi", "serve", str(photos), "--index", str(index), "--model", str(model)]
+    with (
+        subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True) as server,
+        sync_playwright() as driver,
+    ):
+        assert server.stdout is not None
+        address = next(found.group(0) for line in server.stdout if (found := re.search(r"http://\S+", line)))
         switches = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"]
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=switches)
         page = browser.new_page(viewport=SIZE)
         page.goto(address)
-        shoot(page, SEARCHED, out / "search.jpg")
-        index = str(root / "photos" / ".lpi-index")
-        taught = str(root / "captioned" / TAUGHT)
-        subprocess.run(lpi("teach", TAUGHT, taught, "--index", index, "--even-if-worse", *LEARNING), check=True)
-        page.goto(f"{address}?stage=0&compare=1")
-        shoot(page, COMPARED, out / "then-now.jpg")
+        page.wait_for_selector("main ul.opening")
+        yield page
         browser.close()
+        server.terminate()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--pictures", type=int, default=80, help="of each family")
+    parser.add_argument("--words", type=Path, help="a model that knows many words; without it, no nothing-fits.jpg")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        draw(Path(folder), options.pictures)
-        model = Path(folder) / "model"
+        root = Path(folder)
+        draw(root, options.pictures)
+        photos, model = root / "photos", root / "model"
         method("lpi", backbone("lpi-tiny"), preset="best").save_pretrained(model)  # knows no domain yet
-        command = lpi("serve", str(Path(folder) / "photos"), "--model", str(model), "--port", "0")
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-            assert server.stdout is not None
-            address = next(found.group(0) for line in server.stdout if (found := re.search(r"http://\S+", line)))
-            look(address, Path(folder), options.out)
-            server.terminate()
+        with served(photos, root / "index", model) as page:
+            look(page, root, options.out)
+        if options.words is not None:
+            with served(photos, root / "other", options.words) as page:
+                shoot(page, NONSENSE, options.out / "nothing-fits.jpg")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,10 @@ class Learning(Protocol):
     def pairs_per_second(self) -> float:
         """The speed so far."""
 
+    @property
+    def seconds_left(self) -> float:
+        """How long the rest will take."""
+
 
 LINE_SECONDS = 15.0
 Own = TypeVar("Own", bound="Barred")

@@ -30,6 +30,7 @@ EXTRAS = {
     "cluster": Extra(("lancedb", "daft"), "embedding with many workers"),
     "methods": Extra(("peft",), "the method lora"),
     "grounding": Extra(("scipy",), "learning to find boxes"),
+    "docs": Extra(("mkdocs", "mkdocstrings"), "the documentation as a site"),
     "collections": Extra(("pyarrow",), "public data sets in Parquet files"),
 }
 """By the names of ``[project.optional-dependencies]`` in pyproject.toml; a test holds the two together."""

@@ -315,7 +315,7 @@ def test_a_picture_can_be_dropped_or_pasted_anywhere(visit: Visit, taught: World
     page = visit()
     page.wait_for_selector(".message")
     offer(page, "dragover", taught.photos / "cold" / "blue" / "box.png")
-    assert page.is_visible("text=Let go to search with this picture")
+    assert page.is_visible("text=Let go: a picture is searched with")
     offer(page, "drop", taught.photos / "cold" / "blue" / "box.png")
     page.wait_for_selector(HITS)
     assert not page.is_visible("#drop")

@@ -1,5 +1,6 @@
 """``lpi serve`` as a process: from a folder of pictures to answers, and to a clean end."""
 
+import json
 import os
 import re
 import signal
@@ -51,7 +52,14 @@ def running(words: list[str], **environment: str) -> Iterator[tuple[subprocess.P
             process.kill()
 
 
-def test_a_newcomer_gets_from_a_folder_to_answers(photos: Path) -> None:
+def answered(address: str) -> float:
+    """How many searches a server has answered."""
+    counted = r'^lpi_requests_total\{method="GET",route="/api/search",status="200"\} (.*)$'
+    found = re.search(counted, httpx.get(f"{address}metrics").text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def test_a_newcomer_gets_from_a_folder_to_answers(photos: Path, type_command: Type) -> None:
     with running(["-m", "lpi", "serve", str(photos), "--port", "0", "--threads", "1"]) as (process, line):
         said = re.fullmatch(r"Search 6 pictures of photos at (http://127\.0\.0\.1:\d+/) \(Ctrl-C ends it\)\n", line)
         assert said, line
@@ -60,6 +68,18 @@ def test_a_newcomer_gets_from_a_folder_to_answers(photos: Path) -> None:
         hits = httpx.get(f"{address}api/search", params={"q": "a red dot"}).json()["hits"]
         assert len(hits) == 6
         assert httpx.get(address.rstrip("/") + hits[0]["thumbnail"]).content[:2] == b"\xff\xd8"
+        asked = ("search", "a red dot", "--index", photos, "--json")
+        before = answered(address)
+        there, here = type_command(*asked), type_command(*asked, "--server", "none")
+        assert answered(address) == before + 1, "it is asked, so that no model need be loaded"
+        assert [hit["path"] for hit in json.loads(there.out)["hits"]] == [hit["path"] for hit in hits]
+        near = pytest.approx([hit["score"] for hit in json.loads(here.out)["hits"]], abs=1e-5)
+        assert [hit["score"] for hit in json.loads(there.out)["hits"]] == near
+        assert json.loads(there.out)["hits"][0].keys() == json.loads(here.out)["hits"][0].keys()
+        alike = type_command("search", "--image", photos / hits[0]["path"], "--index", photos, "--server", address)
+        assert (alike.code, hits[0]["path"] in alike.out) == (0, True)
+        wrong = type_command("search", "x", "--index", photos, "--server", address, "--stage", 7)
+        refused(wrong, "stage must be between 0 and 0; got 7")
         large = httpx.post(f"{address}api/search", content=b"x" * 21_000_000)
         assert (large.status_code, "at most 20,971,520 bytes" in large.json()["error"]) == (413, True)
         process.send_signal(signal.SIGINT)
@@ -68,6 +88,9 @@ def test_a_newcomer_gets_from_a_folder_to_answers(photos: Path) -> None:
         assert err.endswith("Stopped.\n")
         assert "Traceback" not in err
         assert not (photos / ".lpi-index" / ".lpi-index").exists()
+        assert not (photos / ".lpi-index" / "server.json").exists()
+        refused(type_command(*asked, "--server", address), address.rstrip("/"), "no server of lpi answers there")
+        assert json.loads(type_command(*asked).out)["hits"][0]["path"] == hits[0]["path"]
 
 
 def test_python_serves_with_a_token_and_ends_when_it_is_told(photos: Path) -> None:

@@ -218,7 +218,7 @@ def test_a_folder_of_tasks_is_read_in_name_order(tmp_path):
         (lambda root: root.mkdir(), "there is no task folder in it"),
         (lambda root: root.write_text(""), "is a file, not a folder"),
         (lambda root: (root / "sea").mkdir(parents=True), r"sea: there is no captions\.jsonl or metadata\.jsonl"),
-        (lambda root: write(root / "sea" / "metadata.csv", "a"), r"metadata\.csv isn't read: write it as JSONL"),
+        (lambda root: write(root / "sea" / "table.csv", "a"), r"Call table\.csv captions\.csv"),
     ],
 )
 def test_a_missing_folder_or_captions_file_is_named(tmp_path, make, message):
@@ -252,8 +252,8 @@ def test_an_unknown_source_or_option_is_refused(harbour):
         load_source(path, task_feild="x")
     with pytest.raises(ConfigError, match="load_karpathy needs 'image_root'"):
         load_source(write(harbour / "dataset.json", "{}"))
-    with pytest.raises(DataError, match=r"no reader for \.csv"):
-        load_source(write(harbour / "captions.csv", "a"))
+    with pytest.raises(DataError, match=r"no reader for \.xml"):
+        load_source(write(harbour / "captions.xml", "a"))
     with pytest.raises(MissingFileError, match="gone: there is no such file or folder"):
         load_source(harbour / "gone")
 

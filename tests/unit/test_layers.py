@@ -86,13 +86,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("report", "data.pictures", "evaluation.records", "evaluation.figures", "metrics"),
         *("errors", "extras", "reading", "storage"),
     },
+    "report.export": {"report", "evaluation.figures", "evaluation.results", "showing", "errors", "storage"},
     "search": {"search", *LEARNING, "methods", "routing", "options", "data", *BELOW_METHODS},
     "search.recorded": {
         *("search", "metrics", "evaluation", "methods", "routing", "data"),
         *LEARNING,
         *BELOW_METHODS,
     },  # recall
-    "serve": {"serve", "search", "methods.grounding.base", "data.pictures", "data.records", *LEAVES},
+    "serve": {"serve", "search", "methods.grounding.base", "data.pictures", "data.records", "tasks.stream", *LEAVES},
     # beside the command line: commands with something to say; nothing but it imports them
     "pretrain": {"pretrain", *LEARNING, "methods", "metrics", "data", *BELOW_METHODS},
     "doctor": {"backbones", "methods", *LEAVES},

@@ -194,6 +194,16 @@ def _pixels(index: SearchIndex, world: World, path: str) -> torch.Tensor:
 # ---- what is gained and lost -----------------------------------------------------------------------------------------
 
 
+def test_a_test_set_of_a_domain_that_was_never_taught_is_measured_too(world: World, tmp_path: Path) -> None:
+    mine = world.copy(tmp_path)
+    pictures = read_domain(world.captioned / "cold", "cold").test
+    put_on_record(mine.index, "gulls", pictures)
+    with change(mine.index, device="cpu") as writer:
+        lesson = mine.lesson(writer)
+    assert list(lesson.report["recall"]["old"]) == ["warm", "gulls"]
+    assert lesson.report["tests"] == len(pictures) + len(lesson.test) + len(on_record(mine.index)["warm"].records)
+
+
 def test_the_report_measures_new_old_and_held_out_before_and_after(world: World, tmp_path: Path) -> None:
     mine = world.copy(tmp_path)
     held = read_domain(world.captioned / "cold", "cold").test

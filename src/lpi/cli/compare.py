@@ -21,6 +21,7 @@ from lpi.cli.options import (
     numbers,
     refuse_foreign_tables,
 )
+from lpi.cli.run import write_page
 from lpi.errors import LpiError, UnknownNameError, did_you_mean
 
 LEGEND = (
@@ -51,13 +52,14 @@ def compare(
     results: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 takes as many as fit this machine.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over where a run is there already.")] = False,
+    report: Annotated[bool, typer.Option(help="Write an HTML report at the end.")] = True,
     as_json: JsonOption = False,
     listed: ListOption = False,
 ) -> None:
     """Run methods on one stream with the same seeds and task orders, and print one table.
 
     Started again after a stop, it goes on where it was. The table and all figures are also written beside the runs
-    (compare.md, compare.tex, compare.csv, compare.json).
+    (compare.md, compare.tex, compare.csv, compare.json), and a report of all rows (report.html).
     """
     from lpi.cli.progress import Console, print_table
     from lpi.config import read_experiment
@@ -95,5 +97,8 @@ def compare(
     else:
         print_table(*table(found), width=240)
         print("\n".join([LEGEND, *planned_lines(found)]))
+    finished = [cell.folder for place, cell in enumerate(outcome.cells) if place not in outcome.failed]
+    if report and finished:
+        write_page(finished, out / settings.name, as_json)
     if found.failed:
         raise LpiError("; ".join(f"row {row!r} failed: {problem}" for row, problem in found.failed.items()))

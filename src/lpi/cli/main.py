@@ -13,6 +13,7 @@ import typer
 
 from lpi import __version__
 from lpi.cli.compare import compare
+from lpi.cli.export import export
 from lpi.cli.grounding import ground
 from lpi.cli.methods import methods
 from lpi.cli.migrate import migrate
@@ -45,6 +46,7 @@ app.add_typer(data_app, name="data")
 app.command()(run)
 app.command()(evaluate)
 app.command()(compare)
+app.command()(export)
 app.command()(tune)
 app.command()(ground)
 app.command()(methods)

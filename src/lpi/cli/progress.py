@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console as RichConsole
 from rich.table import Table
 from rich.text import Text
 
 from lpi.counting import LINE_SECONDS, Barred
-from lpi.errors import OutputError
-from lpi.extras import missing_extra
-from lpi.storage import reason
 from lpi.terminal import drawing, plain
 
 if TYPE_CHECKING:
+    from lpi.cli.boards import Board
     from lpi.trainer import Step
 
 
@@ -28,17 +25,15 @@ class Console(Barred):
 
     Args:
         quiet: say nothing on standard output, where figures as JSON are to come.
-        board: folder for TensorBoard scalars; none by default.
+        board: opens the board of a run, by its row and seed; none by default.
     """
 
-    def __init__(self, *, quiet: bool = False, board: Path | None = None) -> None:
+    def __init__(self, *, quiet: bool = False, board: Callable[[str, int], Board] | None = None) -> None:
         super().__init__(sys.stderr if quiet else sys.stdout)
         self._shown = 0.0
-        self._board_folder = board
-        self._board: Any = None
+        self._open_board = board
+        self._board: Board | None = None
         self._steps = 0
-        if board is not None:
-            _writer(board)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -53,12 +48,11 @@ class Console(Barred):
         sys.stdout.flush()
 
     def begin(self, row: str, seed: int) -> None:
-        """A run begins: its scalars go to a folder of their own."""
-        if self._board_folder is not None:
+        """A run begins: it has a board of its own."""
+        if self._open_board is not None:
             if self._board is not None:
                 self._board.close()
-            self._board = _writer(self._board_folder / row / f"seed-{seed}")
-            self._steps = 0
+            self._board, self._steps = self._open_board(row, seed), 0
 
     def step(self, step: Step) -> None:
         """Task, epoch, loss and its parts, pairs a second, time left."""
@@ -82,17 +76,6 @@ class Console(Barred):
         elif time.monotonic() - self._shown > LINE_SECONDS:
             self._shown = time.monotonic()
             self.say(f"  {step.task}: step {step.step}/{step.steps}  {note}  {step.seconds_left:.0f} s left")
-
-
-def _writer(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise missing_extra("TensorBoard is not installed", "log") from error
-    try:
-        return SummaryWriter(str(folder))
-    except OSError as error:
-        raise OutputError(f"{folder} can't be made: {reason(error)}") from error
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = 140, left: int = 1) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,6 +26,9 @@ from lpi.cli.options import (
 )
 from lpi.errors import CheckpointError, MissingExtraError, MissingFileError
 
+if TYPE_CHECKING:
+    from lpi.cli.boards import Board, Kind
+
 
 def run(
     experiment: ExperimentArgument,
@@ -37,6 +42,10 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over where a run is there already.")] = False,
     report: Annotated[bool, typer.Option(help="Write an HTML report at the end.")] = True,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard scalars.")] = False,
+    log: Annotated[
+        Literal["tensorboard", "wandb", "mlflow"] | None,
+        typer.Option(help="Also write losses there, step by step: Weights & Biases and MLflow are installed apart."),
+    ] = None,
     as_json: JsonOption = False,
     listed: ListOption = False,
 ) -> None:
@@ -62,7 +71,8 @@ def run(
         if number:  # it writes to a copy that nobody looks at, and says nothing
             run_cells(cells, keep_going=False, say=lambda line: None)
             return
-        with Console(quiet=as_json, board=out / settings.name / "tensorboard" if tensorboard else None) as console:
+        board = board_of("tensorboard" if tensorboard else log, out / settings.name)
+        with Console(quiet=as_json, board=board) as console:
             outcome = run_cells(
                 cells,
                 fresh=fresh,
@@ -81,6 +91,16 @@ def run(
         print_table(*table(found, RUN))
     if report:
         write_page([cell.folder for cell in cells], out / settings.name, as_json)
+
+
+def board_of(kind: Kind | None, out: Path) -> Callable[[str, int], Board] | None:
+    """What opens the boards of runs, which lie in a folder of their own; checked before anything is learned."""
+    from lpi.cli.boards import board, check_board
+
+    if kind is None:
+        return None
+    check_board(kind, out / kind)
+    return partial(board, kind, out / kind)
 
 
 def evaluate(

@@ -19,9 +19,17 @@ from lpi.reading import UnreadableError, read_text, require_file
 
 if TYPE_CHECKING:
     from lpi.search.filters import Filters
-    from lpi.search.hits import Query
 
 FEW = 3  # pictures that are shown where nothing fits well
+MOST_ASKED = 500  # that a server gives at once
+ServerOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Ask this server (its token in LPI_TOKEN); 'none' loads the model. By default one that serves the index.",
+        show_default=False,
+    ),
+]
 
 
 CUT = "note: the model reads only the start of so many words; the rest counts for nothing. Shorten them."
@@ -53,6 +61,7 @@ def search(
         typer.Option(min=0.0, max=1.0, help="Leave out what fits less well; 0.5 is where nonsense ends, 0 shows all."),
     ] = None,
     scoring: ScoringOption = "plain",
+    server: ServerOption = None,
     device: DeviceOption = "auto",
     method_file: MethodFileOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the hits as JSON.")] = False,
@@ -60,34 +69,39 @@ def search(
     """Find pictures by words or by a picture."""
     if (words is None) == (image is None):
         raise ConfigError("a search needs words or --image, one of the two.")
-    from lpi.search import Filters, SearchIndex
+    from lpi.cli.asking import NOBODY, Found, ask, running
+    from lpi.search.filters import Filters
     from lpi.search.fit import WELL
 
     filters = Filters(folder=folder, task=task, since=since, until=until)
-    opened = SearchIndex.open(place, device=device, method_file=method_file)
-    if words is not None:
-        query = opened.encode_texts([words], stage=stage, scoring=scoring)[0]
+    here = device != "auto" or method_file is not None or k > MOST_ASKED or task == ""  # what can't be asked there
+    address = server or (None if here else running(place))
+    if address is not None and address != NOBODY:
+        also = {"k": k, "stage": stage, "scoring": scoring, "exact": exact or None, "least": least}
+        found = ask(address, {"q": words, **vars(filters), **also}, image)
     else:
-        assert image is not None
-        query = opened.encode_images([image], stage=stage, scoring=scoring)[0]
-    known = opened.measure(stage)
-    hits = opened.find(query, k, filters, exact=exact, least=least)
-    if query.cut:
+        from lpi.search import SearchIndex
+
+        opened = SearchIndex.open(place, device=device, method_file=method_file)
+        if words is not None:
+            query = opened.encode_texts([words], stage=stage, scoring=scoring)[0]
+        else:
+            assert image is not None
+            query = opened.encode_images([image], stage=stage, scoring=scoring)[0]
+        known = opened.measure(stage)
+        hits = opened.find(query, k, filters, exact=exact, least=least)
+        found = Found(query.stage, query.cut, list(query.routes), hits, known)
+    if found.cut:
         print(CUT, file=sys.stderr)
     if as_json:
-        routes = [{"task": task, "weight": weight} for task, weight in query.routes]
-        found = {
-            "stage": query.stage,
-            "query": words,
-            "cut": query.cut,
-            "routes": routes,
-            "hits": [asdict(hit) for hit in hits],
-        }
-        print(json.dumps(found, indent=1, ensure_ascii=False))
+        routes = [{"task": task, "weight": weight} for task, weight in found.routes]
+        told = {"stage": found.stage, "query": words, "cut": found.cut, "routes": routes}
+        print(json.dumps({**told, "hits": [asdict(hit) for hit in found.hits]}, indent=1, ensure_ascii=False))
         return
+    hits = found.hits
     if hits:
-        _show_routes(query)
-    nothing = known and bool(hits) and least is None and max(hit.fit or 0.0 for hit in hits) < WELL
+        _show_routes(found.routes)
+    nothing = found.known and bool(hits) and least is None and max(hit.fit or 0.0 for hit in hits) < WELL
     if nothing:
         print("nothing here fits well; --least 0 shows more of what is nearest:", file=sys.stderr)
     for hit in hits[:FEW] if nothing else hits:
@@ -106,10 +120,10 @@ def _why_none(filters: Filters, least: float | None) -> str:
     return "No picture fits these filters." if filters.sql() else "The index holds no picture yet."
 
 
-def _show_routes(query: Query) -> None:
+def _show_routes(routes: list[tuple[str, float]]) -> None:
     """Say which tasks answered, where any was learned."""
-    if any(task for task, _ in query.routes):
-        counts = ", ".join(f"{task or 'general knowledge'} {weight:.0%}" for task, weight in query.routes)
+    if any(task for task, _ in routes):
+        counts = ", ".join(f"{task or 'general knowledge'} {weight:.0%}" for task, weight in routes)
         print(f"answered by: {counts}", file=sys.stderr)
 
 

@@ -58,6 +58,9 @@ def serve(
     ground: GroundOption = None,
     model: StartingModelOption = None,
     batching: BatchingOption = True,
+    teaching: Annotated[
+        bool, typer.Option("--teaching/--no-teaching", help="Who may ask may also teach domains and forget them.")
+    ] = True,
     threads: Annotated[int | None, typer.Option(min=1, help="Cores that models may use. Default: all.")] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     workers: WorkersOption = None,
@@ -85,6 +88,7 @@ def serve(
         grounder=grounder,
         batching=batching,
         threads=threads,
+        teaching=teaching,
         open_page=open_page,
     )
     print("Stopped.", file=sys.stderr)

@@ -59,7 +59,7 @@ def teach(
     A closed form of the domain takes seconds. --deeper learns a change of the model besides, at once or later.
     """
     from lpi.counting import Counter
-    from lpi.search.teaching import adopt, closed_form, learn, read_domain, training_settings
+    from lpi.search.teaching import adopt, learn, read_domain, training_settings, ways
     from lpi.search.writer import change
 
     if dry_run and (yes or even_if_worse):
@@ -68,12 +68,8 @@ def teach(
     stage: Stage | None = None
     with change(place, workers=workers, device=device, method_file=method_file) as writer:
         settings, domain = training_settings(writer, chosen), read_domain(source, name)
-        closed = closed_form(writer.method, settings)
-        ways = [closed] if closed else []
-        if deeper or chosen or not closed:
-            ways.append(settings)
         lessons: list[Lesson] = []
-        for way in ways:
+        for way in ways(writer.method, settings, deeper=deeper or bool(chosen)):
             with Counter() as counter:
                 lesson = learn(
                     writer,
@@ -87,7 +83,7 @@ def teach(
                 )
             lessons.append(lesson)
             if not as_json:
-                print("In closed form:" if way is closed else "With a change of the model:")
+                print("In closed form:" if way is not settings else "With a change of the model:")
                 _show_report(lesson.task, lesson.report)
         lesson = max(lessons, key=lambda one: one.found)
         if lesson is not lessons[-1]:
@@ -121,12 +117,10 @@ def _confirm(lesson: Lesson) -> bool:
 
 def _show_report(task: str, report: Report) -> None:
     from lpi.cli.progress import print_table
+    from lpi.search.report import by_domain
 
-    recall = report["recall"]
-    rows = [(f"{task} (new)", recall["new"]), *recall["old"].items()]
-    if recall["held_out"]:
-        rows.append(("held-out", recall["held_out"]))
-    print_table(["R@1, per cent", "before", "after"], [[name, *_before_after(own)] for name, own in rows])
+    rows = [[name, *_before_after(own)] for name, own in by_domain(task, report).items()]
+    print_table([f"R@1, per cent, among {report['tests']} test pictures", "before", "after"], rows)
     for name in report["unmeasured"]:
         print(f"note: {name} has no test set on record; 'lpi index --tests' puts one there")
     for name, count in report["unreadable"].items():

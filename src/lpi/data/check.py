@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lpi.data.folder import CAPTION_FILES, folders_in
+from lpi.data.captions import CAPTION_FILES
+from lpi.data.folder import folders_in
 from lpi.data.records import OPENED_SIDE, SPLITS, CaptionedImage, FilePicture, normal_caption
 from lpi.data.rows import folder_split, split_name
 from lpi.data.source import load_source

@@ -1,7 +1,7 @@
 """Any folder of tasks, or one JSONL file: the two forms in which people keep captioned pictures of their own.
 
-A folder of tasks is ``<root>/<task>/captions.jsonl`` (or ``metadata.jsonl``, as the Hugging Face imagefolder has it)
-beside ``<root>/<task>/images/``. A line is one picture::
+A folder of tasks is ``<root>/<task>/captions.jsonl`` (or ``metadata.jsonl``, as the Hugging Face imagefolder has it, or
+another form of :mod:`lpi.data.captions`) beside ``<root>/<task>/images/``. A line is one picture::
 
     {"image": "images/boat.jpg", "captions": ["a red boat", "a small boat at sea"], "split": "train"}
     {"file_name": "images/boat.jpg", "text": "a red boat"}
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lpi.data.captions import CAPTION_FILES, bears_captions, read_rows
 from lpi.data.records import SPLITS, CaptionedImage, FilePicture
 from lpi.data.rows import (
     SHARES,
@@ -29,13 +30,11 @@ from lpi.data.rows import (
     draw_splits,
     folder_split,
     raise_error,
-    read_json_lines,
     split_name,
 )
 from lpi.errors import ConfigError, DataError, LpiError, MissingFileError, did_you_mean
 from lpi.reading import Row, is_text, require_folder
 
-CAPTION_FILES = ("captions.jsonl", "metadata.jsonl")
 Where = Mapping[str, "Sequence[str] | str"]
 
 _IMAGE_COLUMNS = ("image", "file_name")
@@ -208,12 +207,12 @@ def _has_captions(folder: Path) -> bool:
 
 def _has_tasks(path: Path) -> bool:
     """Whether the rows of a file name their tasks, by its first row that can be read."""
-    first = next(read_json_lines(path, lambda error: None), None)
+    first = next(read_rows(path, lambda error: None), None)
     return first is not None and "task" in first[1]
 
 
 def captions_file(folder: Path) -> Path:
-    """The captions file of a task's folder.
+    """The captions file of a task's folder; the folder itself, where its pictures have text files or carry captions.
 
     Raises:
         MissingFileError: there is none.
@@ -221,11 +220,15 @@ def captions_file(folder: Path) -> Path:
     """
     found = [folder / name for name in CAPTION_FILES if (folder / name).is_file()]
     if not found:
+        if bears_captions(folder):
+            return folder
         tables = [path.name for path in folder.glob("*.csv")]
-        hint = f"{tables[0]} isn't read: write it as JSONL." if tables else "Write one, or move the folder away."
-        raise MissingFileError(f"{folder}: there is no captions.jsonl or metadata.jsonl in it. {hint}")
+        hint = f"Call {tables[0]} captions.csv." if tables else "Write one, or move the folder away."
+        raise MissingFileError(
+            f"{folder}: there is no captions.jsonl or metadata.jsonl in it (or .csv, captions.json, text files). {hint}"
+        )
     if len(found) > 1:
-        raise DataError(f"{folder}: holds both captions.jsonl and metadata.jsonl. Remove one of them.")
+        raise DataError(f"{folder}: holds both {found[0].name} and {found[1].name}. Remove one of them.")
     return found[0]
 
 
@@ -243,13 +246,13 @@ def load_jsonl(
     names_from: str | Path | None = None,
     on_error: OnError = raise_error,
 ) -> list[CaptionedImage]:
-    """The pictures of one JSONL file, in file order.
+    """The pictures of one captions file, in file order: JSON lines, or what else :mod:`lpi.data.captions` reads.
 
     Every row is checked, also those that a filter leaves out. Unknown columns become the record's ``fields`` where
     they hold one value.
 
     Args:
-        path: the file; pictures are relative to its folder.
+        path: the file, to whose folder pictures are relative; or a folder whose pictures bear their captions.
         task_field: the column that names a row's task.
         task: one task for every row, instead of a column.
         tasks: tasks made of several values of a column: ``{"people": {"field": "group", "values": ["face", "body"]}}``.
@@ -271,11 +274,11 @@ def load_jsonl(
     path = Path(path)
     forced = None if split is None else split_name(split, "split")
     wanted = {name: _filter(choice.get("field"), choice.get("values"), name) for name, choice in (tasks or {}).items()}
-    reader = _RowReader(path, Path(names_from) if names_from is not None else path.parent)
+    reader = _RowReader(path, None if names_from is None else Path(names_from))
     drafts = []
-    for number, row in read_json_lines(path, on_error):
+    for place, row in read_rows(path, on_error):
         try:
-            draft = reader.read(number, row)
+            draft = reader.read(place, row)
             if strict_split and forced is not None and draft.split not in (None, forced):
                 raise DataError(
                     f'{draft.where}: "split" is {draft.split}, but the whole file is {forced}, as its folder is named. '
@@ -321,22 +324,22 @@ class _Draft:
 class _RowReader:
     """Reads the rows of one file: knows its folder and the pictures it has seen."""
 
-    def __init__(self, path: Path, names_from: Path) -> None:
-        self.path = path
-        self.prefix = os.path.relpath(path.parent, names_from)
-        self.pictures = PictureFolder(path.parent)
-        self.lines: dict[Path, int] = {}
+    def __init__(self, path: Path, names_from: Path | None) -> None:
+        folder = path if path.is_dir() else path.parent
+        self.prefix = os.path.relpath(folder, names_from or folder)
+        self.pictures = PictureFolder(folder)
+        self.places: dict[Path, str] = {}
 
-    def read(self, number: int, row: Row) -> _Draft:
-        where = f"{self.path}, line {number}"
+    def read(self, where: str, row: Row) -> _Draft:
         image_column = _column(row, _IMAGE_COLUMNS, where, "picture")
         captions = self._captions(row, where)
         image = row[image_column]
         picture = self.pictures.picture(where, image, f"images/{image}")
         found = picture.path
-        first = self.lines.setdefault(found, number)
-        if first != number:
-            raise DataError(f"{where}: {image!r} is already on line {first}. Put all its captions into one row.")
+        first = self.places.setdefault(found, where)
+        if first != where:
+            place = first.rpartition(", ")[2]
+            raise DataError(f"{where}: {image!r} is already on {place}. Put all its captions into one row.")
         fields = {key: _text(value) for key, value in row.items() if _is_scalar(value) and key != image_column}
         split = split_name(row["split"], where) if row.get("split") is not None else None
         if split is not None:

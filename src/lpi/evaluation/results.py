@@ -347,22 +347,40 @@ def table(results: Results, where: str = COMPARE) -> tuple[list[str], list[list[
 
     The frozen model has a row of its own, unless a variant is just that.
     """
-    final = f"final_{results.metrics.main}"
-    shown = columns(results.problem, where)
-    compared = where == COMPARE and results.comparisons
-    names = list(results.rows)
-    if where == COMPARE:
-        names.sort(key=lambda name: -results.rows[name].figures[final])
-    body = []
-    if results.frozen and not any(own["method"].get("name") == "zero_shot" for own in results.settings.values()):
-        body.append(["frozen model", *(column.cell(results.frozen) for column in shown), *([""] if compared else [])])
+    told = any(own["method"].get("name") == "zero_shot" for own in results.settings.values())
+    frozen, versus = {} if told else results.frozen, results.comparisons if where == COMPARE else {}
+    return tabulate(results.problem, results.rows, where, frozen=frozen, versus=versus, against=results.against)
+
+
+def tabulate(
+    problem: str,
+    rows: Mapping[str, Row],
+    where: str = COMPARE,
+    *,
+    frozen: Averages | None = None,
+    versus: Mapping[str, Comparison] | None = None,
+    against: str | None = None,
+) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table of any variants; a column in which nobody has a figure is left out.
+
+    Args:
+        problem: what the figures are of.
+        rows: by variant.
+        where: which columns, see :attr:`lpi.evaluation.figures.Figure.tables`; a comparison has the best row first.
+        frozen: figures of the frozen model, for a row of its own.
+        versus, against: the differences to one of the rows, for a column of their own.
+    """
+    final, shown = f"final_{METRICS[problem].main}", columns(problem, where)
+    names = sorted(rows, key=lambda name: -rows[name].figures[final]) if where == COMPARE else list(rows)
+    last = [""] if versus else []
+    body = [["frozen model", *(column.cell(frozen) for column in shown), *last]] if frozen else []
     for name in names:
-        row = results.rows[name]
+        row = rows[name]
         cells = [
             column.cell(row.figures, spread=column.figures[0].name == final and len(row.runs) > 1) for column in shown
         ]
-        body.append([name, *cells, *([_versus(results.comparisons.get(name))] if compared else [])])
-    head = ["", *(column.head for column in shown), *([f"vs {results.against}"] if compared else [])]
+        body.append([name, *cells, *([_versus(versus.get(name))] if versus else [])])
+    head = ["", *(column.head for column in shown), *([f"vs {against}"] if versus else [])]
     kept = [i for i in range(len(head)) if i == 0 or any(row[i] for row in body)]  # an empty column only takes room
     return [head[i] for i in kept], [[row[i] for i in kept] for row in body]
 
@@ -410,5 +428,6 @@ __all__ = [
     "planned_lines",
     "table",
     "tables",
+    "tabulate",
     "write_tables",
 ]

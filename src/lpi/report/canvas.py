@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from lpi.extras import missing_extra
@@ -75,12 +76,13 @@ class Palette:
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawn figure: SVG source for inside the page, and the bytes of a PNG file."""
+    """A drawn figure: SVG source for inside the page, the bytes of a PNG file, and of other kinds of files."""
 
     name: str
     svg: str
     png: bytes
     inches: float  # width; text is 9 points of 72 an inch
+    file: Callable[[str], bytes] = str.encode  # of a kind that matplotlib knows, in the light page's colours
 
 
 Draw = Callable[[Any, Palette], None]
@@ -97,52 +99,57 @@ def render(name: str, draw: Draw, size: tuple[float, float]) -> Plot:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
+    svg = drawn(name, draw, size, "svg", variables=True).decode("utf-8")
+    file = partial(drawn, name, draw, size)
+    return Plot(name, for_page(svg, name), file("png"), size[0], file)
+
+
+def drawn(name: str, draw: Draw, size: tuple[float, float], kind: str, *, variables: bool = False) -> bytes:
+    """The bytes of a figure as a file of one kind (``svg``, ``png``, ``pdf``); for the others see :func:`render`."""
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError as error:
         raise missing_extra("the report's figures need matplotlib, which is not installed", "report") from error
-    files = {}
-    for kind in ("svg", "png"):
-        palette = Palette(variables=kind == "svg")
-        settings: dict[Any, Any] = {
-            "svg.fonttype": "none",  # text stays text: it can be searched, selected and read aloud
-            "svg.hashsalt": name,
-            "text.parse_math": False,  # a task may be called "$5"
-            "font.family": "DejaVu Sans",
-            "font.size": 9,
-            "axes.edgecolor": palette("line"),
-            "axes.labelcolor": palette("muted"),
-            "axes.titlecolor": palette("ink"),
-            "axes.titlesize": 9,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": False,
-            "axes.unicode_minus": True,
-            "xtick.color": palette("line"),
-            "ytick.color": palette("line"),
-            "xtick.labelcolor": palette("muted"),
-            "ytick.labelcolor": palette("muted"),
-            "text.color": palette("ink"),
-            "legend.frameon": False,
-            "legend.labelcolor": palette("ink"),
-            "grid.color": palette("line"),
-        }
-        with mpl.rc_context():  # gives back, at its end, whatever the user had set
-            mpl.rcdefaults()
-            mpl.rcParams.update(settings)
-            figure = Figure(figsize=size, dpi=100, layout="constrained")
-            figure.set_facecolor("none" if kind == "svg" else palette("surface"))
-            draw(figure, palette)
-            for axes in figure.axes:
-                axes.set_facecolor("none")
-            out = io.BytesIO()
-            metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # glyphs outside DejaVu: the browser has its own fonts for them
-                figure.savefig(out, format=kind, dpi=100 if kind == "svg" else 200, metadata=metadata)
-            files[kind] = out.getvalue()
-    return Plot(name, for_page(files["svg"].decode("utf-8"), name), files["png"], size[0])
+    palette = Palette(variables=variables)
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",  # text stays text: it can be searched, selected and read aloud
+        "pdf.fonttype": 42,
+        "svg.hashsalt": name,
+        "text.parse_math": False,  # a task may be called "$5"
+        "font.family": "DejaVu Sans",
+        "font.size": 9,
+        "axes.edgecolor": palette("line"),
+        "axes.labelcolor": palette("muted"),
+        "axes.titlecolor": palette("ink"),
+        "axes.titlesize": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": False,
+        "axes.unicode_minus": True,
+        "xtick.color": palette("line"),
+        "ytick.color": palette("line"),
+        "xtick.labelcolor": palette("muted"),
+        "ytick.labelcolor": palette("muted"),
+        "text.color": palette("ink"),
+        "legend.frameon": False,
+        "legend.labelcolor": palette("ink"),
+        "grid.color": palette("line"),
+    }
+    nameless = {"svg": ("Date", "Creator"), "pdf": ("CreationDate", "Creator", "Producer"), "png": ("Software",)}
+    with mpl.rc_context():  # gives back, at its end, whatever the user had set
+        mpl.rcdefaults()
+        mpl.rcParams.update(settings)
+        figure = Figure(figsize=size, dpi=100, layout="constrained")
+        figure.set_facecolor("none" if variables else palette("surface"))
+        draw(figure, palette)
+        for axes in figure.axes:
+            axes.set_facecolor("none")
+        out = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # glyphs outside DejaVu: the browser has its own fonts for them
+            figure.savefig(out, format=kind, dpi=200 if kind == "png" else 100, metadata=dict.fromkeys(nameless[kind]))
+    return out.getvalue()
 
 
 def for_page(svg: str, name: str) -> str:

@@ -57,6 +57,16 @@ class RunFolder:
         return found if len(found) == len(self.stages) else ()
 
     @property
+    def finished(self) -> bool:
+        """Whether all tasks were learned; the figures of a run that goes on are of fewer."""
+        return self.done == len(self.tasks)
+
+    @property
+    def done(self) -> int:
+        """How many tasks were learned."""
+        return len(next(iter(self.stages[-1].seen.values())))
+
+    @property
     def learned(self) -> bool:
         """Whether this run trained anything: the frozen model's row does not."""
         return self.method != "zero_shot"

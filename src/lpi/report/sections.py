@@ -117,11 +117,11 @@ def forgot_in_words(variant: Variant) -> str:
 
 
 def result_table(variants: Sequence[Variant], lead: Variant) -> str:
-    """Every variant's figures, the frozen model first."""
+    """Some variants' figures; the frozen model first, where the leading variant is among them."""
     shown = [figure for column in columns(lead.first.problem, REPORT) for figure in column.figures]
     body = []
     frozen = lead.first.frozen_stages
-    if frozen and all(one.first.method != "zero_shot" for one in variants):
+    if frozen and lead in variants and all(one.first.method != "zero_shot" for one in variants):
         alone = summarise(frozen, None, lead.metrics)
         body.append(
             [
@@ -145,7 +145,8 @@ def result_table(variants: Sequence[Variant], lead: Variant) -> str:
     # a column that nobody has a figure in only takes room
     kept = [i for i in range(len(head)) if any(cells[i] and 'class="none"' not in cells[i] for cells in body)]
     body = [[cells[i] for i in kept] for cells in body]
-    strong = len(body) - len(variants) + list(variants).index(lead) if len(variants) > 1 else None
+    told = len(variants) > 1 and lead in variants
+    strong = len(body) - len(variants) + list(variants).index(lead) if told else None
     meanings = "".join(
         f"<dt>{text(figure.head)}</dt><dd>{text(figure.explanation)}</dd>"
         for figure in shown
@@ -159,7 +160,12 @@ def result_table(variants: Sequence[Variant], lead: Variant) -> str:
 
 
 def results(variants: Sequence[Variant], lead: Variant) -> str:
-    """The table of all variants."""
+    """The table of all variants; those that aren't finished have one of their own."""
+    whole = [one for one in variants if one.first.finished]
+    others = [one for one in variants if not one.first.finished]
+    body = result_table(whole, lead) if whole else ""
+    if others:
+        body += f"<h3>Not finished</h3>{result_table(others, lead)}"
     seeds = " ± is the sample standard deviation over seeds." if any(len(one.runs) > 1 for one in variants) else ""
     how = (
         "every query searches the pictures or captions of <em>all</em> tasks together. "
@@ -169,7 +175,7 @@ def results(variants: Sequence[Variant], lead: Variant) -> str:
     return section(
         "results",
         "Results",
-        result_table(variants, lead),
+        body,
         f"After the last task, mean over tasks, in per cent; {how}Forgetting, BWT and FWT are in points.{seeds}",
     )
 

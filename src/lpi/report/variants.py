@@ -115,6 +115,8 @@ def read_variants(folders: Sequence[Path]) -> list[Variant]:
         label = f"{run.experiment} · {run.variant}" if several else run.variant
         if orders.index(run.tasks):
             label += f" · order {orders.index(run.tasks) + 1}"
+        if not run.finished:  # its figures are no seed's of the others
+            label += f" · {run.done} of {len(run.tasks)} tasks"
         for other in groups.setdefault(label, []):
             if other.seed == run.seed:
                 raise DataError(
@@ -125,11 +127,15 @@ def read_variants(folders: Sequence[Path]) -> list[Variant]:
 
 
 def leading(variants: Sequence[Variant]) -> Variant:
-    """The variant that the page tells in detail: LPI's first, else the first that learned in turn, else the first."""
-    for variant in variants:
+    """The variant that the page tells in detail: LPI's first, else the first that learned in turn, else the first.
+
+    One that is finished, where there is one.
+    """
+    whole = [variant for variant in variants if variant.first.finished] or variants
+    for variant in whole:
         if variant.first.method == "lpi":
             return variant
-    return next((one for one in variants if one.first.learned and is_triangle(one.matrix())), variants[0])
+    return next((one for one in whole if one.first.learned and is_triangle(one.matrix())), whole[0])
 
 
 def is_triangle(matrix: Sequence[Sequence[float]]) -> bool:

@@ -8,6 +8,9 @@ from pathlib import Path
 from lpi.search.manifest import is_address, located
 from lpi.search.store import Store
 
+SERVER = "server.json"
+"""Where in an index a server says at what address it is; see :mod:`lpi.cli.asking`."""
+
 
 def drop_store(folder: Path, store: str) -> None:
     """Take away the tables that an index in a folder named."""

@@ -39,11 +39,13 @@ class Seconds(TypedDict):
 class Report(TypedDict):
     """What adopting a domain would gain and lose.
 
+    ``tests`` is how many test pictures compete for each query: those of the new domain and of every test set on record.
     ``pictures``, ``reembed`` and ``share`` are how many pictures the index has, how many of them would have to be
     embedded again, and which share that is. ``unmeasured`` are old domains without a test set on record, ``unreadable``
     counts test pictures that are gone by their domain. For ``scoring`` see :mod:`lpi.search.scoring`.
     """
 
+    tests: int
     pictures: int
     reembed: int
     share: float
@@ -52,3 +54,10 @@ class Report(TypedDict):
     unmeasured: list[str]
     unreadable: dict[str, int]
     scoring: str
+
+
+def by_domain(task: str, report: Report) -> dict[str, Change]:
+    """What changes for each domain whose test set was measured: the new one first, what belongs to none last."""
+    recall = report["recall"]
+    others = {"held-out": recall["held_out"]} if recall["held_out"] else {}
+    return {f"{task} (new)": recall["new"], **recall["old"], **others}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,8 @@ import torch
 
 from lpi.config import TrainingSettings
 from lpi.data.folder import load_jsonl, load_task
-from lpi.data.records import CaptionedImage, require_readable
+from lpi.data.records import CaptionedImage, FilePicture, require_readable
+from lpi.data.rows import draw_splits
 from lpi.errors import ConfigError, DataError, MissingFileError
 from lpi.methods import outside
 from lpi.methods.base import Method
@@ -88,6 +89,12 @@ def closed_form(method: Method, settings: TrainingSettings) -> TrainingSettings 
     )
 
 
+def ways(method: Method, settings: TrainingSettings, *, deeper: bool) -> list[TrainingSettings]:
+    """How a domain is learned, in order: the closed form first where the method has one, then deeper if asked to."""
+    closed = closed_form(method, settings)
+    return [*([closed] if closed else []), *([settings] if deeper or not closed else [])]
+
+
 def read_domain(source: str | Path, task: str) -> Task:
     """A domain to learn from a folder with a captions file (or one a split), or from the file itself.
 
@@ -99,6 +106,29 @@ def read_domain(source: str | Path, task: str) -> Task:
     if not source.exists():
         raise MissingFileError(f"{source}: there is no such folder of captioned pictures. Check the path.")
     records = load_task(source, task) if source.is_dir() else load_jsonl(source, task_field=None, task=task)
+    return as_domain(task, records, source)
+
+
+def captioned_domain(task: str, captions: Mapping[Path, Sequence[str]]) -> Task:
+    """A domain to learn from pictures wherever they lie, by their files; which of them are tests is drawn.
+
+    Raises:
+        DataError: too few pictures.
+    """
+    splits = draw_splits({str(file): task for file in captions})
+    records = [
+        CaptionedImage(FilePicture(file, str(file)), tuple(words), task, splits[str(file)])
+        for file, words in captions.items()
+    ]
+    return as_domain(task, records, task)
+
+
+def as_domain(task: str, records: Iterable[CaptionedImage], source: str | Path) -> Task:
+    """Records as a domain to learn.
+
+    Raises:
+        DataError: too few pictures to learn from, or to be tested on.
+    """
     by_split: dict[str, list[CaptionedImage]] = {"train": [], "val": [], "test": []}
     for record in records:
         by_split.get(record.split, []).append(record)
@@ -189,7 +219,8 @@ def measure(
     started = time.monotonic()
     sets = on_record(writer.folder)
     known = [name for name in writer.method.tasks if name != task]
-    old = [name for name in known if name in sets]
+    never_taught = [name for name in sets if name not in known and name not in (task, HELD_OUT)]
+    old = [*(name for name in known if name in sets), *never_taught]
     gallery = Gallery([*(sets[name] for name in old), TestSet(task, tuple(test))])
     held_out = Gallery([sets[HELD_OUT]] if HELD_OUT in sets else [])
     found: list[dict[str, Recall]] = []
@@ -205,6 +236,7 @@ def measure(
     pictures, again = writer.manifest.current.pictures, writer.to_embed(method)
     embed = None if not again else round(again * seconds_per_picture(writer, method), 1)
     return Report(
+        tests=len(gallery.ids),
         pictures=pictures,
         reembed=again,
         share=again / pictures if pictures else 0.0,

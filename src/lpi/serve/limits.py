@@ -33,7 +33,8 @@ class Limits:
 
     Attributes:
         upload_bytes: of a request's body.
-        pixels: of a picture to search by.
+        pixels: of a picture to search by, or to learn from.
+        lesson_bytes, lesson_files: of everything that is sent to learn one domain from.
         waiting: requests that wait for one kind of work; one more is turned away.
         head_seconds: within which a request's head must be here, or its connection is closed.
         body_seconds: likewise its body.
@@ -43,6 +44,8 @@ class Limits:
 
     upload_bytes: int = 20 * 1024**2
     pixels: int = 64_000_000
+    lesson_bytes: int = 2 * 1024**3
+    lesson_files: int = 20_000
     waiting: int = 256
     head_seconds: float = 10.0
     body_seconds: float = 120.0
@@ -102,16 +105,23 @@ def read_picture(content: bytes, *, pixels: int, side: int | None = None) -> Ima
         if isinstance(error.__cause__, Image.DecompressionBombError | Image.DecompressionBombWarning):
             raise RefusedError(413, f"the picture must have at most {pixels:,} pixels. Make it smaller.") from error
         raise DataError("the picture can't be read. Send a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.") from error
+    check_shape(width, height, pixels)
+    return open_image(io.BytesIO(content), "what was sent", side)
+
+
+def check_shape(width: int, height: int, pixels: int, name: str = "the picture") -> None:
+    """Refuse a picture of too many pixels, or a mere line.
+
+    Raises:
+        RefusedError: it is one.
+    """
     if width * height > pixels:
-        raise RefusedError(
-            413, f"the picture must have at most {pixels:,} pixels; got {width} x {height}. Make it smaller."
-        )
+        raise RefusedError(413, f"{name} must have at most {pixels:,} pixels; got {width} x {height}. Make it smaller.")
     if max(width, height) > LONGEST_SHAPE * min(width, height):
         raise RefusedError(
             413,
-            f"a picture's length must be at most {LONGEST_SHAPE:,} times its width; got {width} x {height}. Cut it.",
+            f"the length of {name} must be at most {LONGEST_SHAPE:,} times its width; got {width} x {height}. Cut it.",
         )
-    return open_image(io.BytesIO(content), "what was sent", side)
 
 
 def said(errors: list[Any], known: dict[str, str]) -> str:

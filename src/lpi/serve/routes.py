@@ -16,7 +16,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from lpi import __version__
-from lpi.errors import ConfigError
+from lpi.errors import ConfigError, UnknownNameError, did_you_mean
 from lpi.search.fit import WELL
 from lpi.search.hits import Hit as Found
 from lpi.search.hits import Query as Encoded
@@ -24,6 +24,7 @@ from lpi.serve.limits import MOST_HITS, RefusedError
 from lpi.serve.schemas import (
     Asked,
     Box,
+    Domain,
     Expression,
     GroundAnswer,
     Health,
@@ -31,6 +32,7 @@ from lpi.serve.schemas import (
     Info,
     Newest,
     Picture,
+    Piece,
     Problem,
     Route,
     Search,
@@ -40,9 +42,12 @@ from lpi.serve.schemas import (
     Size,
     StageInfo,
     TaskInfo,
+    Teaching,
+    Way,
     WordSearch,
 )
-from lpi.serve.service import Encoding, Lookup, Service
+from lpi.serve.service import Encoding, Lookup, Service, check_id
+from lpi.serve.teaching import Teacher
 
 Result = TypeVar("Result")
 
@@ -78,6 +83,8 @@ def api(service: Service) -> APIRouter:
     add_searches(router, service)
     add_pictures(router, service)
     add_figures(router, service)
+    if service.teacher is not None:
+        add_teaching(router, service, service.teacher)
     return router
 
 
@@ -287,13 +294,66 @@ def add_figures(router: APIRouter, service: Service) -> None:
             grounding=service.grounder is not None,
             version=__version__,
             upload_bytes=service.limits.upload_bytes,
+            teaching=service.teacher is not None,
         )
 
     @router.get("/api/health", summary="Whether searches are answered")
     async def health() -> Health:
         await service.well()
-        return Health(status="ok", pictures=len(service.index), stage=service.index.manifest.current.number)
+        stage = service.index.manifest.current.number
+        return Health(status="ok", pictures=len(service.index), stage=stage, server=service.name)
 
     @router.get("/metrics", summary="Figures for Prometheus", response_class=Response)
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+# ---- teaching --------------------------------------------------------------------------------------------------------
+
+BUSY: Responses = {409: {"model": Problem, "description": "Another domain is being taught, or none."}}
+FILE_BODY = {"requestBody": {"required": True, "content": {"application/octet-stream": BINARY}}}
+
+
+def add_teaching(router: APIRouter, service: Service, teacher: Teacher) -> None:
+    """Add what changes the index: a domain is begun, sent, learned on trial, adopted or let go; or forgotten."""
+
+    @router.get("/api/teaching", summary="What is being taught or forgotten, and how far it is")
+    async def state(asked: Annotated[Asked, Query()]) -> Teaching:
+        return Teaching.of(teacher.job)
+
+    @router.post("/api/teaching", summary="Begin to teach a domain", responses=BUSY)
+    async def begin(asked: Domain) -> Teaching:
+        captions = {one.id: one.caption for one in asked.captions}
+        for key in captions:
+            check_id(key)
+        return Teaching.of(await service.apart(lambda: teacher.begin(asked.domain, captions)))
+
+    @router.put(
+        "/api/teaching/files",
+        summary="Send a file to be learned from, or a piece of one",
+        responses={**BUSY, **TOO_LARGE},
+        openapi_extra=FILE_BODY,
+    )
+    async def send(request: Request, asked: Annotated[Piece, Query()]) -> Teaching:
+        teacher.current("sending")  # before its bytes are taken
+        content = await request.body()
+        return Teaching.of(await service.apart(lambda: teacher.send(asked.name, content, asked.at)))
+
+    @router.post("/api/teaching/learn", summary="Learn on trial, and measure", responses=BUSY)
+    async def learn(asked: Way) -> Teaching:
+        return Teaching.of(teacher.learn(deeper=asked.deeper))
+
+    @router.post("/api/teaching/adopt", summary="Search with it from now on", responses=BUSY)
+    async def adopt(asked: Annotated[Asked, Query()]) -> Teaching:
+        return Teaching.of(teacher.adopt())
+
+    @router.delete("/api/teaching", summary="Let it go")
+    async def drop(asked: Annotated[Asked, Query()]) -> Teaching:
+        await service.apart(teacher.drop)
+        return Teaching.of(teacher.job)
+
+    @router.delete("/api/domains/{name}", summary="Forget a domain", responses=BUSY)
+    async def forget(name: str, asked: Annotated[Asked, Query()]) -> Teaching:
+        if name not in service.index.tasks:
+            raise UnknownNameError(f"no domain is called {name[:80]!r}. {did_you_mean(name, service.index.tasks)}")
+        return Teaching.of(teacher.begin(name, {}, forgets=True))

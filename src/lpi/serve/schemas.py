@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lpi.search.filters import Filters
+from lpi.search.report import Recall, by_domain
 from lpi.serve.limits import LONGEST_QUERY, MOST_HITS
 
 if TYPE_CHECKING:
     from lpi.search.hits import Hit as Found
+    from lpi.serve.teaching import Job
 
 # ---- asked -----------------------------------------------------------------------------------------------------------
 
@@ -72,6 +74,37 @@ class Expression(Asked):
     """What to look for in one picture."""
 
     expression: Annotated[str, Field(max_length=LONGEST_QUERY, description="The words.")] = ""
+
+
+class Piece(Asked):
+    """A file to be learned from, or a piece of one."""
+
+    name: Annotated[
+        str, Field(description="Relative to the folder that is sent: images/001.jpg, captions.jsonl, a zip.")
+    ]
+    at: Annotated[int, Field(ge=0, description="How many of its bytes came before.")] = 0
+
+
+class Captioned(Asked):
+    """A picture of the index, and what it shows."""
+
+    id: str
+    caption: Annotated[str, Field(max_length=LONGEST_QUERY)]
+
+
+class Domain(Asked):
+    """A domain to be taught: from pictures of the index, or from files that are sent next."""
+
+    domain: Annotated[str, Field(max_length=80, description="What to call it.")]
+    captions: Annotated[list[Captioned], Field(max_length=MOST_HITS)] = []
+
+
+class Way(Asked):
+    """How a domain is learned."""
+
+    deeper: Annotated[bool, Field(description="Beside the closed form (seconds), a change of the model (minutes).")] = (
+        False
+    )
 
 
 # ---- answered --------------------------------------------------------------------------------------------------------
@@ -162,6 +195,77 @@ class GroundAnswer(BaseModel):
     height: int
 
 
+class Gain(BaseModel):
+    """How often the right one is found first among the test pictures of a domain, 0..1, before and after."""
+
+    domain: str
+    before: float | None
+    after: float | None
+
+
+class Teaching(BaseModel):
+    """The domain that is being taught or forgotten; ``state`` is ``none`` where none is.
+
+    ``files`` and ``bytes`` came so far; ``passed`` files were neither pictures nor captions. ``what`` is going on,
+    ``done`` of ``total``, ``seconds_left`` where that can be said. Once it is ``ready``: what is gained and lost, by
+    how many test pictures of its own among how many; how many pictures must be embedded again; and whether more can be
+    learned ``deeper``. ``stage`` is what it led to.
+    """
+
+    state: Literal["none", "sending", "working", "stopping", "ready", "done", "failed"] = "none"
+    domain: str = ""
+    forgets: bool = False
+    files: int = 0
+    bytes: int = 0
+    passed: int = 0
+    what: str = ""
+    done: int = 0
+    total: int = 0
+    seconds_left: float | None = None
+    gains: list[Gain] = []
+    losses: list[str] = []
+    tests: int = 0
+    among: int = 0
+    embed: int = 0
+    embed_seconds: float | None = None
+    deeper: bool = False
+    problem: str = ""
+    stage: int | None = None
+
+    @classmethod
+    def of(cls, job: Job | None) -> Teaching:
+        """The answer's form of a job."""
+        if job is None:
+            return cls()
+        told = cls(
+            state=job.state,
+            domain=job.domain,
+            forgets=job.forgets,
+            files=job.sent.files or len(job.captions),
+            bytes=job.sent.size,
+            passed=job.sent.passed,
+            what=job.what,
+            done=job.done,
+            total=job.total,
+            seconds_left=job.seconds_left,
+            problem=job.problem,
+            stage=job.stage,
+        )
+        if job.lesson is not None:
+            report = job.lesson.report
+            shown = by_domain(job.domain, report).items()
+            told.gains = [Gain(domain=name, before=r1(own["before"]), after=r1(own["after"])) for name, own in shown]
+            told.losses, told.tests, told.among = job.lesson.losses, len(job.lesson.test), report["tests"]
+            told.embed, told.embed_seconds = report["reembed"], report["seconds"]["embed"]
+            told.deeper = not job.deeper
+        return told
+
+
+def r1(recall: Recall | None) -> float | None:
+    """The one figure of a recall that is shown."""
+    return None if recall is None else recall["r1"]
+
+
 class TaskInfo(BaseModel):
     """A domain, and how many pictures were sent to it."""
 
@@ -192,11 +296,13 @@ class Info(BaseModel):
     grounding: bool
     version: str
     upload_bytes: int
+    teaching: bool
 
 
 class Health(BaseModel):
-    """Whether searches are answered."""
+    """Whether searches are answered; ``server`` is what this process calls itself in the index that it serves."""
 
     status: Literal["ok"]
     pictures: int
     stage: int
+    server: str

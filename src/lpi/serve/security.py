@@ -7,7 +7,7 @@ import hmac
 import ipaddress
 import secrets
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
@@ -70,11 +70,24 @@ def host_name(header: str) -> str:
     return header.partition(":")[0].lower()
 
 
+def from_here(headers: Headers) -> bool:
+    """Whether a request comes from the server's own page, or from no page at all.
+
+    A browser says which. Over an unencrypted connection to another machine it only says the address of the page.
+    """
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site in ("same-origin", "none")
+    origin = headers.get("origin")
+    return origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+
+
 class Guard:
     """Stands before everything else: refuses who may not ask, and tells browsers what a page may do.
 
     A server on loopback has no token by default, but any page in a browser on the machine could reach it under a name
-    of its own that was made to point to 127.0.0.1. Such requests carry that name as their Host, and are refused.
+    of its own that was made to point to 127.0.0.1. Such requests carry that name as their Host, and are refused. So is
+    whatever another site's page sends that may change something.
 
     Args:
         app: what it stands before.
@@ -110,6 +123,11 @@ class Guard:
         host = host_name(headers.get("host", ""))
         if self.local and not is_loopback(host):
             message = f"this server answers as localhost only; got the host {host[:80]!r}. Open it as http://127.0.0.1."
+            return JSONResponse({"error": message}, 403)
+        if scope["method"] not in ("GET", "HEAD") and not from_here(headers):
+            message = (
+                "this comes from a page of another site, which mustn't change anything here. Use the server's own."
+            )
             return JSONResponse({"error": message}, 403)
         if self.token is None:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import webbrowser
 from collections.abc import Callable
@@ -10,14 +11,16 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from lpi.errors import LpiError
+from lpi.errors import LpiError, OutputError
 from lpi.search.index import SearchIndex
+from lpi.search.places import SERVER
 from lpi.serve.app import create_app
 from lpi.serve.connections import ACCEPTED, complain_seldom, protocol_for
 from lpi.serve.limits import Limits
 from lpi.serve.listening import listen, page_address
 from lpi.serve.security import is_loopback, token_for
 from lpi.serve.service import Service
+from lpi.storage import read_json, write_json
 
 if TYPE_CHECKING:
     from lpi.methods.grounding.base import GroundingMethod
@@ -64,6 +67,7 @@ def serve(
     threads: int | None = None,
     open_page: bool = False,
     limits: Limits | None = None,
+    teaching: bool = True,
     say: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> None:
     """Serve an index until Ctrl-C.
@@ -74,7 +78,7 @@ def serve(
             need the token.
         port: to listen at; 0 takes a free one.
         token: see :func:`lpi.serve.security.token_for`.
-        grounder, batching, threads, limits: see :class:`lpi.serve.service.Service`.
+        grounder, batching, threads, limits, teaching: see :class:`lpi.serve.service.Service`.
         open_page: open the page in a browser.
         say: told the one line that says where the page is.
 
@@ -84,10 +88,13 @@ def serve(
     wanted = token_for(host, token)
     listening = listen(host, port)
     address = page_address(host, listening.getsockname()[1])
-    service = Service(index, grounder=grounder, batching=batching, threads=threads, limits=limits)
+    service = Service(index, grounder=grounder, batching=batching, threads=threads, limits=limits, teaching=teaching)
+    found_at = index.folder / SERVER
     app = create_app(service, token=wanted, local=is_loopback(host))
 
     def begun() -> None:
+        with contextlib.suppress(OutputError):  # somebody else's index
+            write_json(found_at, {"address": address, "server": service.name})
         entry = f"{address}?token={wanted}" if wanted is not None and token is None else address
         pictures = "1 picture" if len(index) == 1 else f"{len(index):,} pictures"
         say(f"Search {pictures} of {index.root.name} at {entry} (Ctrl-C ends it)")
@@ -109,6 +116,11 @@ def serve(
     )
     with listening:
         server = Server(config, begun)
-        server.run(sockets=[listening])
+        try:
+            server.run(sockets=[listening])
+        finally:
+            with contextlib.suppress(LpiError, OSError):
+                if read_json(found_at, dict).get("server") == service.name:
+                    found_at.unlink()
     if not server.started:
         raise LpiError("the server couldn't begin; the lines above say why.")

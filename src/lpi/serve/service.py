@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import secrets
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from lpi.search.suggestions import suggestions
 from lpi.serve.batching import Batcher
 from lpi.serve.limits import Limits, RefusedError, read_picture
 from lpi.serve.metrics import Metrics
+from lpi.serve.teaching import Teacher
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -123,6 +125,7 @@ class Service:
         batching: join concurrent queries; otherwise each is encoded and looked for by itself.
         threads: cores that models may use; by default as many as torch would.
         limits: of requests.
+        teaching: who may ask may also teach domains and have them forgotten.
         refresh_seconds: between two looks at whether another process changed the index.
     """
 
@@ -134,13 +137,16 @@ class Service:
         batching: bool = True,
         threads: int | None = None,
         limits: Limits | None = None,
+        teaching: bool = True,
         refresh_seconds: float = REFRESH_SECONDS,
     ) -> None:
         self.index, self.grounder = index, grounder
         self.limits = limits or Limits()
         self.metrics, self.thumbnails = Metrics(), Thumbnails()
+        self.teacher = Teacher(index, self.limits) if teaching else None
         self._overview: Overview | None = None
         self._damage = ""
+        self.name = secrets.token_hex(8)
         self.examples: list[str] = []
         self._refresh_seconds = refresh_seconds
         cores = threads or torch.get_num_threads()
@@ -177,6 +183,8 @@ class Service:
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
+        if self.teacher is not None:
+            self.teacher.close()
         for batcher in (self._encode, self._find, self._pictures, self._boxes):
             batcher.close()
         self._refresher.shutdown(wait=True)

@@ -1,6 +1,11 @@
 // The server's HTTP API. A newer request of a kind gives up the one before it.
 
-export class ApiError extends Error {}
+export class ApiError extends Error {
+  constructor(message, status = 0) {
+    super(message);
+    this.status = status;
+  }
+}
 
 const running = new Map();
 
@@ -18,7 +23,7 @@ async function ask(kind, address, options = {}) {
     throw new ApiError("The server doesn't answer. Is lpi serve still running?");
   }
   control.signal.throwIfAborted(); // given up while the answer was read
-  if (!response.ok) throw new ApiError(answer?.error ?? `The server answered ${response.status}.`);
+  if (!response.ok) throw new ApiError(answer?.error ?? `The server answered ${response.status}.`, response.status);
   if (answer === null) throw new ApiError("The server's answer can't be read.");
   return answer;
 }
@@ -60,3 +65,21 @@ export const ground = (id, expression) =>
   ask("ground", `api/pictures/${encodeURIComponent(id)}/ground?${parameters({ expression })}`);
 
 export const thumbnail = (hit, side) => `${address(hit.thumbnail)}?side=${side}`;
+
+const change = (kind, address, method, content) =>
+  ask(kind, address, {
+    method,
+    body: content && JSON.stringify(content),
+    headers: content ? { "Content-Type": "application/json" } : {},
+  });
+
+/** What changes the index: a domain is begun, sent, learned on trial, adopted or let go; or forgotten. */
+export const teaching = {
+  state: () => ask("teaching", "api/teaching"),
+  begin: (domain, captions) => change("teaching", "api/teaching", "POST", { domain, captions }),
+  send: (name, at, piece) => ask("sending", `api/teaching/files?${parameters({ name, at })}`, { method: "PUT", body: piece }),
+  learn: (deeper) => change("teaching", "api/teaching/learn", "POST", { deeper }),
+  adopt: () => change("teaching", "api/teaching/adopt", "POST"),
+  drop: () => change("teaching", "api/teaching", "DELETE"),
+  forget: (domain) => change("teaching", `api/domains/${encodeURIComponent(domain)}`, "DELETE"),
+};

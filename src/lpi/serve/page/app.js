@@ -9,6 +9,7 @@ import * as messages from "./messages.js";
 import * as offered from "./offered.js";
 import * as selection from "./selection.js";
 import * as address from "./state.js";
+import * as teach from "./teach.js";
 
 const COUNT = 48; // pictures that are asked for at once
 const MOST = 500; // that the server gives in all
@@ -74,6 +75,8 @@ function fillIn(found) {
   fields.task.replaceChildren(option("", "all"), ...about.tasks.map((t) => option(t.name, `${t.name} (${t.pictures})`)));
   fields.task.parentElement.hidden = !about.tasks.length;
   fields.folder.parentElement.hidden = about.folders.length < 2;
+  byId("teach").hidden = !about.teaching;
+  if (about.teaching) selection.offer((hits) => teach.open(lesson, { hits }));
   byId("time").hidden = byId("then-now").hidden = about.stages.length < 2;
   slider.max = about.stages.length - 1;
   byId("stages").replaceChildren(...about.stages.map((stage, place) => option(String(place), label(stage))));
@@ -349,7 +352,38 @@ byId("home").addEventListener("click", (event) => {
   words.focus();
 });
 
+/** The index changed by what was done here: the fields follow as soon as the server has taken it over. */
+async function changed(stage) {
+  for (let left = 100; left; left -= 1) {
+    const found = await api.info().catch(() => null);
+    if (found && found.current >= stage) {
+      fillIn(found);
+      search({ fresh: false });
+      return;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 300));
+  }
+}
+
+function compareWith(stage, q) {
+  if (selection.isSelecting()) selection.toggle();
+  state = { ...state, q: state.q || q, stage: String(stage), compare: "1" };
+  search();
+}
+
+const lesson = { about: () => about, changed, compare: compareWith };
+byId("teach").addEventListener("click", () => teach.open(lesson));
+
+/** Take what is dropped as something to learn; says whether it is. */
+function dropped(entries) {
+  if (!about?.teaching || !(teach.isOpen() || teach.isLesson(entries))) return false;
+  if (detail.isOpen()) detail.close();
+  teach.filesOf(entries).then((files) => teach.open(lesson, { files }));
+  return true;
+}
+
 offered.listen((file) => {
+  if (teach.isOpen()) return;
   if (detail.isOpen()) detail.close();
   const refused = offered.refusal(file, about?.upload_bytes ?? Infinity);
   if (refused) {
@@ -359,11 +393,11 @@ offered.listen((file) => {
   }
   setPicture({ file });
   search();
-});
+}, dropped);
 
 addEventListener("keydown", (event) => {
   const typing = event.target.matches("input:not([type=range], [type=checkbox]), select, textarea");
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || teach.isOpen()) return;
   if (detail.isOpen()) {
     if (typing) return;
     if (event.key === "ArrowRight") detail.step(1);

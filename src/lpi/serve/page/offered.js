@@ -2,8 +2,8 @@
 
 import { byId } from "./dom.js";
 
-/** Call `take(file)` with each picture, or whatever else was offered as one. */
-export function listen(take) {
+/** Call `take(file)` with each picture, or whatever else was offered as one; `teach(entries)` with what is to be learned. */
+export function listen(take, teach) {
   const field = byId("file");
   field.addEventListener("change", () => {
     if (field.files[0]) take(field.files[0]);
@@ -27,7 +27,8 @@ export function listen(take) {
     if (!carriesFiles(event)) return;
     event.preventDefault();
     byId("drop").hidden = true;
-    if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
+    const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+    if (!teach(entries) && event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
   });
 }
 

@@ -6,8 +6,14 @@ import { byId, copying, el, fileName, plural } from "./dom.js";
 const PAUSE = 300; // milliseconds between two downloads, or browsers drop some
 const chosen = new Map(); // hits by id
 let selecting = false;
+let teach = null; // called with the hits that are to be taught; null where that can't be
 
 export const isSelecting = () => selecting;
+
+/** Offer to teach what is chosen. */
+export function offer(call) {
+  teach = call;
+}
 
 /** Begin or end choosing. */
 export function toggle() {
@@ -33,12 +39,14 @@ export function show() {
   bar.hidden = !selecting;
   if (!selecting) return;
   const hits = [...chosen.values()];
-  bar.replaceChildren(
+  const parts = [
     el("span", { role: "status" }, `${plural(hits.length, "picture")} selected`),
     el("button", { type: "button", disabled: !hits.length, onclick: () => download(hits) }, "Download"),
     copying("Copy paths", () => hits.map((hit) => hit.path).join("\n")),
+    teach && el("button", { type: "button", disabled: hits.length < 3, title: "Three or more can be taught", onclick: () => teach(hits) }, "Teach these"),
     el("button", { type: "button", onclick: toggle }, "Done"),
-  );
+  ];
+  bar.replaceChildren(...parts.filter(Boolean));
 }
 
 async function download(hits) {
