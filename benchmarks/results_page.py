@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from asked import opening
 from benchmark_tables import tables
 
 from lpi.evaluation.figures import column_list, markdown
@@ -37,6 +38,7 @@ def page(results: dict[str, Record], published: Record) -> str:
         "Recall, forgetting and retention in per cent or points; ± is the spread over seeds and task orders. Every "
         "table names the command, seeds, versions and machine it came from. Forgetting in the growing gallery is "
         "partly the gallery's: the frozen model's row says how much.\n",
+        opening(results),
         "## Measured here\n",
     ]
     parts += [section(name, record) for name, record in sorted(results.items(), key=lambda item: _place(*item))]

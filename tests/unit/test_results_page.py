@@ -135,3 +135,12 @@ def test_shipped_and_committed_experiments_are_read() -> None:
     for file in files:
         experiment = read_experiment(file)
         assert [experiment.variant(name).name for name in experiment.variant_names()]
+
+
+def test_the_page_opens_with_what_is_asked_and_whether_it_is_reached() -> None:
+    text = results_page.opening({"house.json": {"code_lines": 17_001, "method_members": 25}, "other.json": {}})
+    assert "1 of 2 bars are reached." in text
+    assert "| code lines | 17,001 | **no** | [house.json](#housejson) |" in text
+    assert "| members of Method | 25 | yes | [house.json](#housejson) |" in text
+    assert "import circles" not in text  # the file doesn't say
+    assert results_page.opening({}) == ""

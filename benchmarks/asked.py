@@ -1,0 +1,189 @@
+"""What the project asks of itself, bar by bar, and what its results files say: the opening of docs/results.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lpi.evaluation.figures import markdown
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One thing that is asked.
+
+    Attributes:
+        file: whose figures answer.
+        asked: in words, with the bar.
+        found: gives the figure.
+        limit: of it.
+        least: the figure is to be at least that; else at most.
+    """
+
+    file: str
+    asked: str
+    found: Callable[[Record], float]
+    limit: float
+    least: bool = False
+
+    def row(self, record: Record) -> list[str] | None:
+        """Asked, found, and whether that is reached; ``None`` where the file hasn't got the figure."""
+        try:
+            value = float(self.found(record))
+        except (KeyError, TypeError, IndexError):
+            return None
+        met = value >= self.limit if self.least else value <= self.limit
+        link = f"[{self.file}.json](#{self.file}json)"
+        return [self.asked, f"{value:.3g}" if value < 1000 else f"{value:,.0f}", "yes" if met else "**no**", link]
+
+
+def r1(record: Record, row: str) -> float:
+    return float(record["rows"][row]["final_r1"])
+
+
+def at_a_million(kind: str, engine: str, search: str, what: str) -> Callable[[Record], float]:
+    def found(record: Record) -> float:
+        own = record["sizes"]["1000000"][kind][engine][search]
+        return float(own["milliseconds"]["median"] if what == "median" else min(own["recall_at_10"].values()))
+
+    return found
+
+
+def exact_of_flat(record: Record) -> float:
+    """The slowest exact search at a million vectors, in medians of FAISS's flat one."""
+    own = record["sizes"]["1000000"].values()
+    return max(
+        one["lpi"]["exact"]["milliseconds"]["median"] / one["faiss_flat"]["exact"]["milliseconds"]["median"]
+        for one in own
+    )
+
+
+BARS = [
+    *(
+        Bar("step", f"{words} in at most {limit} float32 floors", lambda d, k=kind, p=part: d[k][p], limit)  # type: ignore[misc]
+        for kind, name, limits in (
+            ("ours", "float32", (1.2, 1.12, 1.25)),
+            ("auto", "what a user gets", (0.8, 0.65, 0.8)),
+        )
+        for part, limit in zip(("train", "image", "text"), limits, strict=True)
+        for words in (f"a step of ViT-B/16, {part}, {name},",)
+    ),
+    *(
+        Bar(
+            "step",
+            f"{part}: as many times as fast as the stock loop",
+            lambda d, p=part: d["speedup_over_stock"][p],
+            1.8,
+            True,
+        )  # type: ignore[misc]
+        for part in ("train", "text")
+    ),
+    *(
+        Bar(
+            "pipeline",
+            f"{model}, {what}: of the model's own rate",
+            lambda d, w=what, m=model: d[w][m]["share_of_model_rate"],
+            0.9,
+            True,
+        )  # type: ignore[misc]
+        for what in ("embed", "train")
+        for model in ("vit_b16", "lpi-tiny")
+    ),
+    Bar(
+        "compare_cost", "drawn scenes: processor time before over after", lambda d: d["scenes"]["cpu_ratio"], 1.5, True
+    ),
+    Bar("compare_cost", "upper third, real: likewise", lambda d: d["upper_third"]["cpu_ratio"], 2.5, True),
+    *(
+        Bar(
+            "search_scale",
+            f"recall@10 at a million, {kind}",
+            at_a_million(kind, "lpi", "approximate", "recall"),
+            0.95,
+            True,
+        )
+        for kind in ("random", "clustered", "real")
+    ),
+    *(
+        Bar("search_scale", f"median ms at a million, {kind}", at_a_million(kind, "lpi", "approximate", "median"), 20)
+        for kind in ("clustered", "real")
+    ),
+    Bar("search_scale", "exact search, in those of FAISS's flat one", exact_of_flat, 1.5),
+    Bar("compare_archives", "R@1 of `lpi_best`, free", lambda d: r1(d, "lpi_best"), 26, True),
+    Bar("compare_archives", "R@1 of `lpi_small`, within 0.5 M numbers", lambda d: r1(d, "lpi_small"), 22, True),
+    Bar(
+        "compare_archives",
+        "`lpi_best` above the closed form alone, points",
+        lambda d: r1(d, "lpi_best") - r1(d, "closed"),
+        0.1,
+        True,
+    ),
+    Bar(
+        "compare_archives",
+        "the closed form above the frozen model with its router, points",
+        lambda d: r1(d, "closed") - r1(d, "frozen_routed"),
+        10,
+        True,
+    ),
+    Bar(
+        "compare_archives",
+        "forgetting of the closed form in one gallery, points",
+        lambda d: d["rows"]["closed"]["forgetting_fixed_r1"],
+        -0.5,
+        True,
+    ),
+    Bar(
+        "published",
+        "published LPI above the frozen model, points",
+        lambda d: r1(d, "lpi_paper") - r1(d, "frozen"),
+        0.1,
+        True,
+    ),
+    Bar(
+        "honest_scores",
+        "captions that fit and are told that nothing does",
+        lambda d: d["fits"]["said_nothing_fits"],
+        0.1,
+    ),
+    Bar(
+        "honest_scores", "what doesn't fit and is told so", lambda d: d["does_not_fit"]["said_nothing_fits"], 0.8, True
+    ),
+    Bar(
+        "honest_scores",
+        "captions that fit, with stamps and clip art",
+        lambda d: d["with_stamps_and_clip_art"]["fits"]["said_nothing_fits"],
+        0.1,
+    ),
+    Bar("faults", "injected faults", lambda d: d["injected"], 500, True),
+    Bar("faults", "of these: lost, different, tracebacks", lambda d: d["lost"] + d["different"] + d["tracebacks"], 0),
+    Bar("fuzz", "generated inputs", lambda d: d["inputs"], 200_000, True),
+    Bar("fuzz", "tracebacks and hangs among them", lambda d: d["tracebacks"] + d["hangs"], 0),
+    Bar("mutants", "planted faults that no test notices, share", lambda d: d["unnoticed"] / d["planted"], 0.05),
+    Bar("slow_clients", "slowest search under 300 half-sent requests, s", lambda d: d["slowest_seconds"], 1),
+    Bar("house", "code lines", lambda d: d["code_lines"], 17_000),
+    Bar("house", "members of Method", lambda d: d["method_members"], 25),
+    Bar("house", "import circles", lambda d: d["import_circles"], 0),
+]
+
+
+def rows(results: dict[str, Record]) -> Iterator[list[str]]:
+    """The bars of which there are figures."""
+    for bar in BARS:
+        record = results.get(f"{bar.file}.json")
+        row = None if record is None else bar.row(record)
+        if row is not None:
+            yield row
+
+
+def opening(results: dict[str, Record]) -> str:
+    """What is asked, what is found, what holds, as a section; empty where there is nothing to say."""
+    found = list(rows(results))
+    if not found:
+        return ""
+    missed = sum(row[2] != "yes" for row in found)
+    return (
+        f"## What is asked, and what holds\n\n{len(found) - missed} of {len(found)} bars are reached.\n\n"
+        f"{markdown(['asked', 'found', 'reached', 'from'], found)}"
+    )
