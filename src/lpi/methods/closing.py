@@ -107,10 +107,12 @@ class Head(nn.Module):
             changed: as the task's steps changed the states.
             held: the pictures that the steps haven't seen, bool [pictures].
         """
-        found = [(chosen(pairs, self.dimensions, held=held), pairs) for pairs in (frozen, changed)]
-        (merit, *settings), pairs = max(found, key=lambda one: one[0][0])
-        self.changed.fill_(merit > found[0][0][0])
-        self.take(pairs, None, *settings)
+        (before, *_), (after, *settings) = (chosen(own, self.dimensions, held=held) for own in (frozen, changed))
+        self.changed.fill_(after > before)
+        if after > before:
+            self.take(changed, None, *settings)
+        else:  # of the frozen states all pairs are unseen: each may decide
+            self.fit(frozen)
 
     @property
     def dimensions(self) -> int:
