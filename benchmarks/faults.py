@@ -9,7 +9,8 @@ full, or has no inode left; a folder that is read-only, pictures and folders tha
 is years off, and jumps; little memory (RLIMIT_AS); a worker of ``compare --jobs 2`` that dies; a file of its state with
 flipped bits, or cut short; the same command twice at once. Afterwards the cause is taken away and the command given
 again. It must end as if nothing had happened, bit by bit but for times; or, where what it needs was damaged, it or
-``lpi doctor`` must name the damage in a line. Nothing may be lost, differ, or end in a traceback. Drawn pictures and
+``lpi doctor`` must name the damage in a line. A fault that came when the command had ended already is counted as late,
+not as injected. Nothing may be lost, differ, or end in a traceback. Drawn pictures and
 the embedded model; every command in a process of its own.
 
 Needs root (mounts) and, for the clock, libfaketime (Debian: faketime); a kind that can't be had here is left out, and
@@ -64,6 +65,7 @@ class Round:
         self.command = "compare" if self.fault == "dead worker" else self.chance.choice(COMMANDS)
         self.words, self.live = words_of(self.command), world.live
         self.seconds = float(world.expected[self.command]["seconds"])
+        self.late = False
 
     def go(self) -> dict[str, Any]:
         """Inject the fault, give the command again, compare."""
@@ -82,7 +84,10 @@ class Round:
             again, outcome = Ended(0, "it had counted already"), "same"
         else:
             (self.live / "answers.json").unlink(missing_ok=True)
+            started = time.monotonic()
             again = self.run(self.words)
+            if not again.code:  # what it takes now, whoever else is at work: the next moments are drawn from that
+                self.world.expected[self.command]["seconds"] = time.monotonic() - started
             if self.fault in ("unreadable", "vanishing", "little memory") and state_of(self.command) in (
                 "ix",
                 "taught",
@@ -98,6 +103,7 @@ class Round:
             "again": [again.code, again.last[:200]],
             "traceback": first.traceback or again.traceback,
             "hang": first.hangs or again.hangs,
+            "late": self.late,
             "outcome": outcome,
             "said": ""
             if outcome in ("same", "named") and not first.traceback
@@ -132,6 +138,10 @@ class Round:
             return bool(examine(self.live / state_of(self.command)).wrong)
         return True
 
+    def reach(self, process: Command) -> None:
+        """Wait for a random moment of a command; where that has ended by then, there is nothing to disturb any more."""
+        self.late = process.over(self.moment())
+
     def moment(self) -> float:
         return self.chance.uniform(0.05, 0.95) * self.seconds
 
@@ -141,7 +151,7 @@ class Round:
         """Killed at some moment, or while something is forbidden, which then is allowed again."""
         if self.fault in KILLS:
             process = self.world.start(self.words)
-            time.sleep(self.moment())
+            self.reach(process)
             process.send(KILLS[self.fault])
             return process.ended()
         with self.forbidden():
@@ -190,7 +200,7 @@ class Round:
         place = self.live / self.chance.choice(["photos", "tasks", "captioned"])
         away = self.live / "away"
         process = self.world.start(self.words)
-        time.sleep(self.moment())
+        self.reach(process)
         place.rename(away)
         first = process.ended()
         if place.exists():  # somebody made it anew
@@ -202,7 +212,7 @@ class Round:
         """A file of the state is spoilt while nobody works: after the command, or after half of it."""
         process = self.world.start(self.words)
         if self.chance.random() < 0.5:
-            time.sleep(self.moment())
+            process.over(self.moment())
             process.send(signal.SIGKILL)
         first = process.ended()
         place = self.live / state_of(self.command)
@@ -252,7 +262,7 @@ class Round:
         until = time.monotonic() + 60
         while not (found := workers(process)) and not process.over(0.05) and time.monotonic() < until:
             pass
-        process.over(self.chance.uniform(0, 2 * self.seconds))
+        self.reach(process)
         for pid in self.chance.sample(found, min(1, len(found))):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -272,7 +282,8 @@ def summary(rounds: list[dict[str, Any]], options: argparse.Namespace) -> dict[s
     """The figures that count, and every round by which one may be repeated."""
     outcomes = Counter(one["outcome"] for one in rounds)
     return {
-        "injected": len(rounds),
+        "injected": sum(not one["late"] for one in rounds),
+        "late": sum(one["late"] for one in rounds),
         "lost": outcomes["lost"],
         "different": outcomes["different"],
         "tracebacks": sum(one["traceback"] for one in rounds),

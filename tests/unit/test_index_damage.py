@@ -5,11 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from commands import Type
 from search_world import World
 
 from lpi.errors import CheckpointError, LpiError
 from lpi.search.checking import damage
 from lpi.search.index import SearchIndex
+from lpi.search.recorded import put_on_record
+from lpi.search.teaching import read_domain
+from lpi.storage import read_sealed, sealed, write_json
 
 
 @pytest.fixture
@@ -67,3 +71,44 @@ def test_a_damaged_model_is_named_by_the_check(mine: World) -> None:
     spoilt[-5] ^= 1
     file.write_bytes(spoilt)
     assert [line for line in damage(mine.index) if "is damaged (its content isn't what was written)" in line]
+
+
+def test_an_index_whose_tables_are_gone_is_looked_at_to_the_end(mine: World) -> None:
+    shutil.rmtree(mine.index / "store")
+    lines = damage(mine.index)
+    assert lines[0].startswith("stage 0: ")
+    assert all("tables are damaged or gone" in line for line in lines)
+
+
+def test_rows_that_are_too_few_are_counted(mine: World) -> None:
+    content = read_sealed(mine.index / "index.json")
+    content["stages"][0]["pictures"] += 1
+    write_json(mine.index / "index.json", sealed(content))
+    assert damage(mine.index) == [f"{mine.index}: stage 0 has 24 rows, and should have 25"]
+
+
+def test_a_changed_test_set_and_a_changed_manifest_are_named(mine: World) -> None:
+    put_on_record(mine.index, "warm", read_domain(mine.captioned / "warm", "warm").test)
+    assert damage(mine.index) == []
+    file = next((mine.index / "tests").glob("*.json"))
+    file.write_text(file.read_text().replace("dot", "box", 1))
+    (line,) = damage(mine.index)
+    assert f"{file} is damaged" in line
+    assert "put the test set on record again" in line
+    manifest = mine.index / "index.json"
+    manifest.write_text(manifest.read_text().replace('"batch": ', '"batch": 1', 1))
+    with pytest.raises(CheckpointError, match=r"index\.json is damaged .*Take it from a backup, or index again\."):
+        damage(mine.index)
+
+
+def test_the_command_says_what_is_damaged_and_what_to_do(mine: World, type_command: Type) -> None:
+    whole = type_command("index", mine.photos, "--index", mine.index, "--check")
+    assert whole == (0, "All is as it was written.\n", "")
+    shutil.rmtree(mine.index / "store")
+    ended = type_command("index", mine.photos, "--index", mine.index, "--check")
+    assert ended.code == 2
+    assert ended.out.startswith("wrong: stage 0: ")
+    assert ended.out.splitlines()[-1] == (
+        "Take the index from a backup, or make it anew from the pictures: "
+        f"lpi index {mine.photos} --index NEW_FOLDER --model MODEL"
+    )

@@ -275,6 +275,7 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path):
         ("examples.json", '[{"direction": "text_to_image"}]', r'examples\.json: expected str under "query"'),
         ("log.jsonl", '{"loss": 1.0}\n{"loss": \n', r"log\.jsonl, line 2 is damaged"),
         ("log.jsonl", '{"loss": "high"}\n', r'log\.jsonl, line 1: expected int or float under "loss"; got str'),
+        ("log.jsonl", f'{{"loss": {10**400}}}\n', r'log\.jsonl, line 1: the number under "loss" is too large'),
         ("result.json", '{"tasks": "three"}', r'result\.json: "tasks": Input should be a valid integer; got .three'),
         ("result.json", b"\xff\xfe", r"result\.json is damaged"),
     ],

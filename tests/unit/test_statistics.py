@@ -83,3 +83,20 @@ def test_pairs_must_match() -> None:
         paired_difference([1.0, 2.0], [1.0])
     with pytest.raises(DataError, match="got 0, 0"):
         paired_difference([], [])
+
+
+def test_of_many_pairs_the_observed_signs_are_one_of_twenty_thousand_and_one() -> None:
+    assert sign_flip_p([1.0] * 60) == pytest.approx(1 / 20_001, rel=1e-9)  # no coin falls alike sixty times
+    assert sign_flip_p([0.0] * 15) == 1.0
+
+
+def test_fourteen_pairs_are_still_counted_exactly_and_sums_may_differ_in_their_last_bits() -> None:
+    assert sign_flip_p([1.0] * 14) == 2 / 2**14
+    assert sign_flip_p([0.1, 0.2, 0.3, 0.7]) == 2 / 16
+
+
+def test_an_interval_leaves_out_as_much_on_either_side_as_its_level_says() -> None:
+    differences = [[float(number)] for number in range(40)]
+    wide, narrow = (bootstrap_interval(differences, level=level, draws=1001) for level in (0.99, 0.5))
+    assert wide[0] < narrow[0] < 19.5 < narrow[1] < wide[1]
+    assert bootstrap_interval(differences) == bootstrap_interval(differences, level=0.95, draws=2_000, seed=0)

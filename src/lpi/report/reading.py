@@ -21,6 +21,7 @@ from lpi.metrics.statistics import deviation
 from lpi.reading import UnreadableError, parse_json, read_bytes
 from lpi.storage import read_json, read_sealed
 
+LARGEST_BITS = 64  # of whole numbers; a float holds no more than 1,024
 Json = Any
 """What JSON holds: settings, examples, lines of a log."""
 
@@ -260,6 +261,8 @@ def expect(where: Path | str, record: Any, fields: Mapping[str, type | tuple[typ
     if not isinstance(record, dict):
         raise CheckpointError(f"{where}: expected an object; got {type(record).__name__}. Run it again.")
     for name, kind in fields.items():
+        if isinstance(record.get(name), int) and record[name].bit_length() > LARGEST_BITS:
+            raise CheckpointError(f'{where}: the number under "{name}" is too large for any figure. Run it again.')
         if not isinstance(record.get(name), kind):
             found = type(record[name]).__name__ if name in record else "nothing"
             wanted = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from lpi.search.hits import Hit as Found
     from lpi.serve.teaching import Job
 
+Day = Annotated[str, Field(json_schema_extra={"format": "date"})]
+
 # ---- asked -----------------------------------------------------------------------------------------------------------
 
 
@@ -36,8 +38,8 @@ class Newest(Asked):
     stage: Annotated[int | None, Field(description="As of this stage; by default the current one.")] = None
     folder: Annotated[str | None, Field(description="Only in this folder, relative to the indexed one.")] = None
     task: Annotated[str | None, Field(description="Only pictures of this domain.")] = None
-    since: Annotated[str | None, Field(description="Only taken on this day or later, YYYY-MM-DD.")] = None
-    until: Annotated[str | None, Field(description="Only taken on this day or earlier.")] = None
+    since: Annotated[Day | None, Field(description="Only taken on this day or later, YYYY-MM-DD.")] = None
+    until: Annotated[Day | None, Field(description="Only taken on this day or earlier.")] = None
 
     def filters(self) -> Filters:
         """The conditions on pictures, as the index takes them."""
