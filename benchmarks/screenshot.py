@@ -30,6 +30,7 @@ TAUGHT = "animal"
 SEARCHED, COMPARED = "a black cat on a farm", "field notes, day 12: a giraffe"
 NONSENSE = "qwertz asdf"
 SIZE, PHONE = {"width": 1280, "height": 760}, {"width": 390, "height": 844}
+TOLD = "fetch('api/search?q=a&k=1').then(answer => answer.json()).then(found => found.fits_well)"
 SHOWN = "all => Promise.all(all.filter(i => i.getBoundingClientRect().top < innerHeight).map(i => i.decode()))"
 
 
@@ -81,9 +82,6 @@ def look(page: Page, root: Path, out: Path) -> None:
     page.keyboard.press("Enter")
     page.wait_for_selector("#teaching table", timeout=300_000)
     page.screenshot(path=out / "teaching.jpg", type="jpeg", quality=85)
-    page.click("#teaching :text-matches('^Learn deeper')")
-    page.wait_for_selector("#teaching progress")
-    page.wait_for_selector("#teaching table", timeout=900_000)
     page.click("#teaching :text-matches('^Adopt it')")
     page.click("#teaching :text-is('Then and now')", timeout=300_000)
     page.wait_for_selector(".columns")
@@ -126,6 +124,8 @@ def main() -> None:
             look(page, root, options.out)
         if options.words is not None:
             with served(photos, root / "other", options.words) as page:
+                while page.evaluate(TOLD) is None:  # it isn't measured yet how well pictures fit
+                    page.wait_for_timeout(500)
                 shoot(page, NONSENSE, options.out / "nothing-fits.jpg")
 
 
