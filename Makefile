@@ -1,4 +1,4 @@
-# make install | check | test | results | results-page
+# make install | check | test | docs | results | results-page
 #
 # PYTHON makes the environment; everything else runs in .venv.
 PYTHON ?= python3
@@ -6,7 +6,7 @@ BIN := .venv/bin
 # The folder of the real streams (photographs, emoji, stamps, ..) and their backbone, for results-real.
 REAL ?= ../shared/real
 
-.PHONY: install check test results results-compare results-real results-page
+.PHONY: install check test docs results results-compare results-real results-page
 
 install:
 	$(PYTHON) -m venv .venv
@@ -17,6 +17,10 @@ check:
 
 test:
 	$(BIN)/python -m pytest -n auto
+
+# The documentation as a site, in site/.
+docs:
+	$(BIN)/python -m mkdocs build --strict
 
 # Figures of the embedded world and of speed; about an hour on two cores, step.py on a machine that does nothing else.
 results:

@@ -30,6 +30,7 @@ TAUGHT = "animal"
 SEARCHED, COMPARED = "a black cat on a farm", "field notes, day 12: a giraffe"
 NONSENSE = "qwertz asdf"
 SIZE, PHONE = {"width": 1280, "height": 760}, {"width": 390, "height": 844}
+TOLD = "fetch('api/search?q=a&k=1').then(answer => answer.json()).then(found => found.fits_well)"
 SHOWN = "all => Promise.all(all.filter(i => i.getBoundingClientRect().top < innerHeight).map(i => i.decode()))"
 
 
@@ -123,6 +124,8 @@ def main() -> None:
             look(page, root, options.out)
         if options.words is not None:
             with served(photos, root / "other", options.words) as page:
+                while page.evaluate(TOLD) is None:  # it isn't measured yet how well pictures fit
+                    page.wait_for_timeout(500)
                 shoot(page, NONSENSE, options.out / "nothing-fits.jpg")
 
 
