@@ -169,7 +169,9 @@ def test_the_original_vocabulary_file_makes_clip_s_tokenizer(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "content", [b"no gzip", gzip.compress(b"#version\nt h\nthree of them\n"), gzip.compress(b"\xff")]
+    "content",
+    [b"no gzip", gzip.compress(b"#version\nt h\nthree of them\n"), gzip.compress(b"\xff")],
+    ids=["no gzip", "three pieces", "no utf-8"],  # packed bytes have the time in them: every process names them anew
 )
 def test_a_vocabulary_file_that_is_damaged_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / VOCABULARY).write_bytes(content)
