@@ -184,7 +184,8 @@ class _Look:
         if not stages:
             self._wrong(f"{folder} has figures, but none of the stages that they come from. {AGAIN}")
             return
-        again = self._tried(summarise, stages, frozen.stages if frozen else None, metrics)
+        known = frozen.stages if frozen else None
+        again = self._tried(lambda _: summarise(stages, known, metrics), folder)
         for name in ("final", "average", "forgetting", "bwt") if again is not None else ():
             if not _same(getattr(again, name), getattr(result, name)):
                 self._wrong(f"{folder / 'result.json'}: its {name!r} isn't what its stages come to. {AGAIN}")
@@ -243,7 +244,8 @@ class _Look:
         except MissingExtraError:
             raise
         except LpiError as error:
-            self._wrong(str(error))
+            place = str(what[0])  # a method's own complaint of an option that it doesn't know names no folder
+            self._wrong(str(error) if place in str(error) else f"{place}: {error}")
             return None
 
     def _there(self, file: Path, read: Callable[[Path], Result]) -> Result | None:

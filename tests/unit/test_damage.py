@@ -128,6 +128,8 @@ def test_records_that_fit_neither_each_other_nor_the_settings(mine: Path) -> Non
     names(f"{first.name} is of another stage or task")
     changed(run / "model" / "config.json", lambda own: own["options"].update(rank=3))
     names("the options in run.json and in model/config.json differ", "don't fit the options")
+    changed(run / "model" / "config.json", lambda own: own["options"].update(gone=3))
+    names(f"{run / 'model'}: method 'lpi' has no option 'gone'")
     changed(run / "model" / "config.json", lambda own: own.update(method="zero_shot"))
     names("run.json says 'lpi', the model is 'zero_shot'")
     changed(run / "run.json", lambda own: own["backbone"].update(identity="0" * 16))
