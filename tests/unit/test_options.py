@@ -11,6 +11,7 @@ import torch
 from commands import Type, refused
 from torch import Tensor
 
+import lpi
 from lpi.backbones import DualEncoder
 from lpi.config import TrainingSettings
 from lpi.errors import CheckpointError, ConfigError
@@ -238,3 +239,12 @@ def test_a_methods_options_are_listed_from_its_dataclass(type_command: Type, tmp
     guide = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (tmp_path / "my_shift.py").write_text(guide.partition("```python\n")[2].partition("```\n")[0])
     assert "how far one unit of the shift goes" in type_command("methods", tmp_path / "my_shift.py").out
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("l2p", {"pool": 2**40}), ("l2p", {"length": 2**19, "pool": 2**19}), ("lpi", {"rank": 10**30})],
+)
+def test_sizes_beyond_any_use_are_refused_before_they_take_memory(name: str, options: dict[str, int]) -> None:
+    with pytest.raises(ConfigError):
+        lpi.method(name, "lpi-tiny", **options)

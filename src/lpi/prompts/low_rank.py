@@ -17,10 +17,20 @@ TOWERS = ("vision", "text")
 Sharing = Literal["none", "layer"]
 Decomposition = Literal["cp", "free"]
 FACTOR_STD = 0.5
+MOST_NUMBERS = 2**27  # half a gigabyte, of what a task learns a few thousand of
 
 
 def normal(shape: tuple[int, ...], std: float, generator: torch.Generator) -> nn.Parameter:
-    """A parameter drawn from N(0, std^2), on the CPU, so that a seed means the same on every device."""
+    """A parameter drawn from N(0, std^2), on the CPU, so that a seed means the same on every device.
+
+    Raises:
+        ConfigError: more than :data:`MOST_NUMBERS`.
+    """
+    if math.prod(shape) > MOST_NUMBERS:
+        raise ConfigError(
+            f"prompts of {' x '.join(map(str, shape))} numbers are more than {MOST_NUMBERS:,}. Take a smaller length, "
+            "rank or pool."
+        )
     return nn.Parameter(torch.randn(shape, generator=generator) * std)
 
 

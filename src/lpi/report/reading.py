@@ -140,7 +140,7 @@ def read_info(path: Path) -> Json:
     """What the run is: ``run.json``, checked."""
     info = read_sealed(path)
     expect(path, info, {"experiment": str, "row": str, "seed": int, "stream": dict, "method": dict})
-    if info.get("format") != FORMAT or info.get("problem") not in METRICS:
+    if info.get("format") != FORMAT or info.get("problem") not in list(METRICS):
         raise CheckpointError(
             f"{path.parent} is a run of another version of lpi, whose records are written otherwise. Run it again."
         )
