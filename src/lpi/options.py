@@ -21,8 +21,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from lpi.errors import ConfigError, check_choice, did_you_mean
 
-Count = Annotated[int, Field(ge=1)]
-Size = Annotated[int, Field(ge=0)]
+MOST = 2**16  # of whatever an option counts: beyond any use, and a saved model that asks for more takes no memory
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Size = Annotated[int, Field(ge=0, le=MOST)]
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Cosine = Annotated[float, Field(ge=-1, le=1)]
@@ -131,7 +132,7 @@ def check_value(name: str, value: Any, hint: Any, *, place: str = "") -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     bounds = limits(hint)
     if number and bounds and _outside(value, bounds) and any(kind in (int, float) for kind in kinds(hint)):
-        raise ConfigError(f"{name} must be {_range(bounds)}; got {value}.")
+        raise ConfigError(f"{name} must be {_range(bounds, value)}; got {value}.")
     try:
         _adapter(bare(hint)).validate_python(value, strict=True)
     except ValidationError as error:
@@ -144,7 +145,9 @@ def _outside(value: float, bounds: Mapping[str, float]) -> bool:
     return not (inside and ("gt" not in bounds or value > bounds["gt"]))
 
 
-def _range(bounds: Mapping[str, float]) -> str:
+def _range(bounds: Mapping[str, float], value: float = 0) -> str:
+    if bounds.get("le") == MOST:
+        return f"at least {bounds['ge']:g}" if value <= MOST else f"at most {MOST:,}"
     if "gt" in bounds:
         return f"above {bounds['gt']:g}" + (f" and at most {bounds['le']:g}" if "le" in bounds else "")
     return f"between {bounds['ge']:g} and {bounds['le']:g}" if "le" in bounds else f"at least {bounds['ge']:g}"

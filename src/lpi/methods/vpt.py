@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from lpi.backbones.base import TowerPrompts
 from lpi.methods.prompted import Prompted, PromptOptions, fitting_depth
 from lpi.options import Count
+from lpi.prompts.low_rank import check_numbers
 
 
 class VPT(Prompted):
@@ -50,6 +51,7 @@ class VPT(Prompted):
         vision = self.backbone.vision
         layers = fitting_depth(self.options.depth, vision.depth, vision.depth)
         bound = math.sqrt(6 / (3 * vision.config.patch_size**2 + vision.width))
+        check_numbers(layers, self.options.length, vision.width)
         drawn = torch.rand((layers, self.options.length, vision.width), generator=generator)
         return nn.ParameterDict({"tokens": nn.Parameter((2 * drawn - 1) * bound), **self.gates(layers, "vision")})
 

@@ -20,8 +20,8 @@ FACTOR_STD = 0.5
 MOST_NUMBERS = 2**27  # half a gigabyte, of what a task learns a few thousand of
 
 
-def normal(shape: tuple[int, ...], std: float, generator: torch.Generator) -> nn.Parameter:
-    """A parameter drawn from N(0, std^2), on the CPU, so that a seed means the same on every device.
+def check_numbers(*shape: int) -> None:
+    """Refuse prompts of a size beyond any use before they take memory.
 
     Raises:
         ConfigError: more than :data:`MOST_NUMBERS`.
@@ -31,6 +31,15 @@ def normal(shape: tuple[int, ...], std: float, generator: torch.Generator) -> nn
             f"prompts of {' x '.join(map(str, shape))} numbers are more than {MOST_NUMBERS:,}. Take a smaller length, "
             "rank or pool."
         )
+
+
+def normal(shape: tuple[int, ...], std: float, generator: torch.Generator) -> nn.Parameter:
+    """A parameter drawn from N(0, std^2), on the CPU, so that a seed means the same on every device.
+
+    Raises:
+        ConfigError: more than :data:`MOST_NUMBERS`.
+    """
+    check_numbers(*shape)
     return nn.Parameter(torch.randn(shape, generator=generator) * std)
 
 
