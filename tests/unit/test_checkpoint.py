@@ -24,7 +24,7 @@ from lpi.prompts.interaction import Interaction
 from lpi.prompts.low_rank import LowRankPrompts
 from lpi.prompts.task_keys import TaskKeys
 from lpi.routing.base import Kept
-from lpi.storage import write_json, write_tensors
+from lpi.storage import read_json, write_json, write_tensors
 from lpi.tasks.stream import TaskStream
 
 Learn = Callable[..., Method]
@@ -379,3 +379,12 @@ def test_a_save_that_was_cut_short_is_made_again(learned: Method, folder: Path) 
     (folder / "config.json").unlink()
     save_method(learned, folder)
     assert (folder / "config.json").is_file()
+
+
+def test_a_closed_form_of_an_earlier_version_is_refused_in_one_line(clip: DualEncoder, tmp_path: Path) -> None:
+    save_method(method("lpi", clip, dimensions=4), tmp_path / "model")
+    config = read_json(tmp_path / "model" / "config.json", dict)
+    del config["options"]["closing"]["projection"]
+    write_json(tmp_path / "model" / "config.json", config)
+    with pytest.raises(CheckpointError, match=r"of an earlier version, which read less of a picture\. Learn"):
+        load_method(tmp_path / "model", backbone=clip)

@@ -40,6 +40,20 @@ def renewed(config: Mapping[str, Any], place: object) -> dict[str, Any]:
     return {**config, "method": last if problem == "grounding" else name, "problem": problem, "options": options}
 
 
+def refuse_narrow_closed_form(options: Mapping[str, Any], place: object) -> None:
+    """Refuse a closed form of before it read the states of the middle: its maps have other widths.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    own = options.get("closing")
+    if isinstance(own, Mapping) and own.get("dimensions") and "projection" not in own:
+        raise CheckpointError(
+            f"{place}: its closed form is of an earlier version, which read less of a picture. Learn its tasks again; "
+            "an index: lpi index FOLDER --index NEW_FOLDER, then lpi teach."
+        )
+
+
 def renewed_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What the first format stored for a task as this one has it: routing keys apart from what was learned."""
     return {_renewed_name(name): tensor for name, tensor in state.items()}
