@@ -180,6 +180,10 @@ def test_an_index_reads_no_model_elsewhere(mine: World) -> None:
     (mine.index / "index.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="no model is called"):
         read_manifest(mine.index)
+    content["stages"] = []
+    (mine.index / "index.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="it has no stages"):
+        read_manifest(mine.index)
 
 
 def test_a_folder_whose_names_are_like_those_of_an_index_is_not_taken_for_one(tmp_path: Path) -> None:

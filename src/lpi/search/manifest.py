@@ -254,6 +254,8 @@ def _checked(manifest: Manifest) -> Manifest:
     Raises:
         ValueError: one isn't.
     """
+    if not manifest.stages:
+        raise ValueError("it has no stages")
     for model in (stage.model for stage in manifest.stages):
         if not is_model(model):
             raise ValueError(f"no model is called {model!r}")
