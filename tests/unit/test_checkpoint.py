@@ -24,7 +24,7 @@ from lpi.prompts.interaction import Interaction
 from lpi.prompts.low_rank import LowRankPrompts
 from lpi.prompts.task_keys import TaskKeys
 from lpi.routing.base import Kept
-from lpi.storage import read_json, write_json, write_tensors
+from lpi.storage import read_json, unsealed, write_json, write_tensors
 from lpi.tasks.stream import TaskStream
 
 Learn = Callable[..., Method]
@@ -388,3 +388,17 @@ def test_a_closed_form_of_an_earlier_version_is_refused_in_one_line(clip: DualEn
     write_json(tmp_path / "model" / "config.json", config)
     with pytest.raises(CheckpointError, match=r"of an earlier version, which read less of a picture\. Learn"):
         load_method(tmp_path / "model", backbone=clip)
+
+
+def test_a_model_of_before_there_were_closed_forms_opens_without_one(
+    clip: DualEncoder, stream: TaskStream, captions: list[str], tmp_path: Path
+) -> None:
+    learned = method("lpi", clip, preset="best", dimensions=0, adapter_rank=1, length=2, rank=2, clusters=1)
+    learned.learn(stream.tasks[0], steps=1)
+    save_method(learned, tmp_path / "model")
+    config = unsealed(tmp_path, read_json(tmp_path / "model" / "config.json", dict))
+    del config["options"]["closing"]
+    write_json(tmp_path / "model" / "config.json", config)
+    loaded = load_method(tmp_path / "model", backbone=clip)
+    assert loaded.options.closing.dimensions == 0
+    assert torch.equal(loaded.encode_texts(captions), learned.encode_texts(captions))

@@ -40,18 +40,23 @@ def renewed(config: Mapping[str, Any], place: object) -> dict[str, Any]:
     return {**config, "method": last if problem == "grounding" else name, "problem": problem, "options": options}
 
 
-def refuse_narrow_closed_form(options: Mapping[str, Any], place: object) -> None:
-    """Refuse a closed form of before it read the states of the middle: its maps have other widths.
+def with_closed_form(options: Mapping[str, Any], place: object) -> dict[str, Any]:
+    """The options of a saved method, with what its version said of closed forms.
+
+    One that was saved before there were any has none, whatever its preset has by now.
 
     Raises:
-        CheckpointError: it is one.
+        CheckpointError: its closed form is of before it read the states of the middle: its maps have other widths.
     """
     own = options.get("closing")
+    if own is None and "adapter" in options and "dimensions" not in options:
+        return {**options, "closing": {"dimensions": 0}}
     if isinstance(own, Mapping) and own.get("dimensions") and "projection" not in own:
         raise CheckpointError(
             f"{place}: its closed form is of an earlier version, which read less of a picture. Learn its tasks again; "
             "an index: lpi index FOLDER --index NEW_FOLDER, then lpi teach."
         )
+    return dict(options)
 
 
 def renewed_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
