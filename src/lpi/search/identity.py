@@ -171,7 +171,8 @@ def _task_difference(ours: Sequence[KnownTask], theirs: Sequence[KnownTask]) -> 
     for name in other:
         if name not in mine:
             return f"the model knows task {name!r}, the index doesn't"
-    return "they were made with other options" if list(mine) == list(other) else "their tasks come in another order"
+    other_ways = "they were made with other options, or by another version"
+    return other_ways if list(mine) == list(other) else "their tasks come in another order"
 
 
 def load_stage(
