@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lpi.evaluation.machine import environment
+from lpi.evaluation.machine import commit_of, environment
 from lpi.storage import read_json, write_json
 
 SCENES = [
@@ -107,11 +107,6 @@ def measure(trees: dict[str, Path], what: list[str], work: Path) -> dict[str, An
         "mean_difference_r1": round(statistics.fmean(apart), 3),
         **found,
     }
-
-
-def commit_of(tree: Path) -> str:
-    words = ["git", "-C", str(tree), "rev-parse", "--short=12", "HEAD"]
-    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def main() -> None:

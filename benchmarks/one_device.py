@@ -59,6 +59,17 @@ def tensors(found: Any) -> Iterator[torch.Tensor]:
             yield from tensors(part)
 
 
+def on_device(part: Any) -> Any:
+    """The same with its tensors moved; whatever is no tensor, or table or row of such, as it is."""
+    if isinstance(part, torch.Tensor):
+        return part.to(DEVICE)
+    if type(part) in (dict, list, tuple) and any(True for _ in tensors(part)):
+        if isinstance(part, dict):
+            return {key: on_device(value) for key, value in part.items()}
+        return type(part)(on_device(value) for value in part)
+    return part
+
+
 def check(name: str, tasks: tuple[Task, ...]) -> Outcome:
     """What a method does on the device that isn't there."""
     method: Method = lpi.method(name, "lpi-tiny")
@@ -71,6 +82,9 @@ def check(name: str, tasks: tuple[Task, ...]) -> Outcome:
     router = method.router
     looks = {tower: training.view(tower, router.look(tower)).to(DEVICE) for tower in TOWERS} if router else {}
     method.to(DEVICE)
+    for module in method.modules():  # what a method keeps for the task only lies where it was computed
+        kept = {name: part for name, part in vars(module).items() if not name.startswith("_")}
+        vars(module).update({name: on_device(part) for name, part in kept.items()})
     moved = {name: getattr(ready, name).to(DEVICE) for name in ("images", "texts", "positives", "owner")}
     batch = replace(ready, **moved, frozen=lambda: frozen)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -86,7 +100,8 @@ def check(name: str, tasks: tuple[Task, ...]) -> Outcome:
             "captions": outcome(lambda: method.text_features(words, 0)),
         }
         if router is not None:
-            found["routing"] = outcome(lambda: [router.distances(tower, own) for tower, own in looks.items()])
+            first = router.stage(0)  # the second task has nothing that routes yet
+            found["routing"] = outcome(lambda: [first.distances(tower, own) for tower, own in looks.items()])
     return found
 
 

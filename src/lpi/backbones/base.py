@@ -179,7 +179,7 @@ class DualEncoder(nn.Module):
         """Features, [batch, features], not normalised, and a summary, [batch, :meth:`summary_width`]; one pass.
 
         The summary is what :meth:`Tower.summary` says at the end, and how the states looked (:func:`pooled_states`)
-        after :meth:`middle` blocks, where a router looks, too: what the last blocks leave out of that is missed.
+        after :meth:`middle` blocks: what the last blocks leave out of that is missed.
 
         Args:
             tower: ``vision`` or ``text``.

@@ -222,11 +222,16 @@ def some(inputs: Any, prompts: TowerPrompts | None, rows: Tensor) -> tuple[Any, 
     """Some rows of what enters a tower, int64 [some], and the prompts for them."""
     if prompts is not None and prompts.states.dim() == 4:
         prompts = replace(prompts, states=prompts.states[rows])
+    return rows_of(inputs, rows), prompts
+
+
+def rows_of(inputs: Any, rows: Tensor) -> Any:
+    """Some rows of what enters a tower, int64 [some]."""
     if isinstance(inputs, TowerState):
-        return inputs.rows(rows), prompts
+        return inputs.rows(rows)
     if isinstance(inputs, Tensor):
-        return inputs[rows], prompts
-    return type(inputs)(*(part[rows] for part in vars(inputs).values())), prompts
+        return inputs[rows]
+    return type(inputs)(*(part[rows] for part in vars(inputs).values()))
 
 
 def append(states: Tensor, prompt: Tensor) -> Tensor:

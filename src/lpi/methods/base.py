@@ -23,7 +23,7 @@ from typing_extensions import Unpack
 
 from lpi.backbones.base import DualEncoder, Images, Problem, Texts, View
 from lpi.backbones.given import PictureLike
-from lpi.backbones.state import some
+from lpi.backbones.state import rows_of
 from lpi.config import TrainingSettings
 from lpi.counting import Counter
 from lpi.devices import pick_device
@@ -137,8 +137,8 @@ class TrainingBatch:
 
         here = self.positives.device
         return TrainingBatch(
-            images=some(self.images, None, images.to(here))[0],
-            texts=some(self.texts, None, texts.to(here))[0],
+            images=rows_of(self.images, images.to(here)),
+            texts=rows_of(self.texts, texts.to(here)),
             positives=self.positives[images.to(here)][:, texts.to(here)],
             owner=place[self.owner[texts]],
             frozen=frozen,

@@ -61,14 +61,13 @@ class Centred(Method):
 
     def image_features(self, images: Images, route: int) -> Tensor:
         """See :class:`Method`."""
-        return self._encode("vision", images, route)
+        return self._centred("vision", super().image_features(images, route), route)
 
     def text_features(self, texts: Texts, route: int) -> Tensor:
         """See :class:`Method`."""
-        return self._encode("text", texts, route)
+        return self._centred("text", super().text_features(texts, route), route)
 
-    def _encode(self, tower: str, inputs: Images | Texts, route: int) -> Tensor:
-        features = F.normalize(getattr(self.backbone, tower)(inputs), dim=-1)
+    def _centred(self, tower: str, features: Tensor, route: int) -> Tensor:
         if route == FALLBACK or not self.count[tower]:
             return features
         mean = self.total[tower] / self.count[tower]
