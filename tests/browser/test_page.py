@@ -338,6 +338,19 @@ def test_a_picked_picture_is_searched_with(visit: Visit, taught: World) -> None:
     page.wait_for_selector("text=notes.txt is not a picture")
 
 
+def test_a_picture_given_before_the_page_knows_its_index_is_searched_with(visit: Visit, taught: World) -> None:
+    held: list[Any] = []
+    page = visit()
+    page.route("**/api/info", lambda route: held.append(route))
+    page.reload()
+    page.set_input_files("#file", taught.photos / "dull" / "gray" / "dot.png")
+    page.wait_for_timeout(100)
+    assert len(held) == 1
+    held.pop().continue_()
+    page.wait_for_selector(HITS)
+    assert page.locator(HITS).first.get_attribute("title").startswith("dull/gray/dot.png")
+
+
 def test_filters_narrow_what_is_found_and_can_be_cleared(visit: Visit) -> None:
     page = visit("/?q=dot")
     page.wait_for_selector(HITS)

@@ -382,8 +382,9 @@ function dropped(entries) {
   return true;
 }
 
-offered.listen((file) => {
+offered.listen(async (file) => {
   if (teach.isOpen()) return;
+  await ready; // or what the address asks for would take the picture's place
   if (detail.isOpen()) detail.close();
   const refused = offered.refusal(file, about?.upload_bytes ?? Infinity);
   if (refused) {
@@ -459,4 +460,4 @@ async function start() {
   search();
 }
 
-start();
+const ready = start();
