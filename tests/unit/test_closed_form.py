@@ -170,6 +170,17 @@ def test_no_step_sees_the_pictures_that_are_kept_out(clip: DualEncoder, stream: 
     assert any(not torch.equal(changed[name], value) for name, value in learned[0].items())
 
 
+def test_of_a_task_with_few_pictures_none_is_kept_out(clip: DualEncoder, stream: TaskStream) -> None:
+    task, learned = stream.tasks[0], []
+    settings = TrainingSettings(epochs=2, batch=8, device="cpu")
+    for every in (0, 3):  # five of sixteen decide nothing
+        model = method("lpi", clip, dimensions=4, check_every=every, adapter_rank=1, memory=0)
+        learn_task(model, task, settings=settings)
+        learned.append(model.experts[-1].state_dict())
+    for name, value in learned[0].items():
+        torch.testing.assert_close(learned[1][name], value, msg=name)
+
+
 def test_a_batch_of_some_pictures_has_their_captions_alone(clip: DualEncoder, stream: TaskStream) -> None:
     model = method("finetune", clip)
     training = TrainingSet(stream.tasks[0], clip)

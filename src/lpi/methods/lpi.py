@@ -40,7 +40,7 @@ from lpi.options import Size, Table, Weight
 from lpi.prompts.low_rank import TOWERS
 from lpi.routing.nearest import NearestKeys
 
-ENOUGH = 8  # pictures kept out of the steps, to decide whether these are kept
+ENOUGH = 8  # pictures kept out of the steps, to decide whether these are kept; of a task with fewer, none is
 PUBLISHED_TRAINING: Mapping[str, Any] = {
     "optimiser": "sgd",
     "learning_rate": 0.05,
@@ -156,6 +156,7 @@ class LPI(LowRankTasks, Method):
         super().__init__(backbone, options)
         o = self.options.adapter
         self.adapted: DeltaBackbone | None = None
+        self._held_every = 0  # of the task that is learned
         if o.rank:
             first = {tower: blocks[0] for tower, blocks in self.blocks.items()}
             self.adapted = DeltaBackbone(backbone, o.targets, first=first)
@@ -178,6 +179,12 @@ class LPI(LowRankTasks, Method):
         return self.options.closing.dimensions
 
     # ---- learning ----------------------------------------------------------------------------------------------------
+
+    def begin_task(self, data: TaskData, generator: torch.Generator) -> None:
+        """See :class:`LowRankTasks`; of a task with too few pictures to decide by some of them, none is kept out."""
+        super().begin_task(data, generator)
+        every = self.options.closing.check_every if self.extra_width else 0
+        self._held_every = every if every and len(data.frozen.image_features) // every >= ENOUGH else 0
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """Item, layer and task level, and the pull towards the frozen model, each times its weight."""
@@ -232,7 +239,7 @@ class LPI(LowRankTasks, Method):
         with self._changed(expert) as model:
             changed = pairs_of(data, lambda tower, inputs: self._states(model, tower, inputs, prompts[tower]))
         held = self._held(torch.arange(len(changed.states["vision"])))
-        if not data.steps or held.sum() < ENOUGH:
+        if not data.steps or not held.any():
             expert.head.fit(changed)
             return
         frozen = pairs_of(data, lambda tower, inputs: self._states(self.backbone, tower, inputs, None))
@@ -240,7 +247,7 @@ class LPI(LowRankTasks, Method):
 
     def _held(self, rows: Tensor) -> Tensor:
         """Which of a task's pictures are kept out of its steps, bool [some]."""
-        every = self.options.closing.check_every if self.extra_width else 0
+        every = self._held_every
         return rows % every == every - 1 if every else torch.zeros(len(rows), dtype=torch.bool)
 
     # ---- encoding ----------------------------------------------------------------------------------------------------
