@@ -226,7 +226,7 @@ class _Look:
             self._tried(load_method, folder, backbone=backbone, method=named)
         return config
 
-    def _backbone(self, made_for: dict[str, Any], kind: Any) -> DualEncoder:
+    def _backbone(self, made_for: Mapping[str, Any], kind: Any) -> DualEncoder:
         key = f"{kind.problem} {made_for}"
         if key not in self._backbones:
             self._backbones[key] = load_made_for(made_for, kind)

@@ -23,7 +23,7 @@ from lpi.evaluation.run import evaluate_saved
 from lpi.evaluation.scheduler import make_cells, run_cells, run_experiment, variants_of
 from lpi.evaluation.tuning import tune
 from lpi.methods import method as make_method
-from lpi.methods.base import FALLBACK
+from lpi.methods.base import FALLBACK, Jointly
 from lpi.methods.encoder import tokens
 from lpi.methods.grounding.base import GroundingMethod
 from lpi.methods.options import RoutedOptions
@@ -323,7 +323,7 @@ def test_every_row_of_the_shipped_experiment_can_be_built(owl: Path) -> None:
         built[name] = make_method(options.pop("name"), backbone, **options, **small)
     assert built["lpi"].options.route_by == "both"
     assert built["s_prompts"].options.prompts.decomposition == "free"
-    assert built["joint"].joint
+    assert isinstance(built["joint"], Jointly)
     assert {name[3:] for name in built if name.startswith("no_")} == {
         "interaction",
         "layer_loss",

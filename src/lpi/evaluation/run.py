@@ -37,7 +37,7 @@ from lpi.evaluation.records import (
 from lpi.evaluation.resume import at_work, comparable, note_files
 from lpi.features import TrainingData
 from lpi.methods import Named, is_registered
-from lpi.methods.base import Method, recorded_options, relations, stored_parameters, stored_state
+from lpi.methods.base import Jointly, Method, recorded_options, relations, stored_parameters, stored_state
 from lpi.methods.checkpoint import save_method, task_file, unless_registered
 from lpi.prompts.task_keys import semantic_similarity
 from lpi.storage import read_json, read_sealed, reason, sealed, write_atomically, write_json
@@ -91,7 +91,7 @@ class Run:
         self._begin(method)
         frozen = self.evaluator.frozen()
         write_record(self.folder / "frozen.json", frozen)
-        method = self._learn_jointly(method) if method.joint else self._learn_in_turn(method)
+        method = self._learn_jointly(method) if isinstance(method, Jointly) else self._learn_in_turn(method)
         fell = self.diagnosis.of_run(method) if self.diagnosis else None
         metrics = self.bench.problem.metrics
         result = summarise(read_stages(self.folder), frozen.stages, metrics, fell_out_of_10=fell)
@@ -201,7 +201,9 @@ class Run:
 
     def _learn(self, method: Method, training: TrainingData) -> dict[str, float]:
         settings = self.experiment.training.model_copy(update={"precision": method.precision})
-        if method.joint and settings.steps is not None:  # as many steps as a sequential learner takes altogether
+        if (
+            isinstance(method, Jointly) and settings.steps is not None
+        ):  # as many steps as a sequential learner takes altogether
             settings = settings.model_copy(update={"steps": settings.steps * len(self.stream.tasks)})
         started = time.monotonic()
         log = (self.folder / "log.jsonl").open("a", encoding="utf-8", buffering=1)  # a kill loses no line but one
@@ -326,7 +328,7 @@ def evaluate_saved(
         method_file = None if is_registered(own) else own
     method = bench.load(model, unless_registered(model, method_file), experiment.method.get("router"))
     names = [task.name for task in bench.stream.tasks]
-    if not method.joint and method.tasks != names:
+    if not isinstance(method, Jointly) and method.tasks != names:
         raise ConfigError(
             f"{model} learned the tasks {', '.join(method.tasks)}; the stream has {', '.join(names)}. "
             "Choose its tasks with --set stream.order=[...]."

@@ -7,7 +7,7 @@ of a task. Methods that don't tell tasks apart have the one route 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from huggingface_hub import ModelHubMixin
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from typing_extensions import Unpack
+from typing_extensions import TypedDict, Unpack
 
 from lpi.backbones.base import DualEncoder, Images, Problem, Texts, View
 from lpi.backbones.given import PictureLike
@@ -161,7 +161,6 @@ class Learner(
 
     Class attributes:
         problem: what it is asked.
-        joint: wants all tasks at once (an upper bound, not a continual learner).
 
     Attributes:
         stable: what was encoded under a route never changes once that task has been learned, so that vectors may
@@ -177,7 +176,6 @@ class Learner(
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     problem: ClassVar[Problem] = "retrieval"
-    joint: ClassVar[bool] = False
     stable: bool = False
 
     options: MethodOptions
@@ -399,8 +397,9 @@ class Method(Learner):
             DataError, MissingFileError: a file can't be read as a picture.
             UnknownNameError: no such task was learned.
         """
-        self._move(device)
-        features = encode_images(self, images, task=task, routing=routing, batch_size=batch_size, progress=progress)
+        features = encode_images(
+            moved(self, device), images, task=task, routing=routing, batch_size=batch_size, progress=progress
+        )
         return features.cpu().numpy() if as_numpy else features
 
     @overload
@@ -436,13 +435,19 @@ class Method(Learner):
             ConfigError: these are no texts, or there is no such device.
             UnknownNameError: no such task was learned.
         """
-        self._move(device)
-        features = encode_texts(self, texts, task=task, routing=routing, batch_size=batch_size, progress=progress)
+        features = encode_texts(
+            moved(self, device), texts, task=task, routing=routing, batch_size=batch_size, progress=progress
+        )
         return features.cpu().numpy() if as_numpy else features
 
-    def _move(self, device: str | None) -> None:
-        if device is not None:
-            self.to(pick_device(device))
+
+def moved(method: Method, device: str | None) -> Method:
+    """The method, on another device if one is named."""
+    return method if device is None else method.to(pick_device(device))
+
+
+class Jointly:
+    """Marks a method that wants all tasks at once: an upper bound, and no continual learner."""
 
 
 # ---- what is noted around a task, and what is kept of it -------------------------------------------------------------
@@ -531,20 +536,27 @@ def stored_parameters(method: Learner) -> int:
     return sum(tensor.numel() for state in states for tensor in state.values())
 
 
-def recorded_options(method: Learner) -> dict[str, Any]:
+def recorded_options(method: Learner) -> Mapping[str, Any]:
     """A method's options as plain values, for a file."""
     return recorded(method.options)
+
+
+class Relations(TypedDict):
+    """How tasks lie to each other: which are ``near``, [tasks, tasks], and cosines of their prompts a tower."""
+
+    near: list[list[bool]]
+    prompt_similarity: dict[str, list[list[float]]]
 
 
 @runtime_checkable
 class Related(Protocol):
     """A method that knows how its tasks lie to each other."""
 
-    def relations(self) -> dict[str, Any]:
-        """``near`` pairs, and ``prompt_similarity`` a tower, for the report."""
+    def relations(self) -> Relations:
+        """For the report."""
 
 
-def relations(method: Learner) -> dict[str, Any] | None:
+def relations(method: Learner) -> Relations | None:
     """How the tasks lie to each other, for the report; ``None`` where the method doesn't know."""
     return method.relations() if isinstance(method, Related) else None
 

@@ -261,7 +261,7 @@ def damaged_files(root: Path) -> list[str]:
     return found
 
 
-def load_made_for(made_for: dict[str, Any], kind: type[Learner]) -> DualEncoder:
+def load_made_for(made_for: Mapping[str, Any], kind: type[Learner]) -> DualEncoder:
     """The frozen model that a saved method names, with the size of pictures that it had.
 
     Args:
@@ -383,7 +383,7 @@ def _read_shared(root: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
     return shared
 
 
-def _check_config(root: Path, config: dict[str, Any]) -> None:
+def _check_config(root: Path, config: Mapping[str, Any]) -> None:
     """Refuse a ``config.json`` whose parts aren't what they must be, before anything is made of them.
 
     Raises:
@@ -425,7 +425,7 @@ def _about(place: Path, task: str) -> dict[str, Any]:
     return about
 
 
-def _check_state(place: Path, state: dict[str, Tensor], about: dict[str, Any]) -> None:
+def _check_state(place: Path, state: dict[str, Tensor], about: Mapping[str, Any]) -> None:
     """Refuse a task's tensors that aren't those that were saved, by name, shape and type, or hold no numbers."""
     found = {name: [list(tensor.shape), str(tensor.dtype)] for name, tensor in state.items()}
     types = about.get("types")

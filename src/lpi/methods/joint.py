@@ -1,11 +1,8 @@
 """Joint training: full fine-tuning on all tasks at once. Not a continual learner, but the height they can reach."""
 
-from typing import ClassVar
-
+from lpi.methods.base import Jointly
 from lpi.methods.tuned import Tuned
 
 
-class Joint(Tuned):
+class Joint(Jointly, Tuned):
     """Sees every task's pairs mixed, in as many steps as a sequential learner takes over the whole stream."""
-
-    joint: ClassVar[bool] = True

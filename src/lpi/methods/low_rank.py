@@ -14,7 +14,7 @@ from lpi.backbones.base import DualEncoder, Injection, TowerPrompts
 from lpi.errors import ConfigError
 from lpi.losses import LayerScaling, TaskLoss, layer_loss, task_loss
 from lpi.methods.adapters import WeightDelta
-from lpi.methods.base import TaskData, router_trainable
+from lpi.methods.base import Relations, TaskData, router_trainable
 from lpi.methods.closing import Head
 from lpi.methods.encoder import tokens
 from lpi.methods.experts import Experts
@@ -266,7 +266,7 @@ class LowRankTasks(Experts):
             similarity[tower] = (directions @ directions.T).tolist()
         return similarity
 
-    def relations(self) -> dict[str, Any]:
+    def relations(self) -> Relations:
         """How the tasks lie to each other, for the report."""
         return {"near": self.near().tolist(), "prompt_similarity": self.prompt_similarity()}
 
