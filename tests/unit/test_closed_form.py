@@ -1,11 +1,13 @@
 """Closed forms against slow, plain versions, and what a method makes of them."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+import lpi
 from lpi.backbones.base import DualEncoder
 from lpi.backbones.tower import pooled_states
 from lpi.closed_form import Moments, cca, ridge
@@ -14,7 +16,7 @@ from lpi.errors import ShapeError
 from lpi.features import TrainingSet
 from lpi.methods import method
 from lpi.methods.base import stored_parameters
-from lpi.methods.closing import Head, Pairs, chosen, drawn, pairs_of, reciprocal_rank, states_of
+from lpi.methods.closing import Beside, Head, Pairs, chosen, drawn, pairs_of, reciprocal_rank, states_of
 from lpi.tasks.stream import TaskStream
 from lpi.trainer import learn_task
 
@@ -148,6 +150,59 @@ def test_steps_that_help_no_pair_that_was_kept_out_are_let_go(clip: DualEncoder,
         assert bool(head.changed) == kept
     head.fit_better(spoilt, good, held)
     assert bool(head.changed)
+
+
+def test_a_second_map_has_the_weight_that_kept_out_pairs_give_it(clip: DualEncoder) -> None:
+    x, y, _ = pairs(120)
+    rows, held = torch.arange(120), torch.arange(120) % 6 == 5
+    noise = torch.nn.functional.normalize(torch.randn(120, 12, generator=torch.Generator().manual_seed(1)), dim=1)
+    features = {"vision": noise, "text": noise.roll(1, 0)}
+
+    def side(*columns: int) -> Pairs:  # knows some of what pictures and captions have in common
+        blind = torch.zeros(5)
+        blind[list(columns)] = 1
+        return Pairs(features, {"vision": x, "text": y * blind}, rows, rows)
+
+    by_heart = y.clone()
+    by_heart[held] = y[held].roll(1, 0)
+    whole, half, other = side(0, 1, 2, 3, 4), side(0, 1), side(2, 3, 4)
+    for frozen, changed, useful in (
+        (half, other, True),
+        (whole, replace(whole, states={"vision": x, "text": by_heart}), False),
+    ):
+        head, second = Head(clip, 3, 6), Beside(3)
+        second.fit(head, frozen, changed, held)
+        assert not head.changed
+        assert bool(second.weight > 0) == useful
+        first = head("text", features["text"], frozen.states["text"])
+        found = second("text", first, lambda changed=changed: changed.states["text"])
+        assert found.shape == (120, 12 + 3 + 3)
+        torch.testing.assert_close(found.norm(dim=1), torch.ones(120), rtol=1e-3, atol=1e-3)
+        assert second.map_text.numel() == (15 if useful else 0)  # what isn't used isn't kept
+
+
+def test_two_maps_stand_side_by_side(clip: DualEncoder, stream: TaskStream, tmp_path: Path) -> None:
+    task = stream.tasks[0]
+    options = {"dimensions": 4, "check_every": 2, "adapter_rank": 1, "memory": 0, "beside": True}
+    model = method("lpi", clip, depth=1, placement="last", **options)
+    learn_task(model, task, settings=TrainingSettings(epochs=2, batch=8, device="cpu"))
+    expert, pictures = model.experts[-1], clip.inputs.images([one.picture.open() for one in task.test])
+    expert.beside.weight.fill_(0.5)
+    for tower in ("vision", "text"):
+        width = clip.summary_width(tower)
+        setattr(expert.beside, f"mean_{tower}", torch.zeros(width, dtype=torch.float16))
+        setattr(expert.beside, f"map_{tower}", torch.eye(width, 4, dtype=torch.float16))
+    with torch.no_grad():
+        found = model.image_features(pictures, 0)
+        frozen = expert.head("vision", *states_of(clip, "vision", pictures, projection=0))
+        with model.adapted.with_deltas((expert.change, 1.0)) as changed:
+            prompts = model.tower_prompts(0)["vision"]
+            second = expert.beside.vectors("vision", states_of(changed, "vision", pictures, prompts, projection=0)[1])
+    torch.testing.assert_close(found, torch.cat([0.5**0.5 * frozen, 0.5**0.5 * second], dim=1), rtol=1e-4, atol=1e-5)
+    model.save_pretrained(tmp_path / "saved")
+    again = lpi.load(tmp_path / "saved", backbone=clip)
+    with torch.no_grad():
+        torch.testing.assert_close(again.image_features(pictures, 0), found, rtol=0, atol=0)
 
 
 def test_no_step_sees_the_pictures_that_are_kept_out(clip: DualEncoder, stream: TaskStream) -> None:

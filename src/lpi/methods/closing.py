@@ -28,6 +28,7 @@ from lpi.prompts.low_rank import TOWERS
 
 SHRINKAGES = (0.3, 1.0, 3.0)
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.97)
+WEIGHTS = (0.0, 0.25, 0.5, 0.75)  # of a second map's vectors, beside those of the first
 FOLDS = 2
 PROJECTION = (
     "states of more numbers than this are brought to so many by a drawn map, which is the same for all tasks and kept "
@@ -49,10 +50,40 @@ class ClosingTable(Table):
         "every so manieth picture of a task is kept out of its steps; by these it is decided whether the steps are "
         "kept: states as they changed them, or the frozen ones; 0 keeps none out, and the steps",
     ] = 6
+    beside: Annotated[
+        bool,
+        "the states as the steps changed them get a map beside the frozen ones' instead of in its place, at a weight "
+        "that the pictures kept out decide; an item then goes through the last blocks twice",
+    ] = False
 
 
-class Head(nn.Module):
-    """The closed form of one task: for each tower a mean and a map, and the share of its vectors in the whole.
+class ClosedMap(nn.Module):
+    """For each tower a mean and a map, [states] and [states, dimensions], from the covariances of pairs."""
+
+    def __init__(self, widths: Mapping[str, int], dimensions: int) -> None:
+        super().__init__()
+        for tower in TOWERS:  # filled when the task ends
+            self.register_buffer(f"mean_{tower}", torch.zeros(widths[tower], dtype=torch.float16))
+            self.register_buffer(f"map_{tower}", torch.zeros(widths[tower], dimensions, dtype=torch.float16))
+
+    @property
+    def dimensions(self) -> int:
+        """Of the map's vectors."""
+        return self.get_buffer("map_vision").shape[1]
+
+    def vectors(self, tower: str, states: Tensor) -> Tensor:
+        """States under the tower's map, L2-normalised, [items, dimensions]."""
+        return closed((getattr(self, f"mean_{tower}").float(), getattr(self, f"map_{tower}").float()), states)
+
+    def take(self, moments: Moments, shrinkage: float) -> None:
+        """Fit both maps."""
+        for tower, (mean, weights) in cca(moments, self.dimensions, shrinkage=shrinkage).items():
+            setattr(self, f"mean_{tower}", mean.half().to(self.get_buffer(f"mean_{tower}").device))
+            setattr(self, f"map_{tower}", weights.half().to(self.get_buffer(f"map_{tower}").device))
+
+
+class Head(ClosedMap):
+    """The closed form of one task: a map, and the share of its vectors in the whole.
 
     ``changed`` says whether it reads states as the task's steps changed them, or those of the frozen model.
 
@@ -66,12 +97,8 @@ class Head(nn.Module):
     changed: Tensor
 
     def __init__(self, backbone: DualEncoder, dimensions: int, projection: int) -> None:
-        super().__init__()
-        for tower in TOWERS:  # filled when the task ends
-            width = backbone.summary_width(tower)
-            width = min(width, projection) if projection else width
-            self.register_buffer(f"mean_{tower}", torch.zeros(width, dtype=torch.float16))
-            self.register_buffer(f"map_{tower}", torch.zeros(width, dimensions, dtype=torch.float16))
+        widths = {tower: backbone.summary_width(tower) for tower in TOWERS}
+        super().__init__({tower: min(w, projection) if projection else w for tower, w in widths.items()}, dimensions)
         self.register_buffer("share", torch.zeros(()))
         self.register_buffer("changed", torch.ones((), dtype=torch.bool))
 
@@ -83,9 +110,8 @@ class Head(nn.Module):
             features: the model's own, not normalised, [items, features].
             states: what :func:`states_of` gives, [items, states].
         """
-        found = closed((getattr(self, f"mean_{tower}").float(), getattr(self, f"map_{tower}").float()), states)
         features = F.normalize(features, dim=-1)
-        return torch.cat([(1 - self.share).sqrt() * features, self.share.sqrt() * found], dim=1)
+        return torch.cat([(1 - self.share).sqrt() * features, self.share.sqrt() * self.vectors(tower, states)], dim=1)
 
     def fit(self, pairs: Pairs, moments: Moments | None = None, shrinkage: float | None = None) -> None:
         """Choose shrinkage and share on pairs that the map hasn't seen, then fit it to all of them.
@@ -97,7 +123,8 @@ class Head(nn.Module):
         """
         shrinkages = SHRINKAGES if shrinkage is None else (shrinkage,)
         _, shrinkage, share = chosen(pairs, self.dimensions, shrinkages)
-        self.take(pairs, moments, shrinkage, share)
+        self.take(pairs.moments() if moments is None else moments, shrinkage)
+        self.share.fill_(share)
 
     def fit_better(self, frozen: Pairs, changed: Pairs, held: Tensor) -> None:
         """Take the states under which a map finds most of pairs that neither it nor the steps have seen.
@@ -107,26 +134,67 @@ class Head(nn.Module):
             changed: as the task's steps changed the states.
             held: the pictures that the steps haven't seen, bool [pictures].
         """
-        (before, *_), (after, *settings) = (chosen(own, self.dimensions, held=held) for own in (frozen, changed))
-        self.changed.fill_(after > before)
-        if after > before:
-            self.take(changed, None, *settings)
+        before, after = (chosen(own, self.dimensions, held=held) for own in (frozen, changed))
+        self.changed.fill_(after[0] > before[0])
+        if self.changed:
+            self.take(changed.moments(), after[1])
+            self.share.fill_(after[2])
         else:  # of the frozen states all pairs are unseen: each may decide
             self.fit(frozen)
 
-    @property
-    def dimensions(self) -> int:
-        """Of the closed form's vectors."""
-        return self.get_buffer("map_vision").shape[1]
 
-    def take(self, pairs: Pairs, moments: Moments | None, shrinkage: float, share: float) -> None:
-        """Fit the map to pairs, or to given moments."""
-        dimensions = self.dimensions
-        maps = cca(pairs.moments() if moments is None else moments, dimensions, shrinkage=shrinkage)
-        for tower, (mean, weights) in maps.items():
-            getattr(self, f"mean_{tower}").copy_(mean)
-            getattr(self, f"map_{tower}").copy_(weights)
-        self.share.fill_(share)
+class Beside(ClosedMap):
+    """A task's second map, for states as its steps changed them, and the weight of its vectors beside the first's.
+
+    Args:
+        dimensions: of its vectors. It keeps nothing while its weight is zero.
+    """
+
+    weight: Tensor
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__(dict.fromkeys(TOWERS, 0), dimensions)
+        self.register_buffer("weight", torch.zeros(()))
+
+    def forward(self, tower: str, first: Tensor, states: Callable[[], Tensor]) -> Tensor:
+        """Vectors of length 1 with those of the second map behind them, [items, first + dimensions].
+
+        Args:
+            tower: which.
+            first: what the task's :class:`Head` gives for the frozen states, [items, first].
+            states: gives the changed states, [items, states].
+        """
+        if not self.weight:
+            return F.pad(first, (0, self.dimensions))
+        weight = self.weight.to(first.device)
+        return torch.cat([(1 - weight).sqrt() * first, weight.sqrt() * self.vectors(tower, states())], dim=1)
+
+    def fit(self, head: Head, frozen: Pairs, changed: Pairs, held: Tensor) -> None:
+        """Fit the first map to all pairs, and choose the second's shrinkage and weight on those it hasn't seen.
+
+        Args:
+            head: the first map, of the frozen states.
+            frozen: the task's pairs as the frozen model sees them.
+            changed: as the task's steps changed the states.
+            held: the pictures that the steps haven't seen, bool [pictures].
+        """
+        _, shrinkage, share = chosen(frozen, head.dimensions)
+        head.changed.fill_(False)
+        head.take(frozen.moments(), shrinkage)
+        head.share.fill_(share)
+        ranked = Ranked.of(frozen, held)
+        maps = Correlations(frozen.moments(~held)).maps(head.dimensions, shrinkage)
+        first = (1 - share) * ranked.own + share * ranked.scores(frozen, maps)
+        correlations, merit = Correlations(changed.moments(~held)), {}
+        for own in SHRINKAGES:
+            found = ranked.scores(changed, correlations.maps(self.dimensions, own))
+            for weight in WEIGHTS:
+                merit[own, weight] = reciprocal_rank((1 - weight) * first + weight * found, ranked.places)
+        # where several do as well, the least weight: nothing is added that isn't worth it
+        shrinkage, weight = max(merit, key=lambda pair: (merit[pair], -pair[1], pair[0]))
+        if weight:
+            self.take(changed.moments(), shrinkage)
+        self.weight.fill_(weight)
 
 
 def closed(affine: Affine, states: Tensor) -> Tensor:
@@ -215,6 +283,38 @@ def pairs_of(data: TaskData, encode: Encode) -> Pairs:
     return Pairs(features, states, both[:, 0], both[:, 1])
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """Pairs that a map hasn't seen, to be ranked.
+
+    Attributes:
+        pictures: theirs, int64 [pictures].
+        captions: theirs, int64 [captions].
+        places: which belong together, by their place in the two, int64 [pairs, 2], captions first.
+        own: scores of the model's own features, [captions, pictures].
+    """
+
+    pictures: Tensor
+    captions: Tensor
+    places: Tensor
+    own: Tensor
+
+    @classmethod
+    def of(cls, pairs: Pairs, among: Tensor) -> Ranked:
+        """The pairs of some pictures, bool [pictures]."""
+        kept = among[pairs.pictures]
+        sides = [(torch.unique(rows[kept]), rows[kept]) for rows in (pairs.captions, pairs.pictures)]
+        places = torch.stack([torch.searchsorted(different, rows) for different, rows in sides], dim=1)
+        (captions, _), (pictures, _) = sides
+        own = pairs.features["text"][captions] @ pairs.features["vision"][pictures].T
+        return cls(pictures, captions, places, own)
+
+    def scores(self, pairs: Pairs, maps: Mapping[str, Affine]) -> Tensor:
+        """Cosines under maps, [captions, pictures]."""
+        texts = closed(maps["text"], pairs.states["text"][self.captions])
+        return texts @ closed(maps["vision"], pairs.states["vision"][self.pictures]).T
+
+
 def chosen(
     pairs: Pairs, dimensions: int, shrinkages: Sequence[float] = SHRINKAGES, *, held: Tensor | None = None
 ) -> tuple[float, float, float]:
@@ -231,26 +331,13 @@ def chosen(
         held: the one fold to be ranked, bool [pictures]; by default all pictures in their turn.
     """
     merit: dict[tuple[float, float], float] = {}
-    for ranked in folds(len(pairs.states["vision"])) if held is None else [held]:
-        kept = ranked[pairs.pictures]
-        pictures, captions = torch.unique(pairs.pictures[kept]), torch.unique(pairs.captions[kept])
-        places = torch.stack(
-            [
-                torch.searchsorted(captions, pairs.captions[kept]),
-                torch.searchsorted(pictures, pairs.pictures[kept]),
-            ],
-            dim=1,
-        )
-        own = pairs.features["text"][captions] @ pairs.features["vision"][pictures].T
-        correlations = Correlations(pairs.moments(~ranked))
+    for fold in folds(len(pairs.states["vision"])) if held is None else [held]:
+        ranked, correlations = Ranked.of(pairs, fold), Correlations(pairs.moments(~fold))
         for shrinkage in shrinkages:
-            maps = correlations.maps(dimensions, shrinkage)
-            texts = closed(maps["text"], pairs.states["text"][captions])
-            images = closed(maps["vision"], pairs.states["vision"][pictures])
-            found = texts @ images.T
+            found = ranked.scores(pairs, correlations.maps(dimensions, shrinkage))
             for share in SHARES:
-                scores = (1 - share) * own + share * found
-                merit[shrinkage, share] = merit.get((shrinkage, share), 0.0) + reciprocal_rank(scores, places)
+                merits = reciprocal_rank((1 - share) * ranked.own + share * found, ranked.places)
+                merit[shrinkage, share] = merit.get((shrinkage, share), 0.0) + merits
     if not merit:
         return 0.0, shrinkages[-1], 0.5
     best = max(merit, key=lambda pair: (merit[pair], pair))

@@ -15,7 +15,7 @@ from lpi.errors import ConfigError
 from lpi.losses import LayerScaling, TaskLoss, layer_loss, task_loss
 from lpi.methods.adapters import WeightDelta
 from lpi.methods.base import Relations, TaskData, router_trainable
-from lpi.methods.closing import Head
+from lpi.methods.closing import Beside, Head
 from lpi.methods.encoder import tokens
 from lpi.methods.experts import Experts
 from lpi.methods.options import MethodOptions, RoutedOptions, RouterName, RouterTable
@@ -115,6 +115,7 @@ class TaskPrompts(nn.Module):
     interaction: Interaction | None
     change: WeightDelta | None
     head: Head | None
+    beside: Beside | None
     semantics: Tensor
 
     def __init__(self, prompts: LowRankPrompts, interaction: Interaction | None, *, gated: bool, features: int) -> None:
@@ -123,6 +124,7 @@ class TaskPrompts(nn.Module):
         self.register_module("interaction", interaction)
         self.register_module("change", None)  # of the frozen weights, where a task has one
         self.register_module("head", None)  # its closed form, likewise
+        self.register_module("beside", None)  # a second one, likewise
         self.gates = nn.ParameterDict()
         if gated:
             self.gates = nn.ParameterDict({tower: nn.Parameter(torch.zeros(prompts.layers)) for tower in TOWERS})

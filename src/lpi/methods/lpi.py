@@ -22,11 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lpi.backbones.base import DualEncoder, Images, Texts, TowerPrompts
+from lpi.backbones.base import DualEncoder, Images, Texts, TowerPrompts, TowerState
 from lpi.losses import distillation_loss, item_loss
 from lpi.methods.adapters import DeltaBackbone, LowRank, SharedLowRank, Targets, check_rank
 from lpi.methods.base import FALLBACK, Method, TaskData, TrainingBatch, router_losses
-from lpi.methods.closing import ClosingTable, Head, pairs_of, states_of
+from lpi.methods.closing import Beside, ClosingTable, Head, pairs_of, states_of
 from lpi.methods.low_rank import (
     InteractionTable,
     LowRankOptions,
@@ -170,13 +170,17 @@ class LPI(LowRankTasks, Method):
             kind = SharedLowRank if self.options.adapter.shared else LowRank
             expert.change = kind(self.adapted.layers, rank=self.options.adapter.rank, generator=generator)
         if self.extra_width:
-            expert.head = Head(self.backbone, self.extra_width, self.options.closing.projection)
+            o = self.options.closing
+            expert.head = Head(self.backbone, o.dimensions, o.projection)
+            if o.beside:
+                expert.beside = Beside(o.dimensions)
         return expert
 
     @property
     def extra_width(self) -> int:
         """See :class:`lpi.methods.encoder.Widened`."""
-        return self.options.closing.dimensions
+        o = self.options.closing
+        return o.dimensions * (2 if o.beside else 1)
 
     # ---- learning ----------------------------------------------------------------------------------------------------
 
@@ -243,7 +247,10 @@ class LPI(LowRankTasks, Method):
             expert.head.fit(changed)
             return
         frozen = pairs_of(data, lambda tower, inputs: self._states(self.backbone, tower, inputs, None))
-        expert.head.fit_better(frozen, changed, held)
+        if expert.beside is None:
+            expert.head.fit_better(frozen, changed, held)
+        else:
+            expert.beside.fit(expert.head, frozen, changed, held)
 
     def _held(self, rows: Tensor) -> Tensor:
         """Which of a task's pictures are kept out of its steps, bool [some]."""
@@ -270,15 +277,29 @@ class LPI(LowRankTasks, Method):
         if route == FALLBACK:
             return F.normalize(getattr(self.backbone, tower)(inputs), dim=-1)
         expert = self.expert(route)
-        if expert.head is not None and not expert.head.changed:
-            unchanged: Tensor = expert.head(tower, *self._states(self.backbone, tower, inputs, None))
-            return unchanged
-        prompts = self.tower_prompts(route)[tower]
-        with self._changed(expert) as model:
-            if expert.head is None:
-                return F.normalize(getattr(model, tower)(inputs, prompts), dim=-1)
-            found: Tensor = expert.head(tower, *self._states(model, tower, inputs, prompts))
+        if expert.head is None:
+            with self._changed(expert) as model:
+                return F.normalize(getattr(model, tower)(inputs, self.tower_prompts(route)[tower]), dim=-1)
+        if expert.beside is not None:
+            inputs = self._below(tower, inputs)
+
+        def changed() -> tuple[Tensor, Tensor]:
+            with self._changed(expert) as model:
+                return self._states(model, tower, inputs, self.tower_prompts(route)[tower])
+
+        frozen = not expert.head.changed
+        seen = self._states(self.backbone, tower, inputs, None) if frozen else changed()
+        found: Tensor = expert.head(tower, *seen)
+        if expert.beside is not None:
+            found = expert.beside(tower, found, lambda: changed()[1])
         return found
+
+    def _below(self, tower: str, inputs: Any) -> Any:
+        """The states that two passes have in common, where they have any."""
+        encoder, common = getattr(self.backbone, tower), self.frozen_blocks(tower)
+        if isinstance(inputs, TowerState) or not common:
+            return inputs
+        return encoder.advance(encoder.begin(inputs), 0, common)
 
     def _states(
         self, model: DualEncoder, tower: str, inputs: Any, prompts: TowerPrompts | None
