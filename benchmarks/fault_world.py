@@ -169,10 +169,11 @@ class Command:
 
     def ended(self, limit: float = PATIENCE) -> Ended:
         """Wait for its end."""
-        until = time.monotonic() + limit
+        until, asked_to_end = time.monotonic() + limit, False
         while not self.over(0.05):
-            if self.words[0] == "serve" and self._answered.is_set():
-                self.send(signal.SIGTERM)
+            if self.words[0] == "serve" and self._answered.is_set() and not asked_to_end:
+                self.send(signal.SIGTERM)  # once: a second one would end it before it has put things away
+                asked_to_end = True
             if time.monotonic() > until:
                 self.send(signal.SIGKILL)
                 self.over(10)

@@ -30,6 +30,14 @@ def test_a_clone_installs_itself_with_its_constraints() -> None:
     assert str(error).startswith("Daft is not installed. Install it in the folder of this clone, in the activated env")
 
 
+def test_what_is_installed_and_cannot_be_loaded_is_not_called_missing() -> None:
+    try:
+        raise ImportError("libx.so: cannot allocate memory")
+    except ImportError:
+        error = missing_extra("matplotlib is not installed", "report")
+    assert str(error) == "matplotlib can't be loaded, though installed: libx.so: cannot allocate memory"
+
+
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_an_installed_package_names_what_the_extra_requires(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "__file__", "/elsewhere/site-packages/lpi/extras.py")

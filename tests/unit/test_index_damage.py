@@ -4,6 +4,7 @@ import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import Type
 from search_world import World
@@ -12,6 +13,7 @@ from lpi.errors import CheckpointError, LpiError
 from lpi.search.checking import damage
 from lpi.search.index import SearchIndex
 from lpi.search.recorded import put_on_record
+from lpi.search.store import Store
 from lpi.search.teaching import read_domain
 from lpi.storage import read_sealed, sealed, write_json
 
@@ -27,6 +29,10 @@ def answers(place: Path) -> list[tuple[str, float]] | str:
         return [(hit.path, hit.score) for hit in SearchIndex.open(place, device="cpu").search_text("a red dot", 12)]
     except LpiError as error:
         return type(error).__name__
+
+
+def store_of(world: World) -> Store:
+    return Store(world.index / "store", read_sealed(world.index / "index.json")["width"])
 
 
 def test_a_whole_index_has_no_damage(mine: World) -> None:
@@ -52,6 +58,27 @@ def test_tables_that_are_gone_are_one_line(mine: World) -> None:
     shutil.rmtree(mine.index / "store")
     with pytest.raises(CheckpointError, match="tables are damaged or gone"):
         SearchIndex.open(mine.index, device="cpu")
+
+
+def test_a_table_that_a_full_disk_left_without_a_version_is_begun_anew(mine: World) -> None:
+    store, folder = store_of(mine), next((mine.index / "store").glob("route-*.lance"))
+    key = folder.stem.removeprefix("route-")
+    assert store.known(key)
+    for file in list((folder / "_versions").iterdir()):
+        file.rename(f"{file}#1")
+    store = store_of(mine)
+    assert store.known(key) == set()
+    store.keep(key, ["one"], np.ones((1, store.width), dtype=np.float16))
+    assert store.known(key) == {"one"}
+
+
+def test_damaged_pins_of_versions_are_one_line(mine: World) -> None:
+    store = store_of(mine)
+    for file in (mine.index / "store" / "pictures.lance" / "_refs" / "tags").iterdir():
+        file.write_bytes(b"{\xff")
+    for act in (lambda: store.pin("other", 1), lambda: store.unpin(set()), store.settle):
+        with pytest.raises(CheckpointError, match="tables are damaged or gone"):
+            act()
 
 
 def test_a_damaged_feature_is_named_by_the_check(mine: World) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lpi.data.records import CaptionedImage, FilePicture
-from lpi.errors import ConfigError, DataError, UnknownNameError
+from lpi.errors import ConfigError, DataError, MissingFileError, UnknownNameError
 from lpi.tasks import TaskStream, normal_caption, relevance
 
 
@@ -251,6 +251,10 @@ def test_the_checksum_sees_what_is_in_the_files_of_every_split(tmp_path):
         (tmp_path / name).write_bytes(content)
         assert stream.checksum() in known
     assert len(known) == 5
+    (tmp_path / "test.png").unlink()
+    assert stream.checksum() not in known
+    with pytest.raises(MissingFileError, match=r"test\.png can't be read"):  # a run isn't bound to data without it
+        stream.checksum(whole=True)
 
 
 def test_files_are_read_once_for_all_checksums_of_a_process(tmp_path, monkeypatch):

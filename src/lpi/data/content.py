@@ -28,7 +28,7 @@ def content_id(path: Path) -> str:
 
 
 def content_ids(paths: Iterable[Path]) -> dict[Path, str]:
-    """The :func:`content_id` of files, empty for one that can't be read: whoever opens it says what is wrong.
+    """The :func:`content_id` of files, empty for one that can't be read.
 
     A file is read again only if its size, place or times changed since this process last read it.
     """

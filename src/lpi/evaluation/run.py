@@ -131,7 +131,7 @@ class Run:
                     "name": self.stream.name,
                     "tasks": self.stream.summary(),
                     "held_out": len(self.stream.held_out),
-                    "checksum": self.stream.checksum(),
+                    "checksum": self.stream.checksum(whole=True),
                 },
                 "backbone": {
                     "name": backbone.name,

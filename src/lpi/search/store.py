@@ -91,11 +91,16 @@ class Store:
     def _table(self, key: str) -> Table | None:
         name = table_name(key)
         if name not in self._tables:
-            if name not in self.names():  # there is none yet; a damaged one is not the same
+            if name not in self.names() or self._unborn(name):  # there is none yet; a damaged one is not the same
                 return None
             with reading(self.place):
                 self._tables[name] = self._connection.open_table(name)
         return self._tables[name]
+
+    def _unborn(self, name: str) -> bool:
+        """Whether a table was begun and never came to a version: a full disk leaves such a folder."""
+        folder = Path(self.place) / f"{name}.lance"
+        return "://" not in str(self.place) and folder.is_dir() and not any(folder.glob("_versions/*.manifest"))
 
     def known(self, key: str) -> set[str]:
         """Ids of the pictures whose features under a key are kept."""
@@ -287,8 +292,9 @@ class Store:
 
         table = self._connection.open_table(PICTURES)
         count = table.count_rows()
-        pinned = {tag["version"] for tag in table.tags.list().values()}
-        ages = [datetime.now() - v["timestamp"] for v in table.list_versions() if v["version"] in pinned]
+        with reading(self.place):
+            pinned = {tag["version"] for tag in table.tags.list().values()}
+            ages = [datetime.now() - v["timestamp"] for v in table.list_versions() if v["version"] in pinned]
         with writing(self.place):
             outgrown = trained is not None and count >= GROWN * trained
             if count >= approximate_from and (outgrown or not table.list_indices()):
@@ -299,14 +305,19 @@ class Store:
 
     def pin(self, name: str, version: int) -> None:
         """Keep a version from ever being cleaned away."""
-        tags = self._connection.open_table(PICTURES).tags
-        (tags.update if name in tags.list() else tags.create)(name, version)
+        with reading(self.place):
+            tags = self._connection.open_table(PICTURES).tags
+            there = name in tags.list()
+        with writing(self.place):
+            (tags.update if there else tags.create)(name, version)
 
     def unpin(self, keep: set[str]) -> None:
         """Let all pinned versions go but these."""
-        tags = self._connection.open_table(PICTURES).tags
-        for name in tags.list():
-            if name not in keep:
+        with reading(self.place):
+            tags = self._connection.open_table(PICTURES).tags
+            stale = [name for name in tags.list() if name not in keep]
+        with writing(self.place):
+            for name in stale:
                 tags.delete(name)
 
     def tidy(self, keys: set[str], ids: set[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from lpi.data.content import content_ids
 from lpi.data.records import SPLITS, Picture
 from lpi.data.rows import split_name
-from lpi.errors import ConfigError, DataError, UnknownNameError, did_you_mean
+from lpi.errors import ConfigError, DataError, MissingFileError, UnknownNameError, did_you_mean
 from lpi.showing import counted, html_table
 
 
@@ -260,16 +260,25 @@ class StreamOf(Generic[K, R]):
             for task in self.tasks
         ]
 
-    def checksum(self) -> str:
+    def checksum(self, *, whole: bool = False) -> str:
         """16 hex digits of tasks, splits, what the records are known by, and the bytes of their files, in their order.
 
         What is drawn rather than read from a file is known by its recipe: its name.
+
+        Args:
+            whole: refuse where a file is gone, since nothing may be bound to data without it.
+
+        Raises:
+            MissingFileError: a file can't be read.
         """
         parts = [([task.name, split], records) for task in self.tasks for split, records in task.splits()]
         parts.append((["held_out"], self.held_out))
         contents = content_ids(
             path for _, records in parts for path in map(_file_of, records) if path is not None
         )  # all at once, in threads
+        if whole and not all(contents.values()):
+            path = next(path for path, content in contents.items() if not content)
+            raise MissingFileError(f"{path} can't be read. Check its name, or connect the disk it is on.")
         digest = hashlib.sha256()
         for head, records in parts:
             rows = []
