@@ -59,13 +59,18 @@ COUNTED: dict[type[ast.operator], type[ast.operator]] = {
 
 
 def places(tree: ast.AST) -> list[ast.AST]:
-    """The nodes at which a fault can be planted; what only words a message, a type or a decorator isn't one."""
+    """The nodes at which a fault can be planted; what only words a message, a type or a decorator isn't one.
+
+    Neither is ``strict=`` of a zip, which changes nothing that can come about.
+    """
     wording: set[int] = set()
     for node in ast.walk(tree):
         annotated = [getattr(node, name, None) for name in ("annotation", "returns")]
         if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr):
             annotated.append(node)
         annotated += getattr(node, "decorator_list", [])
+        if isinstance(node, ast.keyword) and node.arg == "strict":  # what is zipped is as long in any case
+            annotated.append(node.value)
         for part in annotated:
             wording |= {id(inner) for inner in ast.walk(part)} if isinstance(part, ast.AST) else set()
     return [node for node in ast.walk(tree) if id(node) not in wording and planted(node) is not None]

@@ -163,6 +163,21 @@ def test_an_auto_encoder_has_no_more_directions_than_its_task_has_pictures(
     assert float(router.distances("vision", torch.eye(8)[7:])) > 0.9
 
 
+def test_an_auto_encoder_keeps_the_directions_in_which_its_points_differ_most(
+    clip: DualEncoder, chance: torch.Generator
+) -> None:
+    # around a mean that is far from nothing, or else the first direction would be that of the mean
+    points = torch.nn.functional.normalize(torch.randn(40, 8, generator=chance) + 4 * torch.eye(8)[0], dim=1)
+    router = made(Reconstruction, clip, hidden=2, quantile=0.5)
+    router.begin_task(features_of(points), chance)
+    router.end_task(features_of(points), chance)
+    centred = (points - points.mean(0)).double()
+    directions = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -2:]
+    errors = (centred - centred @ directions @ directions.T).norm(dim=1).float()
+    torch.testing.assert_close(router.distances("vision", 3 * points)[:, 0], errors, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(router.task_state(0)["radius_vision"], errors.quantile(0.5), rtol=1e-4, atol=1e-5)
+
+
 def test_what_no_task_rebuilds_as_well_as_in_training_falls_back(clip: DualEncoder) -> None:
     router = made(Reconstruction, clip)
     router.kept = torch.nn.ModuleList(

@@ -200,7 +200,9 @@ def test_a_routed_score_is_the_cosine_and_the_agreement() -> None:
     plain = Probe(queries.vector)
     torch.testing.assert_close(routed_score(plain, candidates, 0.2), queries.vector @ candidates.vector.T)
     assert len(queries) == 4
-    assert torch.equal(queries[1].vector, queries.vector[1:2])
+    for row in (0, 1, -2, -1):
+        assert torch.equal(queries[row].vector, queries.vector[row][None])
+        assert torch.equal(queries[row].membership, queries.membership[row][None])  # type: ignore[arg-type, index]
 
 
 def test_what_belongs_to_no_task_agrees_with_all_alike() -> None:
