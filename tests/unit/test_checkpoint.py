@@ -16,7 +16,7 @@ from lpi.backbones import DualEncoder, load_backbone
 from lpi.errors import CheckpointError, MissingFileError, OutputError
 from lpi.methods import method
 from lpi.methods.base import Method
-from lpi.methods.checkpoint import load_method, save_method, task_file
+from lpi.methods.checkpoint import load_method, save_method, saved_files, task_file
 from lpi.methods.finetune import FineTune
 from lpi.methods.low_rank import TaskPrompts
 from lpi.methods.lpi import LPI
@@ -206,6 +206,14 @@ def test_a_folder_of_something_else_is_not_saved_into(way: str, content: str, le
         save_method(learned, tmp_path) if way == "save_method" else learned.save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
     assert (tmp_path / "config.json").read_text() == content
+
+
+@pytest.mark.parametrize("shared", ["shared-../victim", "shared-/../victim", "notes.txt", "", None])
+def test_no_other_file_is_called_a_part_of_a_method(shared: object, folder: Path) -> None:
+    own = saved_files(folder)
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"shared": shared}))
+    assert saved_files(folder) == {file for file in own if not file.name.startswith("shared-")}
 
 
 def test_a_config_cannot_have_files_elsewhere_deleted(folder: Path, learned: Method) -> None:
