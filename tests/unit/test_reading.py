@@ -23,7 +23,7 @@ from lpi.data.folder import load_folder, load_jsonl
 from lpi.data.karpathy import load_karpathy
 from lpi.data.rows import read_csv, read_json_lines
 from lpi.errors import CheckpointError, ConfigError, DataError, LpiError
-from lpi.reading import UnreadableError, parse_json, parse_toml, read_gzip, read_text, shown, wanted
+from lpi.reading import UnreadableError, parse_json, parse_toml, read_gzip, read_object, read_text, shown, wanted
 from lpi.storage import read_json
 
 DIGITS = "9" * 5000
@@ -327,3 +327,10 @@ def test_a_key_has_a_value_of_its_kind(kind: str, good: list[Any], bad: list[Any
         wanted({"more": 1}, "x.json", {"k": kind, "l": kind})
     with pytest.raises(DataError, match=r"expected an object; got \[1\]"):
         wanted([1], "x.json", {"k": kind})
+
+
+def test_an_object_with_what_is_no_number_is_refused_by_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "captions.json"
+    file.write_text('{"area": NaN}')
+    with pytest.raises(DataError, match=r"captions\.json: .*NaN is no number.*It must hold boxes"):
+        read_object(file, "boxes")
