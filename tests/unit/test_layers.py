@@ -19,6 +19,7 @@ SHARED = {
     *(
         "methods.adapters",
         "methods.closing",
+        "methods.corrected",
         "methods.experts",
         "methods.low_rank",
         "methods.prompt_sets",
@@ -62,6 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods.listing": {"methods", "options"},
     "methods.checkpoint": {"methods", "routing", "plugins", *BELOW_METHODS},
     "methods.adapters": METHOD_BASE,
+    "methods.corrected": METHOD_BASE,
     "methods.experts": METHOD_BASE,
     "methods.tuned": {"methods.adapters", *METHOD_BASE},
     "methods.merged": {"methods.adapters", "methods.tuned", *METHOD_BASE},
