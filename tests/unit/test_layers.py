@@ -43,7 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": {"metrics", "errors"},
     "data": {"data", "reading", "errors", "extras"},
     "backbones": {
-        *("backbones", "data.pictures", "data.records", "devices", "processes", "reading", "errors", "storage"),
+        *("backbones", "data.features", "data.pictures", "data.records", "devices", "processes", "reading", "errors"),
+        "storage",
     },
     "processes": {"errors"},
     "prompts": {"prompts", "errors"},
@@ -78,6 +79,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("methods.base", "methods.encoder", "methods.grounding", "data.expressions.record"),
         *BELOW_METHODS,
     },
+    "feature_files": {"features", "methods.base", "routing", "data.features", *BELOW_METHODS},
     "trainer": {"methods", "features", *BELOW_METHODS},
     "evaluation": {
         *("evaluation", "expression_data", "methods", "routing", "data.expressions", "data.content", "metrics"),

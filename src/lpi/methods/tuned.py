@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, Images, Texts, Tower
+from lpi.errors import BackboneError
 from lpi.methods.adapters import blocks_below, features_before, item_level
 from lpi.methods.base import Method, Saved, TaskData, TrainingBatch
 from lpi.methods.options import MethodOptions, PairOptions
@@ -95,6 +96,8 @@ class Tuned(TrainableCopy):
         for name in TOWERS if self.options.upper < 1 else ():
             for module in below(getattr(self.tuned, name), blocks_below(backbone, self.options.upper)[name]):
                 module.requires_grad_(False)
+        if all(weight is self.tuned.model.logit_scale for weight in self.tuned.parameters()):
+            raise BackboneError(f"{backbone.name} has no weights that could learn. Name another backbone.")
         if self.tuned.logit_bias is not None:  # SigLIP's; the softmax loss has no use for it
             self.tuned.model.logit_bias.requires_grad_(False)
 

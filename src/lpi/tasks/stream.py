@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from lpi.data.coco import COCO_TASKS, OTHER, load_coco
 from lpi.data.collections import COLLECTIONS, load_collection
+from lpi.data.features import load_features
 from lpi.data.folder import load_folder, load_jsonl
 from lpi.data.karpathy import load_karpathy
 from lpi.data.records import CaptionedImage
@@ -156,6 +157,20 @@ class TaskStream(StreamOf[Task, CaptionedImage]):
     def from_scenes(cls, *, name: str = "scenes", order: Sequence[str] | None = None, **options: Any) -> "TaskStream":
         """The embedded world; ``options`` as for :func:`lpi.data.scenes.load_scenes`."""
         return cls.from_records(load_scenes(**options), name=name, order=order)
+
+    @classmethod
+    def from_features(
+        cls,
+        root: str | Path,
+        *,
+        name: str | None = None,
+        order: Sequence[str] | None = None,
+        held_out: Sequence[str] = (),
+    ) -> "TaskStream":
+        """A folder of features, which is the backbone, too; see :mod:`lpi.data.features`."""
+        return cls.from_records(
+            load_features(root), name=name or Path(root).resolve().name, order=order, held_out=held_out
+        )
 
     @classmethod
     def from_collection(
