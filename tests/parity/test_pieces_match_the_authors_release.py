@@ -2,7 +2,8 @@
 
 Their code (github.com/Kelvin-ywc/LPI, commit 92e5800) was run on drawn inputs under torch 2.13; inputs and outputs are
 kept as numbers: prompts of twelve tasks from their factors, the three losses over the last one with gradients, k-means
-keys and the tasks that queries were sent to, recall a task, and the interaction of their grounding release.
+keys and the tasks that queries were sent to, recall a task, features of their towers with and without prompts, and the
+interaction of their grounding release.
 
 Where ours differs on purpose:
 
@@ -23,7 +24,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import CLIPModel
 
+from lpi.backbones import DualEncoder, TextInputs, TowerPrompts, openai_layout
+from lpi.backbones.attention import use_own_attention
+from lpi.backbones.towers import text_tower, vision_tower
 from lpi.losses import item_loss, layer_loss, task_loss
 from lpi.methods.lpi import LPI
 from lpi.metrics.ranking import count_ranks, recall_at
@@ -166,3 +171,37 @@ def test_the_interaction_is_that_of_their_grounding_release() -> None:
     found = ours({tower: theirs[own] for tower, own in THEIRS.items()})
     for tower, own in THEIRS.items():
         torch.testing.assert_close(found[tower].detach(), theirs[f"out_{own}"], rtol=1e-5, atol=1e-5)
+
+
+def test_prompted_features_are_those_of_their_towers() -> None:
+    """Only the first layer's prompts have an effect there; the preset's injection says so."""
+    numbers = load_file(Path(__file__).parents[1] / "golden" / "authors_towers.safetensors")
+    state = {name.removeprefix("state/"): value.float() for name, value in numbers.items() if name.startswith("state/")}
+    card = {"vision_cfg": {"head_width": 8}, "text_cfg": {"heads": 2}}
+    model = CLIPModel(openai_layout._config(state, card, quick=True))
+    lacking, _ = model.load_state_dict(openai_layout._rename(state), strict=False)
+    assert all("position_ids" in name for name in lacking)
+    use_own_attention(model)
+    vision = vision_tower(model.vision_model, model.visual_projection)
+    text = text_tower(model.text_model, model.text_projection)
+    inputs: Any = None  # nothing is read from files
+    backbone = DualEncoder(model, vision=vision, text=text, inputs=inputs, name="theirs", identity="")
+    pixels, ids = numbers["in/pixels"], numbers["in/ids"]
+    own = torch.cat([ids[:, :1], ids[:, 5:]], dim=1)  # theirs has placeholders among the tokens, ours puts them in
+
+    def prompts(tower: str) -> TowerPrompts:
+        layers = numbers[f"in/{tower}"]
+        blocks = tuple(range(len(layers)))
+        injection = PRESET.prompts.injection
+        return TowerPrompts(states=layers, blocks=blocks, injection=injection, placeholders=tower == "text")
+
+    with torch.no_grad():
+        found = {
+            "images": backbone.encode_images(pixels, prompts("vision")),
+            "texts": backbone.encode_texts(TextInputs(own, torch.ones_like(own)), prompts("text")),
+            "images_plain": backbone.encode_images(pixels),
+            "texts_plain": backbone.encode_texts(TextInputs(ids, torch.ones_like(ids))),
+        }
+    for name, features in found.items():
+        torch.testing.assert_close(features, numbers[f"out/{name}"], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(found["texts"], found["texts_plain"], atol=0.1)
