@@ -170,10 +170,15 @@ def test_files_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> None
 
     with pytest.raises(BackboneError, match=r'"vision" must have 71 rows'):
         load_backbone(written({**noted, "pictures": noted["pictures"][1:]}))
-    with pytest.raises(BackboneError, match="rows are narrower"):
-        load_backbone(written({**noted, "summary": {"vision": 10**6, "text": 1}}))
-    with pytest.raises(DataError, match="summary lacks text"):
-        load_backbone(written({**noted, "summary": {"vision": 1}}))
+    with pytest.raises(BackboneError, match=r"rows of {.*} numbers aren't what features.json says"):
+        load_backbone(written({**noted, "summary": {"vision": 10**4, "text": 1}}))
+    for wrong in ({"vision": -1}, {"vision": "many"}, {"text": 10**9}, 3):
+        with pytest.raises(BackboneError, match="expected a whole number for each tower; got"):
+            load_backbone(written({**noted, "depth": wrong}))
+    with pytest.raises(BackboneError, match="must be one number"):
+        load_backbone(written(noted, {**tensors, "logit_scale": torch.ones(2)}))
+    with pytest.raises(BackboneError, match="numbers aren't what"):
+        load_backbone(written({"pictures": noted["pictures"]}, {**tensors, "text": tensors["text"][:, 1:]}))
     with pytest.raises(DataError, match='picture 0: "captions" must be texts'):
         load_backbone(written({**noted, "pictures": [{**noted["pictures"][0], "captions": [3]}]}))
 

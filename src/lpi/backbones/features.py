@@ -27,9 +27,10 @@ from lpi.backbones.state import TextInputs, TowerPrompts, TowerState, View
 from lpi.backbones.tower import Tower
 from lpi.data.features import RECORDS, TENSORS, captions_of, load_features, read_features
 from lpi.errors import BackboneError, ConfigError
-from lpi.reading import wanted
+from lpi.reading import shown
 from lpi.storage import checksum, read_tensors
 
+TOWERS = ("vision", "text")
 ONE_PIXEL = PixelRecipe(resize=None, crop=(1, 1), resample=0, mean=(0.0,) * 3, std=(1.0,) * 3, factor=1.0)
 
 
@@ -185,19 +186,28 @@ def load_feature_backbone(root: Path) -> FeatureBackbone:
     for tower, count in counts.items():
         if tensors.get(tower, torch.empty(0)).shape[:-1] != (count,):
             raise BackboneError(f'{root / TENSORS}: "{tower}" must have {count} rows, as {RECORDS} says.')
-    usual, numbers = dict.fromkeys(counts, 0), dict.fromkeys(counts, "id")
-    settled = {
-        name: wanted(noted.get(name, usual), f"{root / RECORDS}, {name}", numbers)
-        for name in ("summary", "depth", "looked")
-    }
-    width = int(noted.get("features", tensors["vision"].shape[1]))
-    towers = {tower: FeatureTower(tensors[tower].float(), width, settled["depth"][tower]) for tower in counts}
-    if any(tensors[tower].shape[1] < width + settled["summary"][tower] for tower in counts):
-        raise BackboneError(f"{root / TENSORS}: rows are narrower than {RECORDS} says.")
+    summary, depth, looked = (_sizes(root, noted.get(name, {})) for name in ("summary", "depth", "looked"))
+    widths = {tower: tensors[tower].shape[1] for tower in TOWERS}
+    width = _sizes(root, {"vision": noted.get("features", widths["vision"])})["vision"]
+    unequal = "features" not in noted and widths["text"] != width
+    if unequal or any(widths[tower] < width + summary[tower] for tower in TOWERS):
+        raise BackboneError(f"{root / TENSORS}: rows of {widths} numbers aren't what {RECORDS} says.")
+    towers = {tower: FeatureTower(tensors[tower].float(), width, depth[tower]) for tower in TOWERS}
+    scale = tensors.get("logit_scale", torch.tensor(100.0).log())
+    if scale.numel() != 1:
+        raise BackboneError(f'{root / TENSORS}: "logit_scale" must be one number.')
     model: Any = nn.Module()
-    model.logit_scale = nn.Parameter(tensors.get("logit_scale", torch.tensor(100.0).log()).float())
+    model.logit_scale = nn.Parameter(scale.float().reshape(()))
     model.towers = nn.ModuleDict(towers)
     digest = hashlib.sha256("\n".join([checksum(tensors), *captions]).encode()).hexdigest()[:16]
     inputs = NumberInputs(captions, str(root))
     parts = {"model": model, "inputs": inputs, "name": str(root), "identity": digest, **towers}
-    return FeatureBackbone(settled["summary"], settled["looked"], **parts)
+    return FeatureBackbone(summary, looked, **parts)
+
+
+def _sizes(root: Path, found: object) -> dict[str, int]:
+    """A whole number a tower, 0 where none is noted."""
+    sizes: list[Any] = [found.get(tower, 0) if isinstance(found, dict) else None for tower in TOWERS]
+    if not all(type(size) is int and 0 <= size < 2**16 for size in sizes):
+        raise BackboneError(f"{root / RECORDS}: expected a whole number for each tower; got {shown(found)}.")
+    return dict(zip(TOWERS, sizes, strict=True))
