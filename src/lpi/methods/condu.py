@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, Images, Texts
+from lpi.errors import LpiError
 from lpi.methods.adapters import private_copy
 from lpi.methods.base import FALLBACK, Saved, TaskData, TrainingBatch, router_losses, router_trainable
 from lpi.methods.experts import Experts
@@ -82,8 +83,9 @@ class ConDU(Experts, Tuned):
 
     Paper: ConDU (arXiv 2503.10705), unifying and decoupling; the sizes behind a scale are means a tensor, as in its
         authors' code.
-    Differs: a query takes the change of one task, the one that its router finds (theirs, where nobody says the task:
-        the answers of several, weighted by the nearest prototypes of classes, which captions don't have).
+    Differs: that every task begins at the frozen weights is our reading. A query takes the change of one task, the one
+        that its router finds (theirs, where nobody says the task: the answers of several, weighted by the nearest
+        prototypes of classes, which captions don't have).
     """
 
     @dataclass(frozen=True)
@@ -133,6 +135,14 @@ class ConDU(Experts, Tuned):
         earlier = [part.of(self.fused) for part in self.experts[:-1] if isinstance(part, Part)]
         self.fused, parts = fuse([*earlier, self._changes()])
         self.experts = nn.ModuleList(parts)
+
+    def stage(self, k: int) -> ConDU:
+        """See :class:`Experts`: there is none, for the fused change is that of all tasks.
+
+        Raises:
+            LpiError: always.
+        """
+        raise LpiError("ConDU keeps no earlier stage.")
 
     def model_of(self, route: int) -> DualEncoder:
         """The frozen model with a task's change; the last one is kept, for items come in batches of one route."""

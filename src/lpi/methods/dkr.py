@@ -36,7 +36,7 @@ class DKR(Aligned):
         backbone: where it starts; itself left as it is.
         options: see :class:`Aligned`.
 
-    Paper: Dynamic Knowledge Rectification (AAAI 2024, 10.1609/aaai.v38i10.29054; it has no arXiv number).
+    Paper: Continual Vision-Language Retrieval via Dynamic Knowledge Rectification (AAAI 2024; no arXiv number).
     Differs: only the paper's abstract was at hand: that a row which neither model answers becomes 1 and 0 before the
         softmax, and the softmax, the sum over the batch and its weight, which are Mod-X's, are our reading. What Mod-X
         differs in, this does.

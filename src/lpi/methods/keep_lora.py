@@ -70,8 +70,10 @@ class KeepLoRA(MergedDelta):
 
     Paper: KeepLoRA (arXiv 2601.19659), residual gradient adaptation; rank 16 on query, key, value and output, 85 and 20
         per cent of the weights' energy and 99 of the inputs', from its authors' settings.
-    Differs: energy is that of squared sizes, and all directions are those of a layer's inputs, our reading. What the
-        tokens of all training pairs show, padding too, counts as the inputs, under the weights that the task leaves.
+    Differs: the paper's abstract and parts of its authors' code were at hand. Which share is the weights' and which the
+        inputs', that energy is that of squared sizes, and that all directions are those of a layer's inputs, are our
+        reading. What the tokens of all training pairs show, padding too, counts as the inputs, under the weights that
+        the task leaves.
     """
 
     @dataclass(frozen=True)
