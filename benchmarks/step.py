@@ -27,7 +27,8 @@ same prompts as plain parameters through a loop over the stock modules, text pad
 ``into``: our default injection. ``frozen``: the frozen model, ours and stock ``get_image_features`` and
 ``get_text_features`` (padded to 77). ``bfloat16``: ``ours`` under autocast, as multiples of the *float32* floor, and
 of its own. ``auto``: what a user gets here, one of the two. ``speedup_over_stock``: seconds of ``stock`` over those of
-``auto``. Tokenising, decoding and the optimiser's step are outside all of them.
+``auto``. ``authors``, where ``--authors`` names a checkout of their release: the same by their own code
+(``authors_step.py``). Tokenising, decoding and the optimiser's step are outside all of them.
 
 Variants are measured in turn, round by round, so that a noisy minute hits all of them; figures are medians of rounds.
 """
@@ -45,6 +46,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from authors_step import authors_work
 from tokenizers import pre_tokenizers
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
@@ -373,12 +375,14 @@ class Bench:
         }
         return {"frozen ours": ours, "frozen stock": stock}
 
-    def variants(self, bfloat16: bool) -> dict[str, dict[str, Work]]:
+    def variants(self, bfloat16: bool, authors: Path | None) -> dict[str, dict[str, Work]]:
         """Everything to measure, by row and part."""
         found = {"ours": self.learner_work(self.replace), "stock": self.stock_work()}
         found |= {"into": self.learner_work(self.into), **self.unprompted_work()}
         if bfloat16:
             found["bfloat16"] = self.learner_work(self.replace, torch.bfloat16)
+        if authors is not None:
+            found["authors"] = authors_work(authors, self.sizes, self.pixels, self.placeholders)
         return found
 
 
@@ -392,9 +396,11 @@ def timed(work: Work) -> float:
     return time.perf_counter() - started
 
 
-def measure(bench: Bench, rounds: int, bfloat16: bool, say: Callable[[str], None]) -> tuple[Seconds, dict[str, float]]:
+def measure(
+    bench: Bench, rounds: int, bfloat16: bool, authors: Path | None, say: Callable[[str], None]
+) -> tuple[Seconds, dict[str, float]]:
     """Seconds of every row and part in every round, and the peak of each type in operations a second."""
-    variants = bench.variants(bfloat16)
+    variants = bench.variants(bfloat16, authors)
     types = {"float32": torch.float32} | ({"bfloat16": torch.bfloat16} if bfloat16 else {})
     multiply = {name: products(bench.sizes, dtype) for name, dtype in types.items()}
     if has_onednn():
@@ -438,6 +444,8 @@ def record(sizes: Sizes, seconds: Seconds, peaks: dict[str, float], rounds: int,
         },
         "of_onednn_floor": None,
     }
+    if "authors" in seconds:
+        found["authors"] = multiples("authors", with_tokens)
     if "onednn" in peaks:
         found["of_onednn_floor"] = {
             "peak_gflops": round(peaks["onednn"] / 1e9, 1),
@@ -470,6 +478,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="how often everything is measured (default: 7)")
     parser.add_argument("--threads", type=int, help="threads of torch; by default torch's own choice")
     parser.add_argument("--quick", action="store_true", help="tiny sizes and one round: only shows that it runs")
+    parser.add_argument("--authors", type=Path, help="also measure the code in this checkout of the authors' release")
     choices = parser.parse_args()
     if choices.rounds < 1:
         parser.error(f"--rounds must be at least 1; got {choices.rounds}")
@@ -481,7 +490,7 @@ def main() -> None:
         print(line, file=sys.stderr, flush=True)
 
     bench, here = Bench(sizes), torch.device("cpu")
-    seconds, peaks = measure(bench, rounds, multiplies_bfloat16(here), say)
+    seconds, peaks = measure(bench, rounds, multiplies_bfloat16(here), choices.authors, say)
     precision = settled_precision("auto", here, wide=is_wide(bench.replace))
     figures = record(sizes, seconds, peaks, rounds, "ours" if precision == "float32" else precision)
     if choices.results is not None:

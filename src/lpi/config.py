@@ -126,7 +126,8 @@ class StreamSettings(BaseModel):
 
     Attributes:
         kind: ``scenes`` (drawn by this library), ``folder``, ``jsonl``, ``parts`` (several JSONL files), ``coco``,
-            ``karpathy``, ``collection`` (public data sets by name, as their publishers distribute them). Expressions
+            ``karpathy``, ``collection`` (public data sets by name, as their publishers distribute them), ``features``
+            (what ``lpi features`` wrote of another stream; the same folder is the backbone). Expressions
             with boxes: ``scene_expressions`` (drawn), ``expressions`` (a JSONL file), ``refcoco`` (the original refs
             and instances), ``mdetr`` (converted files).
         train_limit, test_limit: at most so many pictures a task, drawn with ``limit_seed``.
@@ -147,6 +148,7 @@ class StreamSettings(BaseModel):
         "coco",
         "karpathy",
         "collection",
+        "features",
         "scene_expressions",
         "expressions",
         "refcoco",

@@ -33,7 +33,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dar": {"rank": 2},
     "coda_prompt": {"components": 4, "length": 4},
     "coop": {"length": 4},
+    "dkr": {"weight": 1.0},  # rows that a rounding puts right or wrong are not to outweigh the rest
     "dualprompt": {"general_length": 2, "expert_length": 4},
+    "keep_lora": {"rank": 2, "energy_vision": 0.3, "energy_text": 0.2, "energy_inputs": 0.5},
     "l2p": {"pool": 6, "chosen": 2, "length": 2},
     "lora": {"rank": 2},
     "lpi": {"rank": 2, "length": 4, "interaction_rank": 2, "clusters": 2},
@@ -45,6 +47,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 RATES = {
     "c_clip": 0.005,
+    "keep_lora": 0.02,
     "dar": 0.005,
     "linear": 0.005,
     "lora": 0.005,

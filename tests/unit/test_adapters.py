@@ -144,6 +144,15 @@ def test_zscl_distils_on_the_reference_that_is_named(
     assert len(pixels) == len(texts) == len(frozen_images) == len(frozen_texts) == 4
 
 
+def test_zscl_distils_on_the_world_of_the_embedded_backbone(clip: DualEncoder) -> None:
+    reference: Any = method("zscl", clip, reference="scenes", reference_batch=4).reference
+    assert len(reference.captions) == 512
+    pixels, _, images, texts = reference.draw(torch.Generator().manual_seed(0))
+    assert len(pixels) == len(images) == len(texts) == 4
+    held_out = {record.captions[0] for record in TaskStream.from_scenes(train=1, held_out=128).held_out}
+    assert len(held_out & set(reference.captions)) < 10  # of another seed: equal words are chance
+
+
 def test_a_reference_that_can_not_serve_is_refused(clip: DualEncoder, stream: TaskStream, tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="nowhere"):
         method("zscl", clip, reference=str(tmp_path / "nowhere"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import step
 import torch
+from authors_step import authors_work
 
 from lpi.devices import multiplies_bfloat16
 
@@ -54,6 +55,11 @@ def test_a_quick_run_writes_every_figure(tmp_path: Path) -> None:
     assert "--quick" in figures["command"]
     assert figures["versions"]["torch"]
     assert figures["machine"]["processor"]
+
+
+def test_a_folder_that_is_no_checkout_of_the_authors_code_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"is no checkout of .*: retrieval/models/slinet\.py is missing"):
+        authors_work(tmp_path, step.TINY, torch.zeros(2, 3, 32, 32), torch.zeros(2, 24, dtype=torch.int64))
 
 
 def test_a_quick_pipeline_embeds_and_trains_from_files(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ SHARED = {
     *(
         "methods.adapters",
         "methods.closing",
+        "methods.corrected",
         "methods.experts",
         "methods.low_rank",
         "methods.prompt_sets",
@@ -42,7 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": {"metrics", "errors"},
     "data": {"data", "reading", "errors", "extras"},
     "backbones": {
-        *("backbones", "data.pictures", "data.records", "devices", "processes", "reading", "errors", "storage"),
+        *("backbones", "data.features", "data.pictures", "data.records", "devices", "processes", "reading", "errors"),
+        "storage",
     },
     "processes": {"errors"},
     "prompts": {"prompts", "errors"},
@@ -62,6 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods.listing": {"methods", "options"},
     "methods.checkpoint": {"methods", "routing", "plugins", *BELOW_METHODS},
     "methods.adapters": METHOD_BASE,
+    "methods.corrected": METHOD_BASE,
     "methods.experts": METHOD_BASE,
     "methods.tuned": {"methods.adapters", *METHOD_BASE},
     "methods.merged": {"methods.adapters", "methods.tuned", *METHOD_BASE},
@@ -76,6 +79,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("methods.base", "methods.encoder", "methods.grounding", "data.expressions.record"),
         *BELOW_METHODS,
     },
+    "feature_files": {"features", "methods.base", "routing", "data.features", *BELOW_METHODS},
     "trainer": {"methods", "features", *BELOW_METHODS},
     "evaluation": {
         *("evaluation", "expression_data", "methods", "routing", "data.expressions", "data.content", "metrics"),

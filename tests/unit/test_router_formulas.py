@@ -158,7 +158,7 @@ def test_an_auto_encoder_has_no_more_directions_than_its_task_has_pictures(
     kept = router.task_state(0)
     assert kept["directions_vision"].shape == (3, 8)
     torch.testing.assert_close(kept["mean_vision"], points.mean(0))
-    assert float(kept["radius_vision"]) < 1e-6
+    assert float(kept["radius_vision"]) > 0.9  # none is rebuilt by the others
     assert router.distances("vision", 5 * points).max() < 1e-6  # only directions count
     assert float(router.distances("vision", torch.eye(8)[7:])) > 0.9
 

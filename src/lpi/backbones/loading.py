@@ -24,9 +24,11 @@ from transformers.utils import logging as transformers_logging
 
 from lpi.backbones.attention import use_own_attention
 from lpi.backbones.base import DualEncoder, Tower
+from lpi.backbones.features import load_feature_backbone
 from lpi.backbones.inputs import Inputs, PixelRecipe
 from lpi.backbones.openai_layout import VOCABULARY, is_openai_layout, load_openai, openai_tokenizer
 from lpi.backbones.towers import Siglip2VisionTower, SiglipTextTower, text_tower, vision_tower
+from lpi.data.features import RECORDS
 from lpi.devices import pick_device
 from lpi.errors import BackboneError, ConfigError, MissingFileError, did_you_mean, kind_of
 from lpi.reading import UnreadableError, parse_json, read_bytes
@@ -62,8 +64,8 @@ def load_backbone(
     """A frozen backbone.
 
     Args:
-        source: a folder in transformers' layout, the name of a model on the hub, or a checkpoint file in OpenAI's
-            original layout (``.pt``, ``.bin`` or ``.safetensors``).
+        source: a folder in transformers' layout, the name of a model on the hub, a checkpoint file in OpenAI's
+            original layout (``.pt``, ``.bin`` or ``.safetensors``), or a folder of features (``lpi features``).
         image_size: side of the pictures in pixels, where it shall not be the checkpoint's own; positions are
             interpolated.
         dtype: of the weights in memory.
@@ -82,6 +84,8 @@ def load_backbone(
     place = pick_device(device)
     with quiet():
         path = locate(source)
+        if (path / RECORDS).is_file():
+            return load_feature_backbone(path).to(place)
         if path.is_file() or is_openai_layout(path):
             model, recipe, beside = load_openai(path)
         else:

@@ -14,6 +14,7 @@ import typer
 from lpi import __version__
 from lpi.cli.compare import compare
 from lpi.cli.export import export
+from lpi.cli.features import features
 from lpi.cli.grounding import ground
 from lpi.cli.methods import methods
 from lpi.cli.migrate import migrate
@@ -47,6 +48,7 @@ app.command()(run)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(export)
+app.command()(features)
 app.command()(tune)
 app.command()(ground)
 app.command()(methods)

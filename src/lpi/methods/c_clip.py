@@ -7,29 +7,18 @@ those of all others: nearer to the old space than to stand still, and free to mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lpi.backbones.base import DualEncoder, Images, Texts
-from lpi.methods.adapters import (
-    DeltaBackbone,
-    LowRank,
-    Targets,
-    UpperShare,
-    blocks_below,
-    features_before,
-    grouped,
-    item_level,
-    within,
-)
-from lpi.methods.base import Method, Saved, TaskData, TrainingBatch
-from lpi.methods.options import PairOptions
+from lpi.backbones.base import DualEncoder
+from lpi.methods.adapters import features_before, grouped, within
+from lpi.methods.base import Saved, TaskData, TrainingBatch
+from lpi.methods.merged import MergedDelta
 from lpi.options import Share, Weight
 
 
@@ -49,7 +38,7 @@ def consolidation_loss(new: Tensor, old: Tensor, temperature: float) -> Tensor:
     return (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
 
 
-class CCLIP(Method):
+class CCLIP(MergedDelta):
     """LoRA merged after each task, with contrastive knowledge consolidation.
 
     Args:
@@ -69,15 +58,9 @@ class CCLIP(Method):
     """
 
     @dataclass(frozen=True)
-    class Options(PairOptions):
+    class Options(MergedDelta.Options):
         """What C-CLIP takes."""
 
-        training: ClassVar[Mapping[str, Any]] = {"learning_rate": 3e-3}
-
-        rank: Annotated[int, "of the changes of a task"] = 16
-        alpha: Annotated[Weight, "a change is multiplied by alpha / rank"] = 32.0
-        targets: Annotated[Targets, "which layers of the blocks are changed"] = "all"
-        upper: UpperShare = 1.0
         merge: Annotated[Share, "the share of a task's change that joins the weights"] = 0.5
         weight: Annotated[Weight, "of the consolidation loss"] = 1.0
         temperature: Annotated[float, Field(ge=1e-3), "of the consolidation loss"] = 0.07
@@ -86,16 +69,12 @@ class CCLIP(Method):
 
     def __init__(self, backbone: DualEncoder, options: Options | None = None) -> None:
         super().__init__(backbone, options)
-        self.adapted = DeltaBackbone(
-            backbone, self.options.targets, own=True, first=blocks_below(backbone, self.options.upper)
-        )
         self.before: tuple[Tensor, Tensor] | None = None
-        self._start(torch.Generator().manual_seed(0))
+        self._project(torch.Generator().manual_seed(0))
 
-    def _start(self, generator: torch.Generator) -> None:
-        """A change of zero, and a projector drawn anew."""
+    def _project(self, generator: torch.Generator) -> None:
+        """A projector drawn anew."""
         width = self.backbone.feature_width
-        self.change = LowRank(self.adapted.layers, rank=self.options.rank, generator=generator)
         self.projector = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
         for parameter in self.projector.parameters():
             drawn = 2 * torch.rand(parameter.shape, generator=generator) - 1
@@ -103,8 +82,9 @@ class CCLIP(Method):
 
     def begin_task(self, data: TaskData, generator: torch.Generator) -> None:
         """Start a change, and keep the features that the task's pairs have without it."""
-        self._start(generator)
-        self.to(self.backbone.device)
+        super().begin_task(data, generator)
+        self._project(generator)
+        self.projector.to(self.backbone.device)
         self.before = features_before(self, data)
 
     def trainable(self) -> list[nn.Parameter]:
@@ -114,50 +94,24 @@ class CCLIP(Method):
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """The item-level loss and the consolidation."""
         assert self.before is not None  # begin_task comes first
-        o = self.options
-        with self.adapted.with_deltas((self.change, o.alpha / o.rank)) as model:
-            images, texts = model.encode_images(batch.images), model.encode_texts(batch.texts)
-        images, texts = F.normalize(images, dim=-1), F.normalize(texts, dim=-1)
-        scale = self.backbone.logit_scale.exp()
-        parts = {"item": item_level(batch, images, texts, logit_scale=scale, multi_positive=o.multi_positive)}
-        if o.weight:
+        images, texts = self.both(batch)
+        parts = {"item": self.item(batch, images, texts)}
+        if self.options.weight:
             new = self.projector(torch.cat([images, texts]))
             old = torch.cat([self.before[0][batch.picture_rows], self.before[1][batch.caption_rows]])
-            parts["consolidate"] = o.weight * consolidation_loss(new, old, o.temperature)
+            parts["consolidate"] = self.options.weight * consolidation_loss(new, old, self.options.temperature)
         return parts
 
     def end_task(self, data: TaskData, generator: torch.Generator) -> None:
-        """Merge the change."""
-        o = self.options
-        self.adapted.merge(self.change, o.merge * o.alpha / o.rank)
+        """Merge a share of the change."""
+        self.adapted.merge(self.change, self.options.merge * self.factor)
         self.before = None
-
-    def frozen_blocks(self, tower: str) -> int:
-        """See :class:`Method`: those below the changed ones."""
-        return blocks_below(self.backbone, self.options.upper)[tower]
-
-    def image_features(self, images: Images, route: int) -> Tensor:
-        """See :class:`Method`; with what has been merged so far."""
-        return F.normalize(self.adapted.model.encode_images(images), dim=-1)
-
-    def text_features(self, texts: Texts, route: int) -> Tensor:
-        """See :class:`Method`; with what has been merged so far."""
-        return F.normalize(self.adapted.model.encode_texts(texts), dim=-1)
 
     def shared_state(self) -> dict[str, Tensor]:
         """The merged weights, and what the last task trained."""
-        return {
-            **grouped("weight", {name: layer.weight for name, layer in self.adapted.layers.items()}),
-            **grouped("bias", {n: layer.bias for n, layer in self.adapted.layers.items() if layer.bias is not None}),
-            **grouped("change", self.change.state_dict()),
-            **grouped("projector", self.projector.state_dict()),
-        }
+        return {**super().shared_state(), **grouped("projector", self.projector.state_dict())}
 
-    @torch.no_grad()
     def restore(self, tasks: Saved, shared: dict[str, Tensor]) -> None:
         """See :class:`Method`."""
-        for kind in ("weight", "bias"):
-            for name, value in within(shared, kind).items():
-                cast(Tensor, getattr(self.adapted.layers[name], kind)).copy_(value)
-        self.change.load_state_dict(within(shared, "change"))
+        super().restore(tasks, shared)
         self.projector.load_state_dict(within(shared, "projector"))

@@ -7,15 +7,10 @@ matched wrongly then.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
-
 import torch.nn.functional as F
 from torch import Tensor
 
-from lpi.methods.base import TrainingBatch
-from lpi.methods.tuned import Compared
-from lpi.options import Weight
+from lpi.methods.tuned import Aligned, answered
 
 
 def off_diagonal_loss(new: Tensor, old: Tensor, positives: Tensor) -> Tensor:
@@ -30,17 +25,16 @@ def off_diagonal_loss(new: Tensor, old: Tensor, positives: Tensor) -> Tensor:
         Kullback-Leibler divergence in nats of the new from the old rows' softmax, summed over the rows whose best
         candidate was right, scalar.
     """
-    right = positives.gather(1, old.argmax(dim=1, keepdim=True))[:, 0]
     divergence = F.kl_div(new.log_softmax(1), old.log_softmax(1), reduction="none", log_target=True).sum(1)
-    return (divergence * right).sum()
+    return (divergence * answered(old, positives)).sum()
 
 
-class ModX(Compared):
+class ModX(Aligned):
     """Full fine-tuning that maintains off-diagonal information.
 
     Args:
         backbone: where it starts; itself left as it is.
-        options: see :class:`Options`.
+        options: see :class:`Aligned`.
 
     Paper: Mod-X (arXiv 2305.07437), the screening of wrong rows and the loss L_Mod-X; alpha = 20 in the authors'
         scripts. As in their code the softmax is over plain cosines, and the sum is over the batch.
@@ -48,20 +42,6 @@ class ModX(Compared):
         The first task's teacher is the frozen model. Its similarities are those of pictures as in evaluation.
     """
 
-    @dataclass(frozen=True)
-    class Options(Compared.Options):
-        """What Mod-X takes."""
-
-        weight: Annotated[Weight, "alpha, of the alignment of the similarities"] = 20.0
-
-    options: Options
-
-    def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """The item-level loss and the alignment of the similarities, both directions averaged."""
-        images, texts = self.both(batch)
-        new = images @ texts.T
-        old_images, old_texts = self.old(batch)
-        old = old_images @ old_texts.T
-        positives = batch.positives
-        kept = (off_diagonal_loss(new, old, positives) + off_diagonal_loss(new.T, old.T, positives.T)) / 2
-        return {"item": self.item(batch, images, texts), "align": self.options.weight * kept}
+    def kept(self, new: Tensor, old: Tensor, positives: Tensor) -> Tensor:
+        """See :class:`Aligned`."""
+        return off_diagonal_loss(new, old, positives)

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, Images, Texts, Tower
+from lpi.errors import BackboneError
 from lpi.methods.adapters import blocks_below, features_before, item_level
 from lpi.methods.base import Method, Saved, TaskData, TrainingBatch
 from lpi.methods.options import MethodOptions, PairOptions
-from lpi.options import Share
+from lpi.options import Share, Weight
 from lpi.prompts.low_rank import TOWERS
 
 
@@ -35,8 +36,9 @@ class TrainableCopy(Method):
         return {"item": self.item(batch, *self.both(batch))}
 
     def both(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
-        """Features of a batch, [images, features] and [texts, features]."""
-        return self.image_features(batch.images, 0), self.text_features(batch.texts, 0)
+        """Features of a batch under the copy, [images, features] and [texts, features]."""
+        images, texts = self.tuned.encode_images(batch.images), self.tuned.encode_texts(batch.texts)
+        return F.normalize(images, dim=-1), F.normalize(texts, dim=-1)
 
     def item(self, batch: TrainingBatch, images: Tensor, texts: Tensor) -> Tensor:
         """The item-level loss of a batch's features, scalar."""
@@ -94,8 +96,14 @@ class Tuned(TrainableCopy):
         for name in TOWERS if self.options.upper < 1 else ():
             for module in below(getattr(self.tuned, name), blocks_below(backbone, self.options.upper)[name]):
                 module.requires_grad_(False)
+        if all(weight is self.tuned.model.logit_scale for weight in self.tuned.parameters()):
+            raise BackboneError(f"{backbone.name} has no weights that could learn. Name another backbone.")
         if self.tuned.logit_bias is not None:  # SigLIP's; the softmax loss has no use for it
             self.tuned.model.logit_bias.requires_grad_(False)
+
+    def restart(self) -> None:
+        """Give the copy the backbone's weights again."""
+        self.tuned.model.load_state_dict(self.backbone.model.state_dict())
 
     def frozen_blocks(self, tower: str) -> int:
         """The lowest blocks that stay as they are."""
@@ -135,3 +143,45 @@ class Compared(Tuned):
     def end_task(self, data: TaskData, generator: torch.Generator) -> None:
         """Let go of the features from before the task."""
         self.before = None
+
+
+class Aligned(Compared):
+    """A copy whose similarities within a batch are held to what they were before the task."""
+
+    @dataclass(frozen=True)
+    class Options(Compared.Options):
+        """What such a copy takes."""
+
+        weight: Annotated[Weight, "alpha, of the alignment of the similarities"] = 20.0
+
+    options: Options
+
+    def kept(self, new: Tensor, old: Tensor, positives: Tensor) -> Tensor:
+        """How far similarities of one direction are from what they shall be, scalar.
+
+        Args:
+            new: cosines of the model that learns, [queries, candidates].
+            old: of the model before the task, [queries, candidates].
+            positives: which candidates are right, bool [queries, candidates].
+        """
+        raise NotImplementedError
+
+    def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        """The item-level loss and the alignment of the similarities, both directions averaged."""
+        images, texts = self.both(batch)
+        new = images @ texts.T
+        old_images, old_texts = self.old(batch)
+        old = old_images @ old_texts.T
+        positives = batch.positives
+        kept = (self.kept(new, old, positives) + self.kept(new.T, old.T, positives.T)) / 2
+        return {"item": self.item(batch, images, texts), "align": self.options.weight * kept}
+
+
+def answered(scores: Tensor, positives: Tensor) -> Tensor:
+    """Which queries have a right candidate in the first place, bool [queries].
+
+    Args:
+        scores: [queries, candidates].
+        positives: which candidates are right, bool [queries, candidates].
+    """
+    return positives.gather(1, scores.argmax(dim=1, keepdim=True))[:, 0]

@@ -22,7 +22,10 @@ from lpi.methods.base import TaskData, TrainingBatch
 from lpi.methods.tuned import Tuned
 from lpi.options import Size, Weight
 from lpi.tasks.batches import PictureStore
-from lpi.tasks.stream import TaskStream
+from lpi.tasks.stream import TaskStream, general_stream
+
+SCENES = "scenes"  # as a reference: the embedded backbone's own world
+DRAWN = 512  # pictures of it
 
 
 def softened_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -38,7 +41,7 @@ class Reference:
     """Pictures and captions on which a model should stay as it was, with the frozen model's features.
 
     Args:
-        folder: of tasks, as for a stream: ``<task>/captions.jsonl`` and ``<task>/images/``.
+        folder: of tasks, as for a stream: ``<task>/captions.jsonl`` and ``<task>/images/``; or ``scenes``.
         backbone: the frozen model.
         size: pairs drawn at once.
 
@@ -48,7 +51,8 @@ class Reference:
     """
 
     def __init__(self, folder: str, backbone: DualEncoder, size: int) -> None:
-        records = TaskStream.from_folder(folder).merged().train
+        stream = general_stream(DRAWN, seed=1) if folder == SCENES else TaskStream.from_folder(folder)
+        records = stream.merged().train
         if len(records) < 2:
             raise ConfigError(f"reference must hold at least 2 training pictures; {folder} has {len(records)}.")
         inputs = backbone.inputs
@@ -122,8 +126,8 @@ class ZSCL(Tuned):
         temperature: Annotated[float, Field(ge=1e-3), "T, softens both sides' answers"] = 2.0
         reference: Annotated[
             str | None,
-            "a folder of tasks, as for a stream, whose training pictures and captions are distilled on; by default "
-            "the task's own batches",
+            "a folder of tasks, as for a stream, whose training pictures and captions are distilled on, or 'scenes', "
+            "the world that lpi-tiny was pre-trained on; by default the task's own batches",
         ] = None
         reference_batch: Annotated[int, Field(ge=2), "pairs drawn from it a step"] = 32
         ensemble_every: Annotated[Size, "steps between two weights that enter the average; 0 doesn't average"] = 10

@@ -35,7 +35,7 @@ class Reconstruction(Router):
 
     Paper: MoE-Adapters (arXiv 2403.11549), the auto-selector (DDAS), eq. 6 to 8.
     Differs: the auto-encoders are linear, over the backbone's own features of both towers (the paper: AlexNet's, of
-        pictures).
+        pictures). The radius is that of points which the auto-encoder hasn't seen.
     """
 
     @dataclass(frozen=True)
@@ -46,19 +46,31 @@ class Reconstruction(Router):
         out_of_domain: Annotated[
             Literal["nearest", "fallback"], "fallback sends what no task can rebuild to the frozen model"
         ] = "fallback"
-        quantile: Annotated[Quantile, "how badly is too badly, as a quantile of the training errors"] = 0.99
+        quantile: Annotated[Quantile, "how badly is too badly, as a quantile of the errors of unseen items"] = 0.99
 
     options: Options
 
     def fit(self, tower: str, points: Tensor, generator: torch.Generator) -> None:
-        """See :class:`Router`; the radius is a quantile of the task's own errors."""
+        """See :class:`Router`; the radius is a quantile of the errors of points that the auto-encoder hasn't seen.
+
+        Each half of the points is rebuilt by what is fitted to the other: its own it would rebuild too well.
+        """
         units, own = F.normalize(points.cpu().float(), dim=-1), self._task(-1)
-        mean = units.mean(dim=0)
-        _, _, directions = torch.linalg.svd(units - mean, full_matrices=False)
-        directions = directions[: self.options.hidden].contiguous()
-        radius = rebuilding_error(units, mean, directions).quantile(self.options.quantile)
+        order = torch.randperm(len(units), generator=generator)
+        halves = order.chunk(2) if len(units) > 1 else (order, order)
+        errors = [
+            rebuilding_error(units[unseen], *self._auto_encoder(units[seen])) for unseen, seen in (halves, halves[::-1])
+        ]
+        radius = torch.cat(errors).quantile(self.options.quantile)
+        mean, directions = self._auto_encoder(units)
         for name, value in (("mean", mean), ("directions", directions), ("radius", radius)):
             own.keep(f"{name}_{tower}", value.to(points.device))
+
+    def _auto_encoder(self, units: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean [features] and the directions [hidden, features] that rebuild points best."""
+        mean = units.mean(dim=0)
+        _, _, directions = torch.linalg.svd(units - mean, full_matrices=False)
+        return mean, directions[: self.options.hidden].contiguous()
 
     def distances(self, tower: str, features: Tensor) -> Tensor:
         """How badly each task's auto-encoder rebuilds each item, [items, tasks]."""

@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 
 from lpi.data.coco import COCO_TASKS, OTHER, load_coco
 from lpi.data.collections import COLLECTIONS, load_collection
+from lpi.data.features import load_features
 from lpi.data.folder import load_folder, load_jsonl
 from lpi.data.karpathy import load_karpathy
 from lpi.data.records import CaptionedImage
-from lpi.data.scenes import load_scenes
+from lpi.data.scenes import general_scenes, load_scenes
 from lpi.errors import ConfigError, DataError, did_you_mean
 from lpi.tasks.grouping import StreamOf, TaskOf, option_names
 
@@ -158,6 +159,20 @@ class TaskStream(StreamOf[Task, CaptionedImage]):
         return cls.from_records(load_scenes(**options), name=name, order=order)
 
     @classmethod
+    def from_features(
+        cls,
+        root: str | Path,
+        *,
+        name: str | None = None,
+        order: Sequence[str] | None = None,
+        held_out: Sequence[str] = (),
+    ) -> "TaskStream":
+        """A folder of features, which is the backbone, too; see :mod:`lpi.data.features`."""
+        return cls.from_records(
+            load_features(root), name=name or Path(root).resolve().name, order=order, held_out=held_out
+        )
+
+    @classmethod
     def from_collection(
         cls,
         collection: str,
@@ -229,6 +244,11 @@ def _claim(places: dict[str, str], records: Iterable[CaptionedImage], place: str
         if picture in places:
             raise DataError(f"{picture}: the picture is in {places[picture]} and again in {place}. Use it once.")
         places[picture] = place
+
+
+def general_stream(count: int, *, seed: int) -> TaskStream:
+    """So many scenes of the world that the embedded backbone was pre-trained on, as one task; none is ever held out."""
+    return TaskStream.from_records(list(general_scenes(count, seed=seed)), name="general")
 
 
 def source_options(kind: str) -> list[str]:
