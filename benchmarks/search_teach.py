@@ -147,7 +147,7 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     with change(place) as writer:
         share = len(own & set(writer.contents())) / max(1, len(writer.contents()))
         lesson = learn(writer, domain, settings=training_settings(writer, changes), seed=options.seed)
-        other = measure(writer, lesson.method, domain.name, domain.test, scoring="routed")["recall"]
+        other = measure(writer, lesson.method, lesson.test, scoring="routed")["recall"]
         stage = adopt(writer, lesson)
     teach = lesson.report["seconds"]["learn"] + lesson.report["seconds"]["measure"] + stage.seconds
     index = SearchIndex.open(place)

@@ -51,7 +51,14 @@ def test_a_folder_is_taught_looked_at_adopted_and_compared(own: Any, visit: Visi
     page.fill("#domain", "dull")
     page.click("text=Learn it on trial")
     assert on_trial(page)[0] == "dull (new)"
-    assert page.locator("#teaching tbody td").count() % 2 == 0
+    heads = page.locator("#teaching thead th").all_inner_texts()
+    assert heads == ["Domain", "captions", "first: before", "after", "in ten: before", "after"]
+    assert page.locator("#teaching tbody tr").first.locator("td").first.inner_text() == "16"
+    among = len(SearchIndex.open(own.world.index, device="cpu")) + 8
+    assert f"find their picture first, or among ten, of {among} pictures" in page.inner_text("#teaching .about")
+    page.set_viewport_size({"width": 360, "height": 640})  # the table is moved within itself
+    assert page.evaluate("(s => s.scrollWidth <= s.clientWidth)(document.querySelector('#teaching'))")
+    page.set_viewport_size({"width": 1280, "height": 800})
     assert known(own.world) == ["warm", "cold"]
     page.click("#teaching :text-matches('^Adopt it')")
     page.wait_for_selector("#teaching :text('dull is known now')")
@@ -103,7 +110,7 @@ def test_selected_pictures_are_taught_by_saying_what_they_are(own: Any, visit: V
     page.wait_for_selector("#teaching", state="hidden")
     page.click("#teach")  # it is still there
     assert on_trial(page)[0] == "mine (new)"
-    assert page.inner_text("#teaching p").startswith("How often") or page.is_visible("#teaching table")
+    assert "How many captions of pictures that weren't learned from (1 of mine)" in page.inner_text("#teaching")
 
 
 def test_it_needs_no_mouse(own: Any, visit: Visit) -> None:

@@ -63,6 +63,7 @@ def test_the_whole_way(world: World, tmp_path: Path, type_command: Type, monkeyp
     before = (place / "index.json").read_bytes()
     ended = type_command(*teach, "--dry-run")
     assert "dull (new)" in ended.out
+    assert "Test captions that find their picture, per cent, among 48 pictures:" in ended.out, "24 and 3 times 8 tests"
     assert "must be embedded again" in ended.out
     option = "--even-if-worse" if "warning: " in ended.err else "--yes"
     assert ended.out.endswith(f"Not adopted. The same command with {option} adopts it without learning again.\n")
@@ -188,6 +189,18 @@ def test_a_domain_is_taught_in_closed_form_at_once_and_deeper_afterwards(
     assert index.tasks == ["dull"]
     assert width > index.method().backbone.feature_width
     refused(type_command(*teach, "--yes"), "task 'dull' was learned already")
+    lessons = ("--deeper", "--set", "steps=2", "--set", "batch=8")
+    told = json.loads(type_command(*teach, *lessons, "--dry-run", "--json").out)
+    assert list(told["lessons"]) == ["closed form", "deeper"]
+    assert told["recall"] == told["lessons"][told["offered"]]["recall"]
+    finds = {
+        way: sum(own["recall"]["new"]["after"][key] for key in ("r1", "r10")) for way, own in told["lessons"].items()
+    }
+    assert finds[told["offered"]] == max(finds.values())
+    learned = {file: file.stat().st_mtime_ns for file in (place / "lessons").rglob("learned.json")}
+    assert len(learned) == 2, "both are kept, whichever is offered"
+    type_command(*teach, *lessons, "--dry-run")
+    assert {file: file.stat().st_mtime_ns for file in (place / "lessons").rglob("learned.json")} == learned
     deeper = type_command(*teach, "--deeper", "--set", "steps=2", "--set", "batch=8", "--even-if-worse")
     assert deeper.out.index("In closed form:") < deeper.out.index("With a change of the model:")
     assert [one.kind for one in SearchIndex.open(place, device="cpu").stages()] == ["index", "teach", "teach"]

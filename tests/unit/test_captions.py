@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import Type
 from PIL import Image
 
+from lpi.data.check import check_stream_source
 from lpi.data.folder import load_folder, load_jsonl, load_task
 from lpi.data.source import load_source
 from lpi.errors import DataError, MissingFileError
@@ -68,6 +70,32 @@ def test_every_form_gives_the_same_captions(folder: Path, write: Callable[[Path]
     assert all(one.picture.open().size == (8, 8) for one in records)
 
 
+@pytest.mark.parametrize("write", [lines, array, table, semicolons, texts, carried])
+def test_the_check_takes_one_folder_in_every_form_and_counts_it(
+    folder: Path, write: Callable[[Path], None], type_command: Type
+) -> None:
+    write(folder)
+    ended = type_command("data", "check", folder, "--json")
+    assert ended.code == 0, ended.out
+    told = json.loads(ended.out)
+    (row,) = told["tasks"]
+    assert (row["task"], row["captions"], told["pictures"], told["errors"]) == (folder.name, 3, 2, [])
+    assert {split: row[split] for split in ("train", "val", "test")} == {"train": 1, "val": 0, "test": 1}
+    assert [(one.task, one.split) for one in load_source(folder)] == [
+        (folder.name, one.split) for one in load_task(folder, "sea")
+    ], "the same are drawn as lpi teach draws"
+
+
+def test_rows_that_name_tasks_are_of_these_and_none_is_guessed(folder: Path) -> None:
+    rows = [{"image": "boat.png", "captions": ["a"]}, {"image": "gull.png", "captions": ["b"], "task": "air"}]
+    (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match=r'line 1: no column "task"'):
+        load_source(folder)
+    (folder / "captions.csv").write_text("image,caption\n")
+    with pytest.raises(DataError, match=r"holds both captions\.jsonl and captions\.csv"):
+        load_source(folder)
+
+
 def test_iptc_captions_are_read(folder: Path) -> None:
     text = b"a red boat"
     record = b"\x1c\x02\x78" + len(text).to_bytes(2, "big") + text
@@ -79,6 +107,7 @@ def test_iptc_captions_are_read(folder: Path) -> None:
         content, notes = plain.read_bytes(), b"Photoshop 3.0\0" + block
         plain.write_bytes(content[:2] + b"\xff\xed" + (len(notes) + 2).to_bytes(2, "big") + notes + content[2:])
     assert [one.captions for one in load_task(folder, "sea")] == [("a red boat",)] * 2
+    assert check_stream_source(folder).rows[0]["captions"] == 2
 
 
 def test_columns_of_a_table_are_fields_and_name_splits_and_tasks(folder: Path) -> None:

@@ -12,7 +12,7 @@ from search_world import World
 from lpi.errors import CheckpointError, LpiError
 from lpi.search.checking import damage
 from lpi.search.index import SearchIndex
-from lpi.search.recorded import put_on_record
+from lpi.search.recorded import TestSet, put_on_record
 from lpi.search.store import Store
 from lpi.search.teaching import read_domain
 from lpi.storage import read_sealed, sealed, write_json
@@ -115,7 +115,7 @@ def test_rows_that_are_too_few_are_counted(mine: World) -> None:
 
 
 def test_a_changed_test_set_and_a_changed_manifest_are_named(mine: World) -> None:
-    put_on_record(mine.index, "warm", read_domain(mine.captioned / "warm", "warm").test)
+    put_on_record(mine.index, TestSet("warm", read_domain(mine.captioned / "warm", "warm").test))
     assert damage(mine.index) == []
     file = next((mine.index / "tests").glob("*.json"))
     file.write_text(file.read_text().replace("dot", "box", 1))

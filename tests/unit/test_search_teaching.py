@@ -18,7 +18,7 @@ from lpi.errors import ConfigError, DataError, MissingFileError, UnknownNameErro
 from lpi.methods.base import recorded_options, restore, stored_state
 from lpi.methods.checkpoint import load_method, save_method
 from lpi.methods.encoder import route_images, route_texts
-from lpi.metrics.ranking import recall_both_directions
+from lpi.metrics.ranking import cosine_block, count_ranks, recall_at, recall_both_directions
 from lpi.search import SearchIndex
 from lpi.search.encoding import Encoder
 from lpi.search.identity import ROUTING
@@ -34,7 +34,7 @@ from lpi.tasks.stream import TaskStream
 def world(tmp_path_factory: pytest.TempPathFactory, stream: TaskStream) -> World:
     world = World.make(tmp_path_factory.mktemp("world"), stream)
     world.build()
-    put_on_record(world.index, "warm", read_domain(world.captioned / "warm", "warm").test)
+    put_on_record(world.index, TestSet("warm", read_domain(world.captioned / "warm", "warm").test))
     return world
 
 
@@ -197,17 +197,18 @@ def _pixels(index: SearchIndex, world: World, path: str) -> torch.Tensor:
 def test_a_test_set_of_a_domain_that_was_never_taught_is_measured_too(world: World, tmp_path: Path) -> None:
     mine = world.copy(tmp_path)
     pictures = read_domain(world.captioned / "cold", "cold").test
-    put_on_record(mine.index, "gulls", pictures)
+    put_on_record(mine.index, TestSet("gulls", pictures))
     with change(mine.index, device="cpu") as writer:
         lesson = mine.lesson(writer)
     assert list(lesson.report["recall"]["old"]) == ["warm", "gulls"]
-    assert lesson.report["tests"] == len(pictures) + len(lesson.test) + len(on_record(mine.index)["warm"].records)
+    tests = len(pictures) + len(lesson.test.records) + len(on_record(mine.index)["warm"].records)
+    assert (lesson.report["tests"], lesson.report["among"]) == (tests, 24 + tests)
 
 
 def test_the_report_measures_new_old_and_held_out_before_and_after(world: World, tmp_path: Path) -> None:
     mine = world.copy(tmp_path)
     held = read_domain(world.captioned / "cold", "cold").test
-    put_on_record(mine.index, HELD_OUT, held)
+    put_on_record(mine.index, TestSet(HELD_OUT, held))
     with change(mine.index, device="cpu") as writer:
         lesson = mine.lesson(writer)
         before = writer.method
@@ -218,27 +219,90 @@ def test_the_report_measures_new_old_and_held_out_before_and_after(world: World,
     assert report["pictures"] == 24
     assert report["share"] == report["reembed"] / 24
     assert report["seconds"]["learn"] > 0
+    archive = [Image.open(file).convert("RGB") for file in sorted(mine.photos.rglob("*.png"))]
+    records = (*held, *on_record(mine.index)["warm"].records, *lesson.test.records)
+    texts, owner, pairs = relevance(records, equal_captions=True)
+    texts, right = texts[: int((owner < len(held)).sum())], torch.from_numpy(pairs)
     for when, method in (("before", before), ("after", lesson.method)):
-        pictures = [record.picture.open() for record in held]
-        texts, _, pairs = relevance(held, equal_captions=True)
-        expected = recall_both_directions(
-            method.encode_texts(texts),
-            method.encode_images(pictures),
-            torch.from_numpy(pairs),
-            text_task=torch.zeros(len(texts)),
-            image_task=torch.zeros(len(pictures)),
-            ks=(1,),
-        )
+        pictures = [*(record.picture.open() for record in records), *archive]
+        block = cosine_block(method.encode_texts(texts), method.encode_images(pictures))
+        ranks = count_ranks(block, len(texts), right[right[:, 0] < len(texts)])
         found = report["recall"]["held_out"][when]
-        assert found["text_to_image"] == pytest.approx(expected["text_to_image"]["1"][0], abs=1e-6)
-        assert found["image_to_text"] == pytest.approx(expected["image_to_text"]["1"][0], abs=1e-6)
+        assert found["captions"] == len(texts) == 2 * len(held)
+        assert [found["r1"], found["r10"]] == pytest.approx([recall_at(k, ranks) for k in (1, 10)], abs=1e-6)
+
+
+def test_the_figures_are_what_the_index_then_finds(world: World, tmp_path: Path) -> None:
+    """The archive holds the domain's pictures, learned from and not: whoever types a test caption finds so many."""
+    mine = world.copy(tmp_path)
+    shutil.copytree(mine.captioned / "dull" / "images", mine.photos / "archive")
+    mine.update()
+    domain = read_domain(mine.captioned / "dull", "dull")
+    fitting: dict[str, set[str]] = {}
+    for record in (*domain.train, *domain.validation, *domain.test):
+        for caption in record.captions:
+            fitting.setdefault(caption, set()).add(content_id(record.picture.path))  # type: ignore[attr-defined]
+    with change(mine.index, device="cpu") as writer:
+        lesson = mine.lesson(writer)
+        stage = adopt(writer, lesson)
+    report, warm = lesson.report, len(on_record(mine.index)["warm"].records)
+    assert (report["pictures"], report["among"]) == (48, 48 + warm), "the test pictures of dull are in it already"
+    assert report["embedded"] == report["reembed"] == stage.embedded > 0
+    assert report["seconds"]["embed"] is None
+    shutil.copytree(mine.captioned / "warm" / "images", mine.photos / "warm-tests", ignore=_not_tests)
+    mine.update()
+    index = SearchIndex.open(mine.index, device="cpu")
+    assert len(index) == report["among"]
+    for number, when in enumerate(("before", "after")):
+        told = report["recall"]["new"][when]
+        asked = [caption for record in domain.test for caption in record.captions]
+        found = [[hit.id for hit in index.search_text(caption, 10, stage=number, exact=True)] for caption in asked]
+        for key, count in (("r1", 1), ("r10", 10)):
+            hits = [bool(fitting[caption] & set(ids[:count])) for caption, ids in zip(asked, found, strict=True)]
+            assert told[key] == pytest.approx(sum(hits) / len(hits), abs=0.5 / len(hits)), (when, key)
+        assert told["captions"] == len(asked)
+
+
+def _not_tests(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if not name.endswith("-2.png")]
+
+
+def test_of_very_many_pictures_some_are_drawn_and_the_report_says_so(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = world.copy(tmp_path)
+    monkeypatch.setattr("lpi.search.teaching.EMBEDDED", 2)
+    with change(mine.index, device="cpu") as writer:
+        lesson = mine.lesson(writer)
+        report = lesson.report
+        assert report["among"] < report["pictures"] + report["tests"]
+        assert 0 < report["embedded"] < report["reembed"]
+        assert report["seconds"]["embed"] is not None
+        assert adopt(writer, lesson).embedded == report["reembed"]
+
+
+def test_nothing_is_measured_without_the_folder_of_pictures(world: World, tmp_path: Path) -> None:
+    mine = world.copy(tmp_path)
+    mine.photos.rename(tmp_path / "away")
+    with change(mine.index, device="cpu") as writer, pytest.raises(MissingFileError, match="Connect the disk"):
+        mine.lesson(writer)
+
+
+def test_what_is_learned_in_two_ways_is_kept_in_both(world: World, tmp_path: Path) -> None:
+    mine = world.copy(tmp_path)
+    steps: list[int] = []
+    domain = read_domain(mine.captioned / "dull", "dull")
+    with change(mine.index, device="cpu") as writer:
+        for settings in (QUICK, QUICK.model_copy(update={"steps": 2})) * 2:
+            learn(writer, domain, settings=settings, on_step=lambda step: steps.append(step.step))
+    assert steps == [1, 2, 3, 1, 2]
 
 
 def test_each_domains_queries_meet_the_pictures_of_all(world: World, tmp_path: Path) -> None:
     mine = world.copy(tmp_path)
     sets = [TestSet(task, read_domain(world.captioned / task, task).test) for task in ("warm", "cold")]
     with change(mine.index, device="cpu") as writer:
-        found, routed = (Gallery(sets).recall(writer, writer.method, scoring=way) for way in ("plain", "routed"))
+        found, routed = (Gallery(sets, {}).recall(writer, writer.method, scoring=way) for way in ("plain", "routed"))
         method = writer.method
     records = [record for own in sets for record in own.records]
     texts, owner, pairs = relevance(records, equal_captions=True)
@@ -259,8 +323,9 @@ def test_each_domains_queries_meet_the_pictures_of_all(world: World, tmp_path: P
             ks=(1,),
             similarity="dot",
         )
-        for direction, values in expected.items():
-            assert [measured[task][direction] for task in ("warm", "cold")] == pytest.approx(values["1"], abs=1e-6)
+        for direction, key in (("text_to_image", "r1"), ("image_to_text", "image_to_text")):
+            own = [measured[task][key] for task in ("warm", "cold")]
+            assert own == pytest.approx(expected[direction]["1"], abs=1e-6)
 
 
 def test_test_pictures_that_are_gone_are_counted_and_left_out(world: World, tmp_path: Path) -> None:
@@ -309,13 +374,13 @@ def test_a_taught_domain_is_measured_when_the_next_one_comes(taught: World) -> N
 
 
 def test_pictures_that_cannot_be_embedded_again_are_dropped_with_a_reason(world: World, tmp_path: Path) -> None:
-    mine = world.copy(tmp_path)
+    mine, other = world.copy(tmp_path), world.copy(tmp_path / "other")
+    with change(other.index, device="cpu") as writer:
+        needed = sorted(key for key, task in routed(other, other.lesson(writer).method).items() if task == "dull")
+    file = next(file for file in mine.photos.rglob("*.png") if content_id(file) == needed[0])
+    file.unlink()
     with change(mine.index, device="cpu") as writer:
-        lesson = mine.lesson(writer)
-        needed = sorted(key for key, task in routed(mine, lesson.method).items() if task == "dull")
-        file = next(file for file in mine.photos.rglob("*.png") if content_id(file) == needed[0])
-        file.unlink()
-        stage = adopt(writer, lesson)
+        stage = adopt(writer, mine.lesson(writer))
     assert (stage.pictures, stage.embedded) == (23, len(needed) - 1)
     name = file.relative_to(mine.photos).as_posix()
     assert "there is no such picture" in (mine.index / "skipped.json").read_text()
@@ -374,5 +439,5 @@ def test_gains_count_equal_pictures_by_their_share(world: World, tmp_path: Path,
     (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     records = tuple(load_task(folder, "twins"))
     with change(mine.index, device="cpu") as writer:
-        found = Gallery([TestSet("twins", records)]).recall(writer, writer.method, scoring=scoring)["twins"]
-    assert found["text_to_image"] == pytest.approx(0.5)
+        found = Gallery([TestSet("twins", records)], {}).recall(writer, writer.method, scoring=scoring)["twins"]
+    assert found["r1"] == pytest.approx(0.5)

@@ -106,9 +106,13 @@ def test_a_folder_is_learned_on_trial_adopted_and_forgotten(client: TestClient, 
     told = taught(client, world)
     assert told["problem"] == ""
     assert [own["domain"] for own in told["gains"]] == ["dull (new)"]
-    assert all(0 <= own[when] <= 1 for own in told["gains"] for when in ("before", "after"))
+    for own in told["gains"]:
+        assert 0 <= own["before"] <= own["before_ten"] <= 1
+        assert 0 <= own["after"] <= own["after_ten"] <= 1
     rows = [json.loads(line) for line in (world.captioned / "dull" / "captions.jsonl").read_text().splitlines()]
     assert told["tests"] == sum(row["split"] == "test" for row in rows)
+    assert told["gains"][0]["captions"] == sum(len(row["captions"]) for row in rows if row["split"] == "test")
+    assert told["among"] == len(SearchIndex.open(world.index, device="cpu")) + told["tests"], "all that can be found"
     assert SearchIndex.open(world.index, device="cpu").tasks == ["warm", "cold"]  # only on trial
     ask(client.post("/api/teaching/adopt"))
     assert settled(client, "done")["stage"] == 1
@@ -169,11 +173,13 @@ def test_learning_deeper_comes_after_and_the_better_one_is_kept(client: TestClie
     told = taught(client, world)
     if not told["deeper"]:  # the tiny method has no closed form: what it learned was all
         return
-    first = told["gains"][0]["after"]
+    first = told["gains"][0]
     ask(client.post("/api/teaching/learn", json={"deeper": True}))
     told = settled(client, "ready", "failed")
     assert (told["problem"], told["deeper"]) == ("", False)
-    assert told["gains"][0]["after"] >= first
+    after = told["gains"][0]
+    assert after["after"] + after["after_ten"] >= first["after"] + first["after_ten"]
+    assert told["found_less"] == (after == first)
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------

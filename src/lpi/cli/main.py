@@ -193,7 +193,8 @@ def data_check(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A folder of tasks, JSONL, Karpathy-split or COCO JSON, RefCOCO's files, or a collection such as dar."
+            help="A captioned folder, a folder of tasks, JSONL, Karpathy-split or COCO JSON, RefCOCO's files, or a "
+            "collection such as dar."
         ),
     ],
     backbone: Annotated[str | None, typer.Option(help="Also list captions longer than this model's context.")] = None,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lpi.search.report import Change, Report
     from lpi.search.teaching import Lesson
 
+CLOSED, DEEPER = "closed form", "deeper"
 YesOption = Annotated[bool, typer.Option("--yes", help="Adopt it without asking, unless something gets worse.")]
 EvenIfWorseOption = Annotated[
     bool, typer.Option("--even-if-worse", help="Adopt it without asking, whatever gets worse.")
@@ -68,7 +69,7 @@ def teach(
     stage: Stage | None = None
     with change(place, workers=workers, device=device, method_file=method_file) as writer:
         settings, domain = training_settings(writer, chosen), read_domain(source, name)
-        lessons: list[Lesson] = []
+        lessons: dict[str, Lesson] = {}
         for way in ways(writer.method, settings, deeper=deeper or bool(chosen)):
             with Counter() as counter:
                 lesson = learn(
@@ -81,28 +82,31 @@ def teach(
                     on_step=counter.step,
                     on_progress=counter.count,
                 )
-            lessons.append(lesson)
+            lessons[CLOSED if way is not settings else DEEPER] = lesson
             if not as_json:
                 print("In closed form:" if way is not settings else "With a change of the model:")
                 _show_report(lesson.task, lesson.report)
-        lesson = max(lessons, key=lambda one: one.found)
-        if lesson is not lessons[-1]:
+        offered = max(lessons, key=lambda way: lessons[way].found)
+        lesson = lessons[offered]
+        if DEEPER in lessons and offered != DEEPER:
             print("note: the closed form finds more, so that it is what can be adopted", file=sys.stderr)
         for loss in lesson.losses:
             print(f"warning: {loss}", file=sys.stderr)
         if not dry_run and (even_if_worse or (not lesson.losses if yes else _confirm(lesson))):
             with Counter() as counter:
                 stage = adopt(writer, lesson, on_progress=counter.count)
-    _show_outcome(lesson, stage, as_json)
-
-
-def _show_outcome(lesson: Lesson, stage: Stage | None, as_json: bool) -> None:
-    """Say whether a domain was adopted, and how it can be if not."""
     if as_json:
+        learned = {way: {**one.report, "losses": one.losses} for way, one in lessons.items()}
         begun = None if stage is None else asdict(stage)
-        content = {"task": lesson.task, **lesson.report, "losses": lesson.losses, "stage": begun}
+        content = {"task": name, **learned[offered], "offered": offered, "lessons": learned, "stage": begun}
         print(json.dumps(content, indent=1, ensure_ascii=False))
-    elif stage is None:
+    else:
+        _show_outcome(lesson, stage)
+
+
+def _show_outcome(lesson: Lesson, stage: Stage | None) -> None:
+    """Say whether a domain was adopted, and how it can be if not."""
+    if stage is None:
         option = "--even-if-worse" if lesson.losses else "--yes"
         print(f"Not adopted. The same command with {option} adopts it without learning again.")
     else:
@@ -119,22 +123,30 @@ def _show_report(task: str, report: Report) -> None:
     from lpi.cli.progress import print_table
     from lpi.search.report import by_domain
 
+    drawn = f" drawn from {report['pictures']}" if report["among"] < report["pictures"] else ""
+    print(f"Test captions that find their picture, per cent, among {report['among']} pictures{drawn}:")
     rows = [[name, *_before_after(own)] for name, own in by_domain(task, report).items()]
-    print_table([f"R@1, per cent, among {report['tests']} test pictures", "before", "after"], rows)
+    print_table(["domain", "captions", "first: before", "after", "in ten: before", "after"], rows)
     for name in report["unmeasured"]:
         print(f"note: {name} has no test set on record; 'lpi index --tests' puts one there")
     for name, count in report["unreadable"].items():
         print(f"note: {count} test pictures of {name} are no longer there")
     seconds = report["seconds"]
-    embed = f", about {seconds['embed']} s" if seconds["embed"] is not None else ""
+    left = report["reembed"] - report["embedded"]
+    embed = f"; {left} when it is adopted, about {seconds['embed']} s" if left else ""
     print(
-        f"{report['reembed']} of {report['pictures']} pictures ({report['share']:.1%}) must be embedded again{embed}; "
+        f"{report['reembed']} of {report['pictures']} pictures ({report['share']:.1%}) must be embedded again, "
+        f"{report['embedded']} are by now{embed}; "
         f"learned in {seconds['learn']:.1f} s, measured in {seconds['measure']:.1f} s"
     )
 
 
 def _before_after(own: Change) -> list[str]:
-    return ["-" if recall is None else f"{100 * recall['r1']:.1f}" for recall in (own["before"], own["after"])]
+    """Captions, R@1 before and after, R@10 before and after, as the table shows them."""
+    recalls = (own["before"], own["after"])
+    captions = next((str(recall["captions"]) for recall in recalls if recall), "0")
+    firsts, tens = (["-" if one is None else f"{100 * one[key]:.1f}" for one in recalls] for key in ("r1", "r10"))
+    return [captions, *firsts, *tens]
 
 
 def forget(

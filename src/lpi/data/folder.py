@@ -232,6 +232,16 @@ def captions_file(folder: Path) -> Path:
     return found[0]
 
 
+def own_captions(folder: Path) -> Path | None:
+    """The captions file of a folder that is one task's (:func:`captions_file`); ``None`` of a folder of tasks.
+
+    Raises:
+        DataError: it holds two.
+    """
+    inner = [own for own in folders_in(folder) if own.name != "images"]
+    return captions_file(folder) if _has_captions(folder) or (not inner and bears_captions(folder)) else None
+
+
 def load_jsonl(
     path: str | Path,
     *,

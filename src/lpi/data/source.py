@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lpi.data.captions import CAPTION_FILES
+from lpi.data.captions import CAPTION_FILES, read_rows
 from lpi.data.coco import load_coco
-from lpi.data.folder import load_folder, load_jsonl
+from lpi.data.folder import load_folder, load_jsonl, own_captions
 from lpi.data.karpathy import load_karpathy
 from lpi.data.records import CaptionedImage
 from lpi.errors import ConfigError, DataError, MissingFileError, did_you_mean
@@ -18,9 +18,10 @@ R = TypeVar("R")
 def load_source(path: str | Path, **options: Any) -> list[CaptionedImage]:
     """The records of any source that the library reads, told apart by what the path is.
 
-    A ``.jsonl`` or ``.csv`` file or ``captions.json``, or a folder with a captions file in it, is read by
-    :func:`load_jsonl`; another folder as a folder of tasks by :func:`load_folder`; a ``.zip`` or ``.json`` by
-    :func:`load_karpathy` (with ``image_root``), or by :func:`load_coco` where ``instances_json`` is among the options.
+    A ``.jsonl`` or ``.csv`` file or ``captions.json``, or one captioned folder in any form of :mod:`lpi.data.captions`,
+    is read by :func:`load_jsonl`, as one task that is called like the folder where neither rows nor options name tasks;
+    another folder as a folder of tasks by :func:`load_folder`; a ``.zip`` or ``.json`` by :func:`load_karpathy` (with
+    ``image_root``), or by :func:`load_coco` where ``instances_json`` is among the options.
 
     Args:
         path: the file or folder.
@@ -35,16 +36,25 @@ def load_source(path: str | Path, **options: Any) -> list[CaptionedImage]:
     if not path.exists():
         raise MissingFileError(f"{path}: there is no such file or folder. Check the path.")
     if path.is_dir():
-        here = [path / name for name in CAPTION_FILES if (path / name).is_file()]
-        return call_reader(load_jsonl, here[0], options) if here else call_reader(load_folder, path, options)
+        here = own_captions(path)
+        return _one_task(here, path, options) if here else call_reader(load_folder, path, options)
     suffix = path.suffix.lower()
     if suffix in (".jsonl", ".ndjson", ".csv") or path.name in CAPTION_FILES:
-        return call_reader(load_jsonl, path, options)
+        return _one_task(path, path.parent, options)
     if suffix in (".json", ".zip"):
         return call_reader(load_coco if "instances_json" in options else load_karpathy, path, options)
     raise DataError(
         f"{path}: no reader for {suffix or 'a file without suffix'}. Known: a folder, .jsonl, .csv, .json, .zip."
     )
+
+
+def _one_task(captions: Path, folder: Path, options: Mapping[str, Any]) -> list[CaptionedImage]:
+    """The pictures of one captions file, all of one task where nothing says to which they belong."""
+    named = {"task", "task_field", "tasks"} & set(options)
+    rows = () if named else (row for _, row in read_rows(captions, lambda error: None))
+    if not named and not any("task" in row for row in rows):
+        options = {**options, "task": folder.resolve().name or "all"}
+    return call_reader(load_jsonl, captions, options)
 
 
 def call_reader(reader: Callable[..., list[R]], path: Path, options: Mapping[str, Any]) -> list[R]:

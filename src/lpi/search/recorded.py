@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,16 +13,17 @@ from torch import Tensor
 
 from lpi.config import StreamSettings
 from lpi.data.content import content_id
-from lpi.data.records import CaptionedImage, FilePicture
+from lpi.data.records import CaptionedImage, FilePicture, normal_caption
 from lpi.data.source import load_source
 from lpi.errors import DataError, LpiError
 from lpi.evaluation.retrieval import open_stream
 from lpi.methods.base import Method
-from lpi.metrics.ranking import count_ranks, local_pairs, recall_at
+from lpi.metrics.ranking import Ranks, count_ranks, local_pairs, recall_at
 from lpi.reading import wanted
 from lpi.routing.score import Probe, routed_score
 from lpi.search.embedding import Embedder
 from lpi.search.encoding import task_membership, text_probes
+from lpi.search.files import OnProgress
 from lpi.search.identity import short_hash
 from lpi.search.manifest import Json
 from lpi.search.report import Recall
@@ -32,7 +33,7 @@ from lpi.tasks.relevance import relevance
 
 HELD_OUT = "held-out"
 AGAIN = "Take it from a backup, or put the test set on record again."
-BLOCK = 1024
+BLOCK = 256  # queries that are scored at once
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,22 @@ class TestSet:
     Attributes:
         task: the domain they belong to; :data:`HELD_OUT` for what is no domain's.
         records: the pictures, all in files.
+        alike: further pictures with a caption of theirs: whoever looks for it finds these as rightly.
     """
 
     __test__ = False  # not a test case
 
     task: str
     records: tuple[CaptionedImage, ...]
+    alike: tuple[CaptionedImage, ...] = ()
+
+    @classmethod
+    def of(cls, task: str, records: Iterable[CaptionedImage], others: Iterable[CaptionedImage]) -> TestSet:
+        """Test pictures, and those of the others that have a caption of theirs."""
+        records = tuple(records)
+        asked = {normal_caption(caption) for record in records for caption in record.captions}
+        alike = (other for other in others if any(normal_caption(caption) in asked for caption in other.captions))
+        return cls(task, records, tuple(alike))
 
 
 def set_file(folder: Path, task: str) -> Path:
@@ -56,18 +67,22 @@ def set_file(folder: Path, task: str) -> Path:
     return folder / "tests" / f"{readable}-{short_hash(task)[:8]}.json"
 
 
-def put_on_record(folder: Path, task: str, records: Iterable[CaptionedImage]) -> int:
+def put_on_record(folder: Path, tests: TestSet) -> int:
     """Keep the names and captions of a test set's pictures (not the pictures); returns how many.
 
     Pictures that don't lie in a file, such as drawn ones, can't be found again and are left out.
     """
-    rows = [
-        {"image": str(record.picture.path.resolve()), "captions": list(record.captions)}
-        for record in records
-        if isinstance(record.picture, FilePicture)
-    ]
+    rows, alike = (
+        [
+            {"image": str(record.picture.path.resolve()), "captions": list(record.captions)}
+            for record in records
+            if isinstance(record.picture, FilePicture)
+        ]
+        for records in (tests.records, tests.alike)
+    )
     if rows:
-        write_json(set_file(folder, task), sealed({"task": task, "pictures": rows}))
+        content = {"task": tests.task, "pictures": rows, "alike": alike}
+        write_json(set_file(folder, tests.task), sealed(content))
     return len(rows)
 
 
@@ -81,16 +96,17 @@ def on_record(folder: Path) -> dict[str, TestSet]:
     found = {}
     for file in sorted((folder / "tests").glob("*.json")):
         read = unsealed(file, read_json(file), "put the test set on record again with --tests")
-        content = wanted(read, str(file), {"task": "text", "pictures": "list"}, AGAIN)
-        rows = [wanted(row, str(file), {"image": "text", "captions": "list"}, AGAIN) for row in content["pictures"]]
-        records = tuple(
-            CaptionedImage(
-                FilePicture(Path(row["image"]), row["image"]), tuple(row["captions"]), content["task"], "test"
-            )
-            for row in rows
-        )
-        found[content["task"]] = TestSet(content["task"], records)
+        content = wanted({"alike": [], **read}, str(file), {"task": "text", "pictures": "list", "alike": "list"}, AGAIN)
+        task = content["task"]
+        records, alike = (tuple(_recorded(content[part], file, task)) for part in ("pictures", "alike"))
+        found[task] = TestSet(task, records, alike)
     return found
+
+
+def _recorded(rows: Iterable[Json], file: Path, task: str) -> Iterator[CaptionedImage]:
+    for row in rows:
+        about = wanted(row, str(file), {"image": "text", "captions": "list"}, AGAIN)
+        yield CaptionedImage(FilePicture(Path(about["image"]), about["image"]), tuple(about["captions"]), task, "test")
 
 
 class Makes(Protocol):
@@ -104,87 +120,126 @@ class Makes(Protocol):
 
 
 class Gallery:
-    """The pictures and captions of some test sets, to be searched under one model after the other.
+    """The pictures of an archive and of some test sets, to be searched under one model after the other.
 
     Args:
         sets: the test sets; pictures that can't be read any more are left out.
+        archive: the files of the pictures that captions look for theirs among, by id; test pictures join them.
     """
 
-    def __init__(self, sets: Sequence[TestSet]) -> None:
+    def __init__(self, sets: Sequence[TestSet], archive: Mapping[str, tuple[Path, ...]]) -> None:
         self.tasks = [own.task for own in sets]
         self.missing: dict[str, int] = {}
-        records: list[CaptionedImage] = []
-        ids: list[str] = []
+        self.files = dict(archive)
+        self.records: list[CaptionedImage] = []
+        self.ids: list[str] = []
         owners: list[int] = []
-        self.files: dict[str, tuple[Path, ...]] = {}
         for place, own in enumerate(sets):
-            for record in own.records:
-                assert isinstance(record.picture, FilePicture)
-                try:
-                    ids.append(content_id(record.picture.path))
-                except OSError:
+            for record, key in self._readable(own.records):
+                if key is None:
                     self.missing[own.task] = self.missing.get(own.task, 0) + 1
                     continue
-                records.append(record)
+                self.files.setdefault(key, (_file(record),))
+                self.records.append(record)
+                self.ids.append(key)
                 owners.append(place)
-                self.files[ids[-1]] = (record.picture.path,)
-        self.records, self.ids = records, ids
         self.owners = torch.tensor(owners, dtype=torch.int64)
+        self.tests = len(owners)
+        for own in sets:
+            for record, key in self._readable(own.alike):
+                if key in self.files:
+                    self.records.append(record)
+                    self.ids.append(str(key))
 
-    def embed(self, writer: Makes, method: Method) -> None:
+    @staticmethod
+    def _readable(records: Iterable[CaptionedImage]) -> Iterator[tuple[CaptionedImage, str | None]]:
+        """Pictures and their ids; ``None`` for those that are gone."""
+        for record in records:
+            try:
+                yield record, content_id(_file(record))
+            except OSError:
+                yield record, None
+
+    def embed(self, writer: Makes, method: Method, on_progress: OnProgress | None = None) -> None:
         """Make sure that the pictures' features under a model are kept."""
         embedder = writer.embedder(method)
-        embedder.run(embedder.jobs(self.files))
+        embedder.run(embedder.jobs(self.files), on_progress=on_progress)
 
-    def recall(self, writer: Makes, method: Method, *, scoring: str) -> dict[str, Recall]:
-        """R@1 of each test set's queries against the pictures of all, by domain; both directions and their mean."""
-        if not self.ids:
+    def recall(
+        self, writer: Makes, method: Method, *, scoring: str, on_progress: OnProgress | None = None
+    ) -> dict[str, Recall]:
+        """How each test set's captions and pictures find each other under a model, by domain."""
+        if not self.tests:
             return {}
-        self.embed(writer, method)
+        self.embed(writer, method, on_progress)
         maker = writer.maker(method)
-        kept, routing = maker.complete(sorted(set(self.ids)))
+        kept, routing = maker.complete(sorted(self.files))
         place = {key: row for row, key in enumerate(kept)}
         there = [row for row, key in enumerate(self.ids) if key in place]
-        if not there:
+        order = torch.tensor([place[self.ids[row]] for row in there], dtype=torch.int64)
+        own = sum(row < self.tests for row in there)
+        if not own:
             return {}
-        records = [self.records[row] for row in there]
-        order = [place[self.ids[row]] for row in there]
-        vectors = torch.from_numpy(maker.vectors(kept, routing))[order]
-        texts, owner, pairs = relevance(records, equal_captions=True)
-        probes = text_probes(method, texts, scoring)
+        texts, owners, pairs = relevance([self.records[row] for row in there], equal_captions=True)
+        asked = int((owners < own).sum())
+        owner, right = torch.from_numpy(owners[:asked]), torch.from_numpy(pairs[pairs[:, 0] < asked])
+        probes = text_probes(method, texts[:asked], scoring)
         membership = None
         if probes.membership is not None:
-            membership = task_membership(method, routing.distances, routing.tasks)[order]
-        blocks = [
-            routed_score(
-                Probe(probes.vectors[rows], None if probes.membership is None else probes.membership[rows]),
-                Probe(vectors, membership),
-                1.0,  # a query's membership is weighted already
-            )
-            for rows in torch.split(torch.arange(len(texts)), BLOCK)
-        ]
-        image_task = self.owners[there]
-        text_task = image_task[torch.from_numpy(owner)]
-        return self._by_task(torch.cat(blocks), torch.from_numpy(pairs), text_task, image_task)
+            membership = task_membership(method, routing.distances, routing.tasks)
+        asking = Probe(probes.vectors, probes.membership)
+        pictures = Probe(torch.from_numpy(maker.vectors(kept, routing)), membership)
+        image_task = self.owners[there[:own]]
+        to_image = _recalls(
+            lambda rows: routed_score(_rows(asking, rows), pictures, 1.0),  # a query's membership is weighted already
+            torch.stack([right[:, 0], order[right[:, 1]]], dim=1),
+            image_task[owner],
+            (asked, len(kept)),
+        )
+        to_text = _recalls(
+            lambda rows: routed_score(asking, _rows(pictures, order[rows]), 1.0).T,
+            right[right[:, 1] < own][:, [1, 0]],
+            image_task,
+            (own, asked),
+        )
+        return {
+            task: Recall(captions=len(ranks), r1=recall_at(1, ranks), r10=recall_at(10, ranks), image_to_text=back)
+            for number, task in enumerate(self.tasks)
+            if (ranks := to_image.get(number)) is not None
+            for back in [recall_at(1, to_text[number])]
+        }
 
-    def _by_task(self, scores: Tensor, pairs: Tensor, text_task: Tensor, image_task: Tensor) -> dict[str, Recall]:
-        found: dict[str, Recall] = {}
-        for number, task in enumerate(self.tasks):
-            if not bool((image_task == number).any()):
-                continue
-            own = {}
-            for direction, table, task_of, columns in (
-                ("text_to_image", scores, text_task, [0, 1]),
-                ("image_to_text", scores.T, image_task, [1, 0]),
-            ):
-                mine = (task_of == number).nonzero()[:, 0]
-                local = local_pairs(pairs[:, columns], mine, None, len(table), table.shape[1])
-                chosen = table[mine]
-                ranks = count_ranks(lambda start, stop, rows=chosen: rows[start:stop], len(mine), local)  # type: ignore[misc]
-                own[direction] = recall_at(1, ranks)
-            to_image, to_text = own["text_to_image"], own["image_to_text"]
-            found[task] = Recall(text_to_image=to_image, image_to_text=to_text, r1=(to_image + to_text) / 2)
-        return found
+
+def _file(record: CaptionedImage) -> Path:
+    assert isinstance(record.picture, FilePicture)
+    return record.picture.path
+
+
+def _rows(probe: Probe, rows: Tensor) -> Probe:
+    return Probe(probe.vector[rows], None if probe.membership is None else probe.membership[rows])
+
+
+def _recalls(
+    scored: Callable[[Tensor], Tensor], right: Tensor, task_of: Tensor, shape: tuple[int, int]
+) -> dict[int, Ranks]:
+    """The ranks of each task's queries.
+
+    Args:
+        scored: scores of some queries, by their rows, [rows, candidates].
+        right: which candidates are right, (query, candidate), [pairs, 2].
+        task_of: of each query, [queries].
+        shape: how many queries and candidates there are.
+    """
+    found = {}
+    for task in sorted(set(task_of.tolist())):
+        mine = (task_of == task).nonzero()[:, 0]
+        local = local_pairs(right, mine, None, *shape)
+
+        def block(start: int, stop: int, rows: Tensor = mine) -> Tensor:
+            return scored(rows[start:stop])
+
+        found[task] = count_ranks(block, len(mine), local, block=BLOCK)
+    return found
 
 
 def record_run(folder: Path, run: Json) -> str | None:
@@ -197,8 +252,8 @@ def record_run(folder: Path, run: Json) -> str | None:
     except LpiError as error:
         return f"the run's test sets aren't on record: {error}"
     for task in stream.tasks:
-        put_on_record(folder, task.name, task.test)
-    put_on_record(folder, HELD_OUT, stream.held_out)
+        put_on_record(folder, TestSet.of(task.name, task.test, (*task.train, *task.validation)))
+    put_on_record(folder, TestSet(HELD_OUT, tuple(stream.held_out)))
     return None
 
 
@@ -214,9 +269,14 @@ def record_source(folder: Path, source: str | Path) -> dict[str, int]:
         DataError: a bad row, or no picture of these splits.
     """
     sets: dict[str, list[CaptionedImage]] = {}
+    learned: dict[str, list[CaptionedImage]] = {}
     for record in load_source(source):
         if record.split in ("test", "held_out"):
             sets.setdefault(record.task if record.split == "test" else HELD_OUT, []).append(record)
+        else:
+            learned.setdefault(record.task, []).append(record)
     if not sets:
         raise DataError(f'{source}: no picture has the split "test" or "held_out". Nothing else may be measured on.')
-    return {task: put_on_record(folder, task, records) for task, records in sets.items()}
+    return {
+        task: put_on_record(folder, TestSet.of(task, records, learned.get(task, ()))) for task, records in sets.items()
+    }

@@ -6,11 +6,17 @@ from typing import TypedDict
 
 
 class Recall(TypedDict):
-    """R@1 of a test set's queries against the pictures of all of them: both directions, and their mean ``r1``."""
+    """How a test set's queries fare: ``captions`` of its pictures, and the pictures.
 
-    text_to_image: float
-    image_to_text: float
+    ``r1`` and ``r10`` are the shares of captions that find a picture of theirs first, or among the first ten, of all
+    pictures of the archive; ``image_to_text`` is the share of pictures that a caption of theirs fits best, of those of
+    all test sets.
+    """
+
+    captions: int
     r1: float
+    r10: float
+    image_to_text: float
 
 
 class Change(TypedDict):
@@ -29,7 +35,7 @@ class Changes(TypedDict):
 
 
 class Seconds(TypedDict):
-    """What learning and measuring took, and what embedding is expected to take; ``None`` where nothing is embedded."""
+    """What learning and measuring took, and embedding the rest would take; ``None`` where nothing is left of it."""
 
     learn: float
     measure: float
@@ -39,15 +45,19 @@ class Seconds(TypedDict):
 class Report(TypedDict):
     """What adopting a domain would gain and lose.
 
-    ``tests`` is how many test pictures compete for each query: those of the new domain and of every test set on record.
-    ``pictures``, ``reembed`` and ``share`` are how many pictures the index has, how many of them would have to be
-    embedded again, and which share that is. ``unmeasured`` are old domains without a test set on record, ``unreadable``
-    counts test pictures that are gone by their domain. For ``scoring`` see :mod:`lpi.search.scoring`.
+    ``tests`` is how many test pictures there are: those of the new domain and of every test set on record. ``among`` is
+    how many pictures each caption looks for its own in: all of the index and the test pictures beside them; fewer than
+    the index has where so many were drawn. ``pictures``, ``reembed`` and ``share`` are how many pictures the index has,
+    how many of them the new model needs embedded again, and which share that is; ``embedded`` of them were, to measure.
+    ``unmeasured`` are old domains without a test set on record, ``unreadable`` counts test pictures that are gone by
+    their domain. For ``scoring`` see :mod:`lpi.search.scoring`.
     """
 
     tests: int
+    among: int
     pictures: int
     reembed: int
+    embedded: int
     share: float
     seconds: Seconds
     recall: Changes

@@ -23,13 +23,16 @@ from lpi.search.identity import short_hash
 from lpi.search.manifest import Json, Stage
 from lpi.search.places import remove_lessons
 from lpi.search.recorded import HELD_OUT, Gallery, TestSet, on_record, put_on_record
-from lpi.search.report import Change, Changes, Recall, Report, Seconds
+from lpi.search.report import Change, Changes, Report, Seconds
 from lpi.search.writer import Writer
 from lpi.storage import read_sealed, sealed, write_json
 from lpi.tasks.stream import Task, TaskStream
 from lpi.trainer import OnStep, learn_task, training_for
 
 POINT = 0.01  # R@1 that an old domain may lose before anybody is warned
+AMONG, EMBEDDED = 50_000, 4_000
+"""The most pictures of an index that captions look for theirs among, and that are embedded on trial; of more, some are
+drawn."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,20 @@ class Lesson:
         method: the model that knows it.
         report: what adopting it would gain and lose.
         test: the domain's pictures that nothing was learned from.
-        place: where it is kept until it is adopted, or the model changes.
+        place: where it is kept until it is adopted, or another domain is learned.
     """
 
     task: str
     method: Method
     report: Report
-    test: tuple[CaptionedImage, ...]
+    test: TestSet
     place: Path
 
     @property
     def found(self) -> float:
-        """R@1 of the domain's own test queries once it is known, from 0 to 1."""
+        """How many of the domain's test captions find their picture once it is known: R@1 and R@10 added up."""
         after = self.report["recall"]["new"]["after"]
-        return after["r1"] if after else 0.0
+        return after["r1"] + after["r10"] if after else 0.0
 
     @property
     def losses(self) -> list[str]:
@@ -151,6 +154,8 @@ def learn(
 ) -> Lesson:
     """Learn a domain on trial and measure it. Cut short, the same call goes on where it was.
 
+    What was learned of one domain in several ways is all kept until it is adopted, or another domain is learned.
+
     Args:
         writer: the index, which stays as it is.
         task: the domain.
@@ -171,17 +176,18 @@ def learn(
     require_readable(record.picture for record in (*task.train, *task.validation, *task.test))
     checksum = TaskStream(task.name, (task,)).checksum()  # of names, captions and the bytes of the pictures
     options = settings.model_dump(mode="json", exclude={"checkpoint_seconds", "device"})
-    key = short_hash(writer.manifest.current.model, task.name, checksum, options, seed)
-    place = writer.folder / "lessons" / key
-    remove_lessons(writer.folder, keep=place)
+    domain = writer.folder / "lessons" / short_hash(writer.manifest.current.model, task.name, checksum, seed)
+    place = domain / short_hash(options)
+    remove_lessons(writer.folder, keep=domain)
     if (place / "model" / "config.json").exists():
         method = _load(writer, place).to(writer.method.backbone.device)
         seconds = read_sealed(place / "learned.json")["seconds"]
     else:
         method, seconds = _train(writer, task, place, settings=settings, seed=seed, on_step=on_step)
-    report = measure(writer, method, task.name, task.test, scoring=scoring, on_progress=on_progress)
+    test = TestSet.of(task.name, task.test, (*task.train, *task.validation))
+    report = measure(writer, method, test, scoring=scoring, on_progress=on_progress)
     report["seconds"]["learn"] = seconds
-    return Lesson(task.name, method, report, task.test, place)
+    return Lesson(task.name, method, report, test, place)
 
 
 def _load(writer: Writer, place: Path) -> Method:
@@ -209,47 +215,67 @@ def _train(
 def measure(
     writer: Writer,
     method: Method,
-    task: str,
-    test: Sequence[CaptionedImage],
+    test: TestSet,
     *,
     scoring: str = "plain",
     on_progress: OnProgress | None = None,
 ) -> Report:
-    """What another model would gain and lose, where nothing had to be learned for it."""
+    """What another model would gain and lose among all pictures, where nothing had to be learned for it.
+
+    The pictures that it needs embedded are, at most :data:`EMBEDDED`, and kept for its adoption.
+
+    Raises:
+        MissingFileError: the folder of these pictures isn't there.
+    """
     started = time.monotonic()
     sets = on_record(writer.folder)
-    known = [name for name in writer.method.tasks if name != task]
-    never_taught = [name for name in sets if name not in known and name not in (task, HELD_OUT)]
+    known = [name for name in writer.method.tasks if name != test.task]
+    never_taught = [name for name in sets if name not in known and name not in (test.task, HELD_OUT)]
     old = [*(name for name in known if name in sets), *never_taught]
-    gallery = Gallery([*(sets[name] for name in old), TestSet(task, tuple(test))])
-    held_out = Gallery([sets[HELD_OUT]] if HELD_OUT in sets else [])
-    found: list[dict[str, Recall]] = []
-    for done, model in enumerate((writer.method, method)):
-        if on_progress is not None:
-            on_progress("measuring", done, 2)
-        found.append(gallery.recall(writer, model, scoring=scoring) | held_out.recall(writer, model, scoring=scoring))
+    held_out = [HELD_OUT] if HELD_OUT in sets else []
+    again = writer.to_embed(method)
+    if again:
+        writer.require_folder()
+    gallery = Gallery([test, *(sets[name] for name in (*old, *held_out))], competing(writer, again))
+    found = [
+        gallery.recall(writer, model, scoring=scoring, on_progress=on_progress) for model in (writer.method, method)
+    ]
 
     def change(name: str) -> Change:
         before, after = (own.get(name) for own in found)
         return Change(before=before, after=after)
 
-    pictures, again = writer.manifest.current.pictures, writer.to_embed(method)
-    embed = None if not again else round(again * seconds_per_picture(writer, method), 1)
+    pictures, left = writer.manifest.current.pictures, writer.to_embed(method)
+    embed = None if not left else round(left * seconds_per_picture(writer, method), 1)
     return Report(
-        tests=len(gallery.ids),
+        tests=gallery.tests,
+        among=len(gallery.files),
         pictures=pictures,
         reembed=again,
+        embedded=again - left,
         share=again / pictures if pictures else 0.0,
         seconds=Seconds(learn=0.0, measure=round(time.monotonic() - started, 3), embed=embed),
         recall=Changes(
-            new=change(task),
+            new=change(test.task),
             old={name: change(name) for name in old},
-            held_out=change(HELD_OUT) if held_out.ids else None,
+            held_out=change(HELD_OUT) if held_out else None,
         ),
         unmeasured=[name for name in known if name not in old],
         unreadable=gallery.missing,
         scoring=scoring,
     )
+
+
+def competing(writer: Writer, again: int) -> dict[str, tuple[Path, ...]]:
+    """The files of the index's pictures that captions look for theirs among, by id.
+
+    Args:
+        writer: the index.
+        again: how many of its pictures have to be embedded to measure.
+    """
+    files = writer.files(writer.contents())
+    share = min(1.0, AMONG / max(1, len(files)), EMBEDDED / max(1, again))
+    return {key: files[key] for key in sorted(files)[: round(share * len(files))]}  # ids are hashes: drawn already
 
 
 def seconds_per_picture(writer: Writer, method: Method) -> float:
@@ -265,8 +291,8 @@ def seconds_per_picture(writer: Writer, method: Method) -> float:
 
 
 def adopt(writer: Writer, lesson: Lesson, *, on_progress: OnProgress | None = None) -> Stage:
-    """Search with what was learned from now on; only the pictures that the report counted are embedded."""
-    put_on_record(writer.folder, lesson.task, lesson.test)
+    """Search with what was learned from now on; of the pictures that the report counted, the rest are embedded."""
+    put_on_record(writer.folder, lesson.test)
     stage = writer.adopt(lesson.method, "teach", lesson.task, report=lesson.report, on_progress=on_progress)
     remove_lessons(writer.folder)
     return stage

@@ -230,8 +230,8 @@ class Writer:
         contents = self.contents()
         embedder = self.embedder(method)
         jobs = embedder.jobs(self.files(contents))
-        if jobs and not any(self.root.glob("*")):  # of a disk that isn't connected, every picture would be dropped
-            raise MissingFileError(f"{self.root} isn't there or is empty. Connect the disk it is on.")
+        if jobs:
+            self.require_folder()
         outcome = embedder.run(jobs, on_progress=on_progress)
         if outcome.problems:
             file = self.folder / "skipped.json"
@@ -249,13 +249,22 @@ class Writer:
             tasks=about.tasks,
             version=self.manifest.current.version,
             pictures=0,
-            embedded=outcome.embedded,
+            embedded=outcome.embedded + (report["embedded"] if report else 0),
             seconds=0.0,
             when=timestamp(),
             report=report,
         )
         self.publish(contents, stage, started)
         return self.manifest.current
+
+    def require_folder(self) -> None:
+        """Refuse to embed where the folder of pictures isn't: every one of them would be taken for gone.
+
+        Raises:
+            MissingFileError: it isn't there, or is empty.
+        """
+        if not any(self.root.glob("*")):
+            raise MissingFileError(f"{self.root} isn't there or is empty. Connect the disk it is on.")
 
     def keep_model(self, method: Method) -> None:
         """Put a copy of a model beside the pictures, under what stands for it."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lpi.search.filters import Filters
-from lpi.search.report import Recall, by_domain
+from lpi.search.report import Change, by_domain
 from lpi.serve.limits import LONGEST_QUERY, MOST_HITS
 
 if TYPE_CHECKING:
@@ -198,11 +198,14 @@ class GroundAnswer(BaseModel):
 
 
 class Gain(BaseModel):
-    """How often the right one is found first among the test pictures of a domain, 0..1, before and after."""
+    """How many of a domain's test captions find their picture first, or among ten, of all: shares, before and after."""
 
     domain: str
+    captions: int
     before: float | None
     after: float | None
+    before_ten: float | None
+    after_ten: float | None
 
 
 class Teaching(BaseModel):
@@ -210,8 +213,8 @@ class Teaching(BaseModel):
 
     ``files`` and ``bytes`` came so far; ``passed`` files were neither pictures nor captions. ``what`` is going on,
     ``done`` of ``total``, ``seconds_left`` where that can be said. Once it is ``ready``: what is gained and lost, by
-    how many test pictures of its own among how many; how many pictures must be embedded again; and whether more can be
-    learned ``deeper``. ``stage`` is what it led to.
+    the captions of how many test pictures of its own, ``among`` how many pictures; how many are left to embed; whether
+    more can be learned ``deeper``, and whether that was tried and found less. ``stage`` is what it led to.
     """
 
     state: Literal["none", "sending", "working", "stopping", "ready", "done", "failed"] = "none"
@@ -231,6 +234,7 @@ class Teaching(BaseModel):
     embed: int = 0
     embed_seconds: float | None = None
     deeper: bool = False
+    found_less: bool = False
     problem: str = ""
     stage: int | None = None
 
@@ -255,17 +259,24 @@ class Teaching(BaseModel):
         )
         if job.lesson is not None:
             report = job.lesson.report
-            shown = by_domain(job.domain, report).items()
-            told.gains = [Gain(domain=name, before=r1(own["before"]), after=r1(own["after"])) for name, own in shown]
-            told.losses, told.tests, told.among = job.lesson.losses, len(job.lesson.test), report["tests"]
-            told.embed, told.embed_seconds = report["reembed"], report["seconds"]["embed"]
-            told.deeper = not job.deeper
+            told.gains = [gain(name, own) for name, own in by_domain(job.domain, report).items()]
+            told.losses, told.tests, told.among = job.lesson.losses, len(job.lesson.test.records), report["among"]
+            told.embed, told.embed_seconds = report["reembed"] - report["embedded"], report["seconds"]["embed"]
+            told.deeper, told.found_less = not job.deeper, job.found_less
         return told
 
 
-def r1(recall: Recall | None) -> float | None:
-    """The one figure of a recall that is shown."""
-    return None if recall is None else recall["r1"]
+def gain(domain: str, change: Change) -> Gain:
+    """The answer's form of what changes for a domain."""
+    before, after = change["before"], change["after"]
+    return Gain(
+        domain=domain,
+        captions=next((recall["captions"] for recall in (before, after) if recall), 0),
+        before=before and before["r1"],
+        after=after and after["r1"],
+        before_ten=before and before["r10"],
+        after_ten=after and after["r10"],
+    )
 
 
 class TaskInfo(BaseModel):

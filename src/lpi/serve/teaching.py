@@ -52,6 +52,7 @@ class Job:
         state: ``sending``, ``working``, ``stopping``, ``ready`` to be adopted, ``done`` or ``failed``.
         what, done, total: what is going on, and how far it is.
         since, expected: when that began, and how many seconds it may take where nothing counts them.
+        deeper, found_less: there is nothing deeper to learn; what was learned deeper finds less than the closed form.
         lesson, model: what was learned on trial, and the model that the index had then.
         problem: why it failed.
         stage: that it led to.
@@ -68,6 +69,7 @@ class Job:
     since: float = 0.0
     expected: float | None = None
     deeper: bool = False
+    found_less: bool = False
     lesson: Lesson | None = None
     model: str = ""
     problem: str = ""
@@ -246,7 +248,8 @@ class Teacher:
             job.count("learning")
             job.expected = pictures * seconds_per_picture(writer, writer.method)
             lesson = learn(writer, domain, settings=way, again=job.deeper, on_step=job.step, on_progress=job.count)
-            if job.lesson is None or lesson.found > job.lesson.found:
+            job.found_less = job.lesson is not None and lesson.found <= job.lesson.found
+            if not job.found_less:
                 job.lesson = lesson
             job.model = writer.manifest.current.model
             job.deeper = way is settings  # there is nothing deeper

@@ -2,7 +2,7 @@
 // is on trial until it is adopted. The job is the server's: closing the dialog, or the page, leaves it going.
 
 import * as api from "./api.js";
-import { byId, el, fileName, percent, plural } from "./dom.js";
+import { byId, el, fileName, plural } from "./dom.js";
 
 const PIECE = 8 * 2 ** 20; // bytes that are sent at once
 const POLL = 400; // milliseconds between two looks at how far it is
@@ -172,15 +172,17 @@ function advance() {
 }
 
 function ready() {
-  const cell = (share) => el("td", {}, share === null ? "–" : percent(share));
-  const rows = told.gains.map((own) => el("tr", {}, el("th", { scope: "row" }, own.domain), cell(own.before), cell(own.after)));
-  const heads = ["Domain", "before", "after"].map((head) => el("th", { scope: "col" }, head));
-  const embed = told.embed ? `${plural(told.embed, "picture")} of the index must be looked at again${told.embed_seconds ? `, about ${duration(told.embed_seconds)}` : ""}.` : "No picture of the index must be looked at again.";
+  const cell = (share) => el("td", {}, share === null ? "–" : `${(100 * share).toFixed(1)} %`);
+  const shares = (own) => [own.before, own.after, own.before_ten, own.after_ten].map(cell);
+  const rows = told.gains.map((own) => el("tr", {}, el("th", { scope: "row" }, own.domain), el("td", {}, own.captions), ...shares(own)));
+  const heads = ["Domain", "captions", "first: before", "after", "in ten: before", "after"].map((head) => el("th", { scope: "col" }, head));
+  const embed = told.embed ? `To adopt it, ${plural(told.embed, "picture")} must be looked at again${told.embed_seconds ? `, about ${duration(told.embed_seconds)}` : ""}.` : "To adopt it, no picture must be looked at any more.";
   const worse = told.losses.map((loss) => el("li", { className: "problem" }, loss));
   return [
-    el("p", {}, `How often the right one comes first: ${plural(told.tests, "test picture")} of ${told.domain} and their captions, among ${plural(told.among, "test picture")} of all domains:`),
+    el("p", {}, `How many captions of pictures that weren't learned from (${told.tests} of ${told.domain}) find their picture first, or among ten, of ${plural(told.among, "picture")}:`),
     el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows)),
     worse.length ? el("ul", { className: "losses" }, ...worse) : el("p", {}, "Nothing gets worse."),
+    told.found_less ? el("p", { className: "quiet" }, "What was learned deeper finds less: this is what was learned at first.") : "",
     el("p", { className: "quiet" }, embed),
     told.passed ? el("p", { className: "quiet" }, `Passed over: ${plural(told.passed, "file")}, neither pictures nor captions.`) : "",
     actions(
