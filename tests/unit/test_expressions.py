@@ -20,6 +20,7 @@ from lpi.data.expressions import (
     load_refs,
     read_box,
 )
+from lpi.data.expressions.jsonl import is_expressions_file
 from lpi.data.scenes import FAMILIES, ScenePicture, sample_scene, seeded
 from lpi.errors import ConfigError, DataError, LpiError, MissingFileError, UnknownNameError
 from lpi.tasks.grounding import GroundingStream
@@ -602,3 +603,15 @@ def test_real_boxes_are_read_in_cocos_form_and_refused_in_the_other():
     load_expressions(path, boxes="xyxy", on_error=wrong.append)
     swapped = [json.loads(line)["box"] for line in path.read_text().splitlines()]
     assert len(wrong) == sum(third <= left or fourth <= top for left, top, third, fourth in swapped) == 245
+
+
+def test_a_file_of_expressions_is_known_by_its_first_row(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    for content, known in (
+        ("", False),
+        ("no JSON\n", False),
+        ('{"image": "a.png", "caption": "a boat"}\n', False),
+        ('{"image": "a.png", "expression": "the boat", "bbox": [1, 2, 3, 4]}\n', True),
+    ):
+        file.write_text(content)
+        assert is_expressions_file(file) == known

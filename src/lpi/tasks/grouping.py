@@ -277,8 +277,8 @@ class StreamOf(Generic[K, R]):
             path for _, records in parts for path in map(_file_of, records) if path is not None
         )  # all at once, in threads
         if whole and not all(contents.values()):
-            path = next(path for path, content in contents.items() if not content)
-            raise MissingFileError(f"{path} can't be read. Check its name, or connect the disk it is on.")
+            gone = next(path for path, content in contents.items() if not content)
+            raise MissingFileError(f"{gone} can't be read. Check its name, or connect the disk it is on.")
         digest = hashlib.sha256()
         for head, records in parts:
             rows = []
