@@ -16,7 +16,8 @@ from lpi.errors import ShapeError
 from lpi.features import TrainingSet
 from lpi.methods import method
 from lpi.methods.base import stored_parameters
-from lpi.methods.closing import Beside, Head, Pairs, chosen, drawn, pairs_of, reciprocal_rank, states_of
+from lpi.methods.closing import Beside, Head, drawn, states_of
+from lpi.methods.pairs import Pairs, chosen, pairs_of, reciprocal_rank
 from lpi.tasks.stream import TaskStream
 from lpi.trainer import learn_task
 

@@ -6,9 +6,9 @@ map hasn't seen decide. What belongs to no task has the first alone, so that all
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -16,27 +16,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, Images, Texts, TowerPrompts
-from lpi.closed_form import Affine, Correlations, Moments, cca
+from lpi.closed_form import Correlations, Moments, cca
 from lpi.devices import in_full
 from lpi.errors import LpiError
 from lpi.methods.base import FALLBACK, Method, Saved, TaskData, TrainingBatch, router_losses, router_trainable
 from lpi.methods.experts import Experts
 from lpi.methods.options import MethodOptions, RoutedOptions
-from lpi.metrics.ranking import count_ranks
+from lpi.methods.pairs import SHRINKAGES, Pairs, Ranked, chosen, closed, pairs_of, reciprocal_rank
 from lpi.options import Size, Table
 from lpi.prompts.low_rank import TOWERS
 
-SHRINKAGES = (0.3, 1.0, 3.0)
-SHARES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.97)
 WEIGHTS = (0.0, 0.25, 0.5, 0.75)  # of a second map's vectors, beside those of the first
-FOLDS = 2
 PROJECTION = (
     "states of more numbers than this are brought to so many by a drawn map, which is the same for all tasks and kept "
     "nowhere; 0 leaves them as they are"
 )
-
-Encode = Callable[[str, Any], tuple[Tensor, Tensor]]
-"""From a tower and what it reads to features and states, [items, features] and [items, states]."""
 
 
 @dataclass(frozen=True)
@@ -197,13 +191,6 @@ class Beside(ClosedMap):
         self.weight.fill_(weight)
 
 
-def closed(affine: Affine, states: Tensor) -> Tensor:
-    """States under a map, L2-normalised, [items, dimensions]."""
-    mean, weights = affine
-    with in_full(states.device):
-        return F.normalize((states.float() - mean.to(states.device)) @ weights.to(states.device), dim=-1)
-
-
 def states_of(
     model: DualEncoder, tower: str, inputs: Any, prompts: TowerPrompts | None = None, *, projection: int
 ) -> tuple[Tensor, Tensor]:
@@ -232,145 +219,6 @@ def drawn(width: int, numbers: int) -> Tensor:
     noise = torch.randn(width, numbers, generator=torch.Generator().manual_seed(width), dtype=torch.float64)
     found: Tensor = torch.linalg.qr(noise).Q.float()
     return found
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """A task's training pairs as a model sees them.
-
-    Attributes:
-        features: L2-normalised, of pictures and of different captions, [items, features] a tower.
-        states: likewise, [items, states] a tower.
-        pictures: the picture of each pair, int64 [pairs].
-        captions: its caption, int64 [pairs].
-    """
-
-    features: dict[str, Tensor]
-    states: dict[str, Tensor]
-    pictures: Tensor
-    captions: Tensor
-
-    def moments(self, among: Tensor | None = None) -> Moments:
-        """Sums over the pairs whose pictures are ``among`` those given (bool [pictures]); by default over all.
-
-        Every picture counts as one, however many captions it has.
-        """
-        count = torch.bincount(self.pictures, minlength=len(self.states["vision"]))[self.pictures]
-        weights = 1 / count.double()
-        if among is not None:
-            weights = weights * among[self.pictures]
-        return Moments.of(self.states["vision"][self.pictures], self.states["text"][self.captions], weights)
-
-
-@torch.no_grad()
-def pairs_of(data: TaskData, encode: Encode) -> Pairs:
-    """A task's training pairs under a model, each picture and caption encoded once."""
-    rows: dict[str, dict[int, tuple[Tensor, Tensor]]] = {tower: {} for tower in TOWERS}
-    pairs = []
-    for batch in data.batches(seed=0, captions=0):
-        for tower, inputs, numbers in (
-            ("vision", batch.images, batch.picture_rows),
-            ("text", batch.texts, batch.caption_rows),
-        ):
-            found = [part.float().cpu() for part in encode(tower, inputs)]
-            rows[tower].update(zip(numbers.tolist(), zip(*found, strict=True), strict=True))
-        pairs.append(torch.stack([batch.picture_rows[batch.owner.cpu()], batch.caption_rows], dim=1))
-    both = torch.cat(pairs)
-    features, states = {}, {}
-    for tower, known in rows.items():
-        features[tower] = F.normalize(torch.stack([known[number][0] for number in sorted(known)]), dim=-1)
-        states[tower] = torch.stack([known[number][1] for number in sorted(known)])
-    return Pairs(features, states, both[:, 0], both[:, 1])
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """Pairs that a map hasn't seen, to be ranked.
-
-    Attributes:
-        pictures: theirs, int64 [pictures].
-        captions: theirs, int64 [captions].
-        places: which belong together, by their place in the two, int64 [pairs, 2], captions first.
-        own: scores of the model's own features, [captions, pictures].
-    """
-
-    pictures: Tensor
-    captions: Tensor
-    places: Tensor
-    own: Tensor
-
-    @classmethod
-    def of(cls, pairs: Pairs, among: Tensor) -> Ranked:
-        """The pairs of some pictures, bool [pictures]."""
-        kept = among[pairs.pictures]
-        sides = [(torch.unique(rows[kept]), rows[kept]) for rows in (pairs.captions, pairs.pictures)]
-        places = torch.stack([torch.searchsorted(different, rows) for different, rows in sides], dim=1)
-        (captions, _), (pictures, _) = sides
-        own = pairs.features["text"][captions] @ pairs.features["vision"][pictures].T
-        return cls(pictures, captions, places, own)
-
-    def scores(self, pairs: Pairs, maps: Mapping[str, Affine]) -> Tensor:
-        """Cosines under maps, [captions, pictures]."""
-        texts = closed(maps["text"], pairs.states["text"][self.captions])
-        return texts @ closed(maps["vision"], pairs.states["vision"][self.pictures]).T
-
-
-def chosen(
-    pairs: Pairs, dimensions: int, shrinkages: Sequence[float] = SHRINKAGES, *, held: Tensor | None = None
-) -> tuple[float, float, float]:
-    """The shrinkage and the share that serve pairs best which the map hasn't seen, behind how well they do.
-
-    Pictures are cut into folds; what is fitted to the others ranks a fold's captions for its pictures, and its pictures
-    for its captions; the mean reciprocal rank of both decides. Captions that both sides share are in both: words of a
-    task that return are no cheating.
-
-    Args:
-        pairs: the task's.
-        dimensions: of the map.
-        shrinkages: those to choose from.
-        held: the one fold to be ranked, bool [pictures]; by default all pictures in their turn.
-    """
-    merit: dict[tuple[float, float], float] = {}
-    for fold in folds(len(pairs.states["vision"])) if held is None else [held]:
-        ranked, correlations = Ranked.of(pairs, fold), Correlations(pairs.moments(~fold))
-        for shrinkage in shrinkages:
-            found = ranked.scores(pairs, correlations.maps(dimensions, shrinkage))
-            for share in SHARES:
-                merits = reciprocal_rank((1 - share) * ranked.own + share * found, ranked.places)
-                merit[shrinkage, share] = merit.get((shrinkage, share), 0.0) + merits
-    if not merit:
-        return 0.0, shrinkages[-1], 0.5
-    best = max(merit, key=lambda pair: (merit[pair], pair))
-    return merit[best], *best
-
-
-def folds(count: int) -> list[Tensor]:
-    """Which of so many pictures are in each fold, bool [pictures]; none of too few."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-    found = []
-    for fold in order.chunk(FOLDS) if count >= 2 * FOLDS else ():
-        held = torch.zeros(count, dtype=torch.bool)
-        held[fold] = True
-        found.append(held)
-    return found
-
-
-def reciprocal_rank(scores: Tensor, pairs: Tensor) -> float:
-    """Mean reciprocal rank of both directions, in [0, 1].
-
-    Args:
-        scores: of captions and pictures, [captions, pictures].
-        pairs: which belong together, int64 [pairs, 2].
-    """
-    total = 0.0
-    for table, own in ((scores, pairs), (scores.T, pairs.flip(1))):
-        ranks = count_ranks(partial(_rows, table), len(table), own)
-        total += float(ranks.expected().reciprocal().mean()) / 2
-    return total
-
-
-def _rows(table: Tensor, start: int, stop: int) -> Tensor:
-    return table[start:stop]
 
 
 SUMS = "sums/"

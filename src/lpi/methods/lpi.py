@@ -26,7 +26,7 @@ from lpi.backbones.base import DualEncoder, Images, Texts, TowerPrompts, TowerSt
 from lpi.losses import distillation_loss, item_loss
 from lpi.methods.adapters import DeltaBackbone, LowRank, SharedLowRank, Targets, check_rank
 from lpi.methods.base import FALLBACK, Method, TaskData, TrainingBatch, router_losses
-from lpi.methods.closing import Beside, ClosingTable, Head, pairs_of, states_of
+from lpi.methods.closing import Beside, ClosingTable, Head, states_of
 from lpi.methods.low_rank import (
     InteractionTable,
     LowRankOptions,
@@ -36,6 +36,7 @@ from lpi.methods.low_rank import (
     TaskPrompts,
 )
 from lpi.methods.options import Preset
+from lpi.methods.pairs import pairs_of
 from lpi.options import Size, Table, Weight
 from lpi.prompts.low_rank import TOWERS
 from lpi.routing.nearest import NearestKeys

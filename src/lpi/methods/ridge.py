@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lpi.closed_form import Moments, ridge
-from lpi.methods.closing import ClosedForm, ClosedFormOptions, Pairs
+from lpi.methods.closing import ClosedForm, ClosedFormOptions
+from lpi.methods.pairs import Pairs
 from lpi.options import Above
 from lpi.prompts.low_rank import TOWERS
 
