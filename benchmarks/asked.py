@@ -114,10 +114,24 @@ BARS = [
     Bar("archives_best", "R@1 of `lpi_best`, free", lambda d: r1(d, "lpi_best"), 26, True),
     Bar("compare_archives", "R@1 of `lpi_small`, within 0.5 M numbers", lambda d: r1(d, "lpi_small"), 22, True),
     Bar(
-        "compare_archives",
+        "archives_best",
         "`lpi_best` above the closed form alone, points",
         lambda d: r1(d, "lpi_best") - r1(d, "closed"),
         0.1,
+        True,
+    ),
+    Bar(
+        "archives_best",
+        "its gain by learning, in those of the closed form alone",
+        lambda d: d["rows"]["lpi_best"]["gain_by_learning"] / d["rows"]["closed"]["gain_by_learning"],
+        1.15,
+        True,
+    ),
+    Bar(
+        "archives_best",
+        "forgetting of `lpi_best` in one gallery, points",
+        lambda d: d["rows"]["lpi_best"]["forgetting_fixed_r1"],
+        -0.5,
         True,
     ),
     Bar(
