@@ -17,6 +17,8 @@ Table = dict[str, Any]
 """A table of a TOML file."""
 GROUNDING_KINDS = ("scene_expressions", "expressions", "refcoco", "mdetr")
 """Kinds of streams whose tasks are expressions with boxes; those of all others are pictures with captions."""
+LEAST_SCORE = 0.1
+"""What a box must score to be shown, unless somebody says otherwise: detectors give every place a score."""
 ROUTED_WEIGHT = 0.1
 """How much the agreement of both sides' routing counts in a score, where it counts, beside a cosine of at most 1."""
 

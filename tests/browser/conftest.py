@@ -86,6 +86,14 @@ def own(taught: World, tmp_path: Path) -> Iterator[Served]:
     server.stop()
 
 
+@pytest.fixture
+def drawn(taught: World) -> Iterator[Served]:
+    """A server whose detector knows drawn scenes only."""
+    server = Served(taught, "--ground", "lpi-tiny-grounding")
+    yield server
+    server.stop()
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if BROWSER is None:

@@ -291,6 +291,38 @@ def test_words_point_at_a_place_in_the_picture(visit: Visit) -> None:
     assert page.inner_text(".point [role=status]") == "Found with the frozen detector."
     score = page.locator(".frame .box").first.text_content()
     assert 0 <= float(score) <= 1
+    labels = [box.bounding_box() for box in page.locator(".frame .box > span").all()]
+    assert len(labels) == 3
+    for place, one in enumerate(labels):
+        for other in labels[:place]:
+            beside = one["x"] + one["width"] <= other["x"] + 0.5 or other["x"] + other["width"] <= one["x"] + 0.5
+            above = one["y"] + one["height"] <= other["y"] + 0.5 or other["y"] + other["height"] <= one["y"] + 0.5
+            assert beside or above, labels
+    assert not page.locator(".point .problem").count()  # nobody said that it knows drawn scenes only
+    page.keyboard.press("Escape")
+
+
+def test_a_detector_that_finds_nothing_says_so_and_how_near_it_came(visit: Visit) -> None:
+    page = visit("/?q=a+red+dot")
+    page.wait_for_selector(HITS)
+    page.locator(HITS).first.click()
+    page.fill(".point input[type=number]", "0")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".frame .box", state="attached")
+    page.fill(".point input[type=number]", "100")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(
+        ".point :text-matches('^Nothing found: the best place scores [0-9]+ %, and 100 % is asked for.')"
+    )
+    assert not page.locator(".frame .box").count()
+    page.keyboard.press("Escape")
+
+
+def test_a_detector_of_drawn_scenes_is_told_as_one(drawn: Any, visit: Visit) -> None:
+    page = visit("/?q=a+red+dot", server=drawn)
+    page.wait_for_selector(HITS)
+    page.locator(HITS).first.click()
+    assert "knows drawn scenes only" in page.inner_text(".point .problem")
     page.keyboard.press("Escape")
 
 

@@ -72,6 +72,24 @@ def test_it_gives_json_and_draws(folder: Path, ground: Callable[..., Said], tmp_
         assert image.size[0] > 90  # enlarged, so that labels can be read
 
 
+def test_what_scores_too_little_is_left_out_and_nothing_found_is_said(
+    folder: Path, ground: Callable[..., Said], tmp_path: Path
+) -> None:
+    ask = (folder / "picture.png", "a dog", "--model", folder / "owl")
+    *_, last = json.loads(ground(*ask, "--least", 0, "--json")[1])["found"][0]["boxes"]
+    fewer = json.loads(ground(*ask, "--least", last["score"] + 2e-4, "--json")[1])["found"][0]["boxes"]
+    assert all(one["score"] > last["score"] for one in fewer)
+    code, out, err = ground(*ask, "--least", 1, "--out", tmp_path / "none.png")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "a dog: nothing found; no box scores 1 or more"
+    assert (tmp_path / "none.png").is_file()
+
+
+def test_the_detector_of_drawn_scenes_is_told_as_one(folder: Path, ground: Callable[..., Said]) -> None:
+    code, _, err = ground(folder / "picture.png", "a dog", "--json")
+    assert (code, err) == (0, "note: lpi-tiny-grounding knows drawn scenes only; for photographs name --model\n")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

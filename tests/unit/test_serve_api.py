@@ -469,11 +469,19 @@ def test_boxes_are_in_pixels_of_the_picture(index: SearchIndex, tmp_path: Path) 
     key = index.search_text("a red box", 1)[0].id
     with TestClient(create_app(Service(index, grounder=grounder, threads=1)), base_url=HERE) as client:
         assert client.get("/api/info").json()["grounding"] is True
-        said = client.get(f"/api/pictures/{key}/ground", params={"expression": "the red box"}).json()
+        assert client.get("/api/info").json()["grounding_drawn_only"] is False
+        ask = {"expression": "the red box", "least": 0}
+        said = client.get(f"/api/pictures/{key}/ground", params=ask).json()
         assert (said["task"], said["width"], said["height"]) == ("", 32, 32)
         expected = grounder.locate(Image.open(index.path(key)).convert("RGB"), ["the red box"], count=5)[0]
         assert [box["box"] for box in said["boxes"]] == [pytest.approx(list(one.box), abs=1e-3) for one in expected]
         assert len(said["boxes"]) >= 1
+        scores = [box["score"] for box in said["boxes"]]
+        assert said["best"] == scores[0] == max(scores)
+        fewer = client.get(f"/api/pictures/{key}/ground", params={**ask, "least": scores[1] + 1e-6}).json()
+        assert [box["score"] for box in fewer["boxes"]] == [score for score in scores if score > scores[1]]
+        none = client.get(f"/api/pictures/{key}/ground", params={**ask, "least": 1}).json()
+        assert (none["boxes"], none["best"]) == ([], scores[0])
         answer = client.get(f"/api/pictures/{key}/ground")
         assert (answer.status_code, "needs words" in answer.json()["error"]) == (400, True)
 

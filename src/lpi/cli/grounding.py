@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lpi.cli.options import JsonOption, MethodFileOption
+from lpi.config import LEAST_SCORE
 from lpi.errors import CheckpointError, MissingFileError, OutputError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def ground(
     suppress: Annotated[
         float, typer.Option(min=0.01, max=1.0, help="Leave out boxes whose IoU with a better one is above this.")
     ] = 0.7,
+    least: Annotated[float, typer.Option(min=0.0, max=1.0, help="Leave out boxes that score less.")] = LEAST_SCORE,
     out: Annotated[Path | None, typer.Option(help="Also write the picture with the boxes drawn on it.")] = None,
     method_file: MethodFileOption = None,
     as_json: JsonOption = False,
@@ -45,7 +47,9 @@ def ground(
     for place in learner.backbone.inputs.too_long(expressions, reserved=learner.reserved_tokens()):
         start = expressions[place][:40]
         print(f"note: the model reads only the start of {start!r} .., the rest counts for nothing", file=sys.stderr)
-    answers = learner.locate(picture, expressions, task=task, count=count, suppress=suppress)
+    if learner.backbone.drawn_only:
+        print(f"note: {learner.backbone.name} knows drawn scenes only; for photographs name --model", file=sys.stderr)
+    answers = learner.locate(picture, expressions, task=task, count=count, suppress=suppress, least=least)
     if out is not None:
         draw(picture, expressions, answers, out)
     if as_json:
@@ -53,7 +57,10 @@ def ground(
         print(json.dumps({"image": str(image), "size": list(picture.size), "found": found}, indent=1))
         return
     for expression, boxes in zip(expressions, answers, strict=True):
-        used = boxes[0].task if boxes else None
+        if not boxes:
+            print(f"{expression}: nothing found; no box scores {least:g} or more")
+            continue
+        used = boxes[0].task
         print(f"{expression} ({f'prompts of task {used}' if used else 'the frozen detector'})")
         for one in boxes:
             print(f"  {one.score:.3f}  " + " ".join(f"{edge:7.1f}" for edge in one.box))

@@ -240,7 +240,8 @@ def add_pictures(router: APIRouter, service: Service) -> None:
         found, (width, height) = await unless_gone(request, service.ground(key, asked.expression))
         return GroundAnswer(
             task=(found[0].task if found else None) or "",
-            boxes=[Box(box=one.box, score=one.score) for one in found],
+            best=max((one.score for one in found), default=0.0),
+            boxes=[Box(box=one.box, score=one.score) for one in found if one.score >= asked.least],
             width=width,
             height=height,
         )
@@ -292,6 +293,7 @@ def add_figures(router: APIRouter, service: Service) -> None:
             current=manifest.current.number,
             examples=service.examples,
             grounding=service.grounder is not None,
+            grounding_drawn_only=service.grounder is not None and service.grounder.backbone.drawn_only,
             version=__version__,
             upload_bytes=service.limits.upload_bytes,
             teaching=service.teacher is not None,

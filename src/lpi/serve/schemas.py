@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from lpi.config import LEAST_SCORE
 from lpi.search.filters import Filters
 from lpi.search.report import Change, by_domain
 from lpi.serve.limits import LONGEST_QUERY, MOST_HITS
@@ -76,6 +77,7 @@ class Expression(Asked):
     """What to look for in one picture."""
 
     expression: Annotated[str, Field(max_length=LONGEST_QUERY, description="The words.")] = ""
+    least: Annotated[float, Field(ge=0, le=1, description="What a box must score.")] = LEAST_SCORE
 
 
 class Piece(Asked):
@@ -189,9 +191,10 @@ class Box(BaseModel):
 
 
 class GroundAnswer(BaseModel):
-    """Boxes, the best first; the task whose knowledge was used, empty for the frozen detector."""
+    """Boxes that score enough, the best first; the best score of all, and whose knowledge was used, if any task's."""
 
     task: str
+    best: float
     boxes: list[Box]
     width: int
     height: int
@@ -307,6 +310,7 @@ class Info(BaseModel):
     current: int
     examples: list[str]
     grounding: bool
+    grounding_drawn_only: bool
     version: str
     upload_bytes: int
     teaching: bool

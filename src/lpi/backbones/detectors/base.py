@@ -13,6 +13,9 @@ from lpi.backbones.base import DualEncoder, Problem, TextInputs, TowerPrompts
 from lpi.backbones.detectors.inputs import GroundingInputs, PictureInputs
 from lpi.errors import BackboneError
 
+EMBEDDED = "lpi-tiny-grounding"
+"""The name of the detector that comes with the package."""
+
 Exchange = Callable[[dict[str, Tensor], int], dict[str, Tensor]]
 """From both towers' states at the prompt positions, [batch, length, width], and the layer, to what is added to them."""
 
@@ -73,6 +76,11 @@ class GroundingBackbone(DualEncoder):
     def feature_width(self) -> int:
         """Width of the vision tower's features; here, the two towers need not have a space in common."""
         raise NotImplementedError
+
+    @property
+    def drawn_only(self) -> bool:
+        """Whether it has seen nothing but drawn scenes, so that what it finds on a photograph means little."""
+        return self.name == EMBEDDED
 
     @property
     def logit_scale(self) -> Tensor:

@@ -22,16 +22,13 @@ from transformers import (
 )
 
 from lpi.backbones.attention import use_own_attention
-from lpi.backbones.detectors.base import GroundingBackbone
+from lpi.backbones.detectors.base import EMBEDDED, GroundingBackbone
 from lpi.backbones.detectors.inputs import GroundingInputs, PhraseInputs, QueryInputs
 from lpi.backbones.detectors.owl import OwlBackbone, clip_part
 from lpi.backbones.detectors.swin_bert import PhraseTower, SwinBertBackbone, SwinTower
 from lpi.backbones.loading import load_processor, load_stock, load_tokenizer, locate, quiet, read_config
 from lpi.backbones.towers import text_tower, vision_tower
 from lpi.errors import BackboneError, ConfigError, MissingFileError, did_you_mean
-
-EMBEDDED = "lpi-tiny-grounding"
-"""The name of the detector that comes with the package."""
 
 MODELS: dict[str, tuple[Any, Any]] = {  # the model and the processor, by ``model_type``
     "grounding-dino": (GroundingDinoForObjectDetection, GroundingDinoProcessor),

@@ -127,6 +127,7 @@ class GroundingMethod(Learner):
         task: str | None = None,
         count: int = 5,
         suppress: float = 0.7,
+        least: float = 0.0,
     ) -> list[list[Found]]:
         """The best boxes for each expression, best first.
 
@@ -136,6 +137,7 @@ class GroundingMethod(Learner):
             task: use this task's knowledge; by default each expression is routed.
             count: at most so many boxes an expression.
             suppress: a box that overlaps a better one by more than this share (IoU) is left out; 1 keeps all.
+            least: a box that scores less is left out.
 
         Raises:
             UnknownNameError: no such task was learned.
@@ -169,6 +171,7 @@ class GroundingMethod(Learner):
                         task=used,
                     )
                     for place, (left, top, right, bottom) in ((place, corners[row, place].tolist()) for place in best)
+                    if float(scores[row, place]) >= least
                 ]
             )
         return answers

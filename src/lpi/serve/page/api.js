@@ -61,8 +61,8 @@ export const newest = (options) => ask("newest", `api/pictures?${parameters(opti
 
 export const picture = (id, kind = "picture") => ask(kind, `api/pictures/${encodeURIComponent(id)}`);
 
-export const ground = (id, expression) =>
-  ask("ground", `api/pictures/${encodeURIComponent(id)}/ground?${parameters({ expression })}`);
+export const ground = (id, expression, least) =>
+  ask("ground", `api/pictures/${encodeURIComponent(id)}/ground?${parameters({ expression, least })}`);
 
 export const thumbnail = (hit, side) => `${address(hit.thumbnail)}?side=${side}`;
 

@@ -240,7 +240,7 @@ function open(hit) {
   settled = true;
   const options = address.options(state);
   const scored = Boolean(state.q || picture);
-  detail.open(hit, { hits: shown, words: state.q, scored, grounding: about?.grounding, options, onlike: searchLike });
+  detail.open(hit, { hits: shown, words: state.q, scored, grounding: about?.grounding, drawnOnly: about?.grounding_drawn_only, options, onlike: searchLike });
 }
 
 function searchLike(hit) {

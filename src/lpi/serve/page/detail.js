@@ -6,6 +6,7 @@ import { focusOn } from "./grid.js";
 
 const LIKE_IT = 12;
 const BOXES = 3; // that are drawn
+const LEAST = 10; // per cent that they score
 const dialog = byId("detail");
 let trail = []; // the pictures from which one came here by way of similar ones
 let page; // what it was opened from
@@ -13,7 +14,7 @@ let page; // what it was opened from
 /**
  * Show a hit.
  * @param hit the picture
- * @param from `hits` to step through, `words` of the query, whether they are `scored`, `grounding`, `options` of a search, and `onlike(hit)`
+ * @param from `hits` to step through, `words` of the query, whether they are `scored`, `grounding` and whether its detector knows `drawnOnly`, `options` of a search, and `onlike(hit)`
  */
 export function open(hit, from) {
   [page, trail] = [from, []];
@@ -149,20 +150,27 @@ function pointing(hit, frame) {
   const said = el("p", { className: "quiet", role: "status" });
   const submit = async (event) => {
     event.preventDefault();
-    if (!field.value.trim()) return;
+    if (field.value.trim()) look(Number(least.value) / 100);
+  };
+  const look = async (enough) => {
     said.textContent = "Looking …";
     try {
-      const found = await ground(hit.id, field.value.trim());
+      const found = await ground(hit.id, field.value.trim(), enough);
       draw(frame, found);
       const knowledge = found.task ? `with what was learned for ${found.task}` : "with the frozen detector";
-      said.textContent = found.boxes.length ? `Found ${knowledge}.` : "Nothing in the picture fits these words.";
+      const nothing = `Nothing found: the best place scores ${Math.floor(100 * found.best)} %, and ${percent(enough)} is asked for.`;
+      said.textContent = found.boxes.length ? `Found ${knowledge}.` : nothing;
     } catch (error) {
       if (!(error instanceof ApiError)) return; // another expression, or another picture
       draw(frame, { boxes: [] });
       said.textContent = error.message;
     }
   };
-  return el("form", { className: "point", onsubmit: submit }, field, el("button", {}, "Point at it"), said);
+  const least = el("input", { type: "number", min: 0, max: 100, step: 1, value: LEAST, "aria-label": "Least score, per cent" });
+  const asked = el("label", { className: "quiet" }, "that scores at least ", least, " %");
+  const warning = "This detector knows drawn scenes only: what it finds on photographs means little.";
+  const drawn = page.drawnOnly ? el("p", { className: "problem" }, warning) : null;
+  return el("form", { className: "point", onsubmit: submit }, field, el("button", {}, "Point at it"), asked, drawn, said);
 }
 
 function draw(frame, found) {
@@ -183,4 +191,22 @@ function draw(frame, found) {
     ),
   );
   frame.append(...boxes);
+  setApart(boxes.map((box) => box.firstChild));
+}
+
+/** Put each label at a corner of its box where no label before it stands: inside, else above or below, else further down. */
+function setApart(labels) {
+  const places = ["inside", "outside"].flatMap((where) => ["top left", "top right", "bottom left", "bottom right"].map((corner) => `${where} ${corner}`));
+  const meet = (one, other) => one.left < other.right && other.left < one.right && one.top < other.bottom && other.top < one.bottom;
+  const taken = [];
+  for (const label of labels) {
+    let lower = 0;
+    const collides = (place) => {
+      label.className = place;
+      label.style.translate = `0 ${lower}px`;
+      return taken.some((other) => meet(label.getBoundingClientRect(), other));
+    };
+    while (places.every(collides)) lower += label.offsetHeight;
+    taken.push(label.getBoundingClientRect());
+  }
 }
