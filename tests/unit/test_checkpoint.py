@@ -16,7 +16,7 @@ from lpi.backbones import DualEncoder, load_backbone
 from lpi.errors import CheckpointError, MissingFileError, OutputError
 from lpi.methods import method
 from lpi.methods.base import Method
-from lpi.methods.checkpoint import load_method, save_method, saved_files, task_file
+from lpi.methods.checkpoint import KEYS, load_method, save_method, saved_files, task_file
 from lpi.methods.finetune import FineTune
 from lpi.methods.low_rank import TaskPrompts
 from lpi.methods.lpi import LPI
@@ -213,6 +213,12 @@ def test_no_other_file_is_called_a_part_of_a_method(shared: object, folder: Path
     own = saved_files(folder)
     content = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(content | {"shared": shared}))
+    assert saved_files(folder) == {file for file in own if not file.name.startswith("shared-")}
+
+
+def test_a_config_with_the_least_that_a_method_needs_is_a_methods(folder: Path) -> None:
+    own, content = saved_files(folder), json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({key: content[key] for key in KEYS}))
     assert saved_files(folder) == {file for file in own if not file.name.startswith("shared-")}
 
 
