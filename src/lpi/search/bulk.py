@@ -134,8 +134,6 @@ class BulkEmbedder(Embedder):
             "routes": [list(job.routes or ()) for job in jobs],
         }
         frame = daft.from_pydict(columns)
-        if daft.get_or_infer_runner_type() != "native":  # on a cluster, what is in one piece stays on one node
-            frame = frame.into_partitions(self.processes)
         frame = frame.select(workers.embed(*(daft.col(name) for name in columns)).alias("row"))
         try:
             for found in frame.iter_rows():
