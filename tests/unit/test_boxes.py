@@ -9,6 +9,7 @@ import torch
 from lpi.errors import ConfigError, ShapeError
 from lpi.metrics.boxes import (
     area,
+    cxcywh_to_xyxy,
     generalised_iou,
     hit_ranks,
     iou,
@@ -39,6 +40,11 @@ def test_overlaps_by_hand(other, plain, general):
     second = torch.tensor([other], dtype=torch.float32)
     assert float(iou(UNIT, second)) == pytest.approx(plain, abs=1e-6)
     assert float(generalised_iou(UNIT, second)) == pytest.approx(general, abs=1e-6)
+
+
+def test_edges_from_centre_and_size_by_hand():
+    boxes = torch.tensor([[[10.0, 20.0, 4.0, 6.0]], [[0.5, 0.5, 1.0, 0.5]]])
+    assert cxcywh_to_xyxy(boxes).tolist() == [[[8.0, 17.0, 12.0, 23.0]], [[0.0, 0.25, 1.0, 0.75]]]
 
 
 def test_overlaps_equal_counted_pixels():

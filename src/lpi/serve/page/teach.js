@@ -180,7 +180,7 @@ function ready() {
   const worse = told.losses.map((loss) => el("li", { className: "problem" }, loss));
   return [
     el("p", {}, `How many captions of pictures that weren't learned from (${told.tests} of ${told.domain}) find their picture first, or among ten, of ${plural(told.among, "picture")}:`),
-    el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows)),
+    el("table", { tabIndex: 0, "aria-label": "Gains and losses" }, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows)),
     worse.length ? el("ul", { className: "losses" }, ...worse) : el("p", {}, "Nothing gets worse."),
     told.found_less ? el("p", { className: "quiet" }, "What was learned deeper finds less: this is what was learned at first.") : "",
     el("p", { className: "quiet" }, embed),
