@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from commands import Ended, Type
 from PIL import Image
 
 from lpi import __version__
-from lpi.cli.main import app
+from lpi.cli.main import app, not_lost
 from lpi.cli.main import main as entry
 from lpi.cli.options import numbers
 from lpi.config import shipped
@@ -283,3 +284,22 @@ def test_figures_are_written_over_nothing_else(lpi: Callable[..., Ended], tmp_pa
 def test_more_seeds_than_anybody_runs_are_refused(lpi: Callable[..., Ended], tmp_path: Path) -> None:
     ended = lpi("compare", "scenes", "--seeds", "0-99999999999", "--out", tmp_path)
     assert (ended.code, "expected numbers like 0,1,2 or 0-4" in ended.err) == (2, True)
+
+
+def test_a_stop_that_comes_in_a_finalizer_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Last:
+        def __init__(self, error: type[BaseException]) -> None:
+            self.error = error
+
+        def __del__(self) -> None:
+            raise self.error
+
+    told: list[object] = []
+    monkeypatch.setattr(sys, "__unraisablehook__", lambda raised: told.append(raised.exc_type))
+    monkeypatch.setattr(sys, "unraisablehook", not_lost)
+    Last(ValueError)
+    assert told == [ValueError]
+    Last(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        time.sleep(5)
+    assert told == [ValueError]

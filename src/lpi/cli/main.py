@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,8 +58,20 @@ app.command()(methods)
 
 def main() -> None:
     """The entry point: a person's mistake is one line and exit code 2, never a traceback."""
+    sys.unraisablehook = not_lost
     with plain_streams():
         _main()
+
+
+def not_lost(raised: sys.UnraisableHookArgs) -> None:
+    """Let a stop count that came in a finalizer, where Python only prints it and goes on."""
+    if isinstance(raised.exc_value, KeyboardInterrupt):
+        # in a moment: at once it would only stop this hook
+        later = threading.Timer(0.05, _thread.interrupt_main)
+        later.daemon = True
+        later.start()
+    else:
+        sys.__unraisablehook__(raised)
 
 
 def _main() -> None:
