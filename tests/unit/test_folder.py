@@ -44,6 +44,7 @@ def test_a_jsonl_file_becomes_records_in_its_order(harbour):
     assert first.captions == ("a red boat", "a boat")
     assert first.fields == {"task": "sea", "split": "train", "part": "free", "weight": "2"}
     assert (second.task, second.split, second.picture.name) == ("land", "val", "images/ü.png")
+    assert second.fields["split"] == "val"
 
 
 BAD_ROWS = {

@@ -244,6 +244,10 @@ def test_likeliest_tasks_share_a_query_and_what_falls_back_has_one_alone(clip: D
     assert found.weights.shape == (2, 2)
     first = found.posteriors[0].topk(2).values
     torch.testing.assert_close(found.weights[0], first / first.sum())
+    posteriors = torch.tensor([[0.2, 0.5, 0.3]])
+    routes, weights = router.choose("vision", found.distances[:1], posteriors)
+    assert routes.tolist() == [[1, 2]]
+    torch.testing.assert_close(weights, torch.tensor([[0.5, 0.3]]) / 0.8)
     assert found.routes[1].tolist() == [FALLBACK, FALLBACK]
     assert found.weights[1].tolist() == [1.0, 0.0]
     alone = made(NearestKeys, clip, soft_tasks=1)
