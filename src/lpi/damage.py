@@ -123,8 +123,11 @@ class _Look:
             self._wrong(line)
         if len(self.found.wrong) > before:
             self.found.wrong[-1] += f" {self._quietly(advice, folder) or ''}".rstrip()
-        for lesson in sorted((folder / "lessons").glob("[!.]*")):
-            self._lesson(lesson)
+        for domain in sorted((folder / "lessons").glob("[!.]*")):
+            # what was learned of a domain in several ways; of versions before that, what was learned itself
+            alone = any((domain / name).exists() for name in ("learned.json", "progress.pt", "model"))
+            for lesson in [domain] if alone else sorted(domain.glob("[!.]*")):
+                self._lesson(lesson)
 
     def _lesson(self, folder: Path) -> None:
         self.found.looked["lesson"] += 1

@@ -69,7 +69,8 @@ def missing_extra(what: str, extra: str) -> MissingExtraError:
         what: what needs it, and what that is: a sentence without its full stop.
         extra: one of :data:`EXTRAS`.
     """
-    if (error := sys.exc_info()[1]) is not None and not missing(extra):  # too little memory, say, or a damaged file
+    error = sys.exc_info()[1]
+    if not isinstance(error, ModuleNotFoundError | None) and not missing(extra):  # too little memory, or a damaged file
         return MissingExtraError(f"{', '.join(EXTRAS[extra].modules)} can't be loaded, though installed: {error}")
     line = install_line(extra)
     where = " in the folder of this clone" if line.startswith("pip install -c") else ""

@@ -15,7 +15,7 @@ from lpi.backbones.detectors.base import Detections
 from lpi.errors import CheckpointError, ConfigError, LpiError, MissingExtraError, ShapeError, UnknownNameError
 from lpi.methods import method as make_method
 from lpi.methods import method_names
-from lpi.methods.base import FALLBACK, TaskData, begin, end
+from lpi.methods.base import FALLBACK, Jointly, TaskData, begin, end
 from lpi.methods.checkpoint import load_method
 from lpi.methods.encoder import tokens
 from lpi.methods.grounding import losses
@@ -335,8 +335,8 @@ def test_fine_tuning_changes_a_copy(family: str, detectors: dict[str, GroundingB
 
 
 def test_joint_training_wants_all_tasks_at_once(detectors: dict[str, GroundingBackbone]) -> None:
-    assert make_method("joint", detectors["owlvit"]).joint
-    assert not make_method("finetune", detectors["owlvit"]).joint
+    assert isinstance(make_method("joint", detectors["owlvit"]), Jointly)
+    assert not isinstance(make_method("finetune", detectors["owlvit"]), Jointly)
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------

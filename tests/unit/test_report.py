@@ -362,7 +362,7 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
 
     def without(name, *rest):
         if name.split(".")[0] == "matplotlib":
-            raise ImportError(name)
+            raise ModuleNotFoundError(name)
         return original(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)

@@ -15,12 +15,11 @@ from PIL import IptcImagePlugin
 from PIL.ImageFile import ImageFile
 
 from lpi.data.pictures import SUFFIXES, opened
-from lpi.data.rows import OnError, raise_error, read_json_lines
+from lpi.data.rows import CELL, OnError, raise_error, read_json_lines
 from lpi.errors import DataError, LpiError, MissingFileError
 from lpi.reading import MOST_BYTES, Row, UnreadableError, parse_json, read_text, require_file
 
 CAPTION_FILES = ("captions.jsonl", "metadata.jsonl", "captions.csv", "metadata.csv", "captions.json")
-CELL = 1 << 20  # letters of a cell
 _NAMES = ("image", "file_name")
 _IPTC_CAPTION = (2, 120)
 _XMP = re.compile(rb"<dc:description>(.*?)</dc:description>", re.DOTALL)

@@ -27,6 +27,8 @@ from lpi.reading import (
 
 OnError = Callable[[LpiError], None]
 
+CELL = 1 << 20  # letters of a cell of a table
+
 SHARES = (0.8, 0.1, 0.1)
 """How a source without splits is divided into train, val and test."""
 
@@ -99,6 +101,7 @@ def read_csv(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str | N
     """
     require_file(path)
     line = 0
+    csv.field_size_limit(CELL)
     try:
         rows = csv.DictReader(io.StringIO(decoded(read_bytes(path)), newline=""))
         if not set(columns) <= set(rows.fieldnames or ()):
