@@ -380,6 +380,18 @@ def teach_archives(record: Record) -> Tables:
     yield "Recall among all pictures, per cent:", grid("archive", keys.values(), rows, 2)
 
 
+def one_device(record: Record) -> Tables:
+    """What becomes of each method's loss, encoding and routing on a device whose tensors have no values."""
+    parts = ("loss", "pictures", "captions", "routing")
+    rows = [
+        [name, *(own.get(part, "–").partition(":")[0] for part in parts)] for name, own in record["methods"].items()
+    ]
+    yield (
+        f"On a device whose tensors have shapes and no values; failed: {', '.join(record['failed']) or 'none'}.",
+        markdown(["method", *parts], rows),
+    )
+
+
 def house(record: Record) -> Tables:
     """Counts of the package's structure."""
     rows = ((words(key), [value]) for key, value in record.items() if isinstance(value, int))
@@ -407,6 +419,7 @@ MAKERS: dict[str, Callable[[Record], Tables]] = {
     "slow_clients": slow_clients,
     "resume": resume,
     "grounding_sizes": grounding_sizes,
+    "one_device": one_device,
     "house": house,
 }
 """What makes the tables of each benchmark's file; of others all figures are shown as they are."""
