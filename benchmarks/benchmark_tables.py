@@ -384,7 +384,8 @@ def one_device(record: Record) -> Tables:
     """What becomes of each method's loss, encoding and routing on a device whose tensors have no values."""
     parts = ("loss", "pictures", "captions", "routing")
     rows = [
-        [name, *(own.get(part, "–").partition(":")[0] for part in parts)] for name, own in record["methods"].items()
+        [words(name), *(own.get(part, "–").partition(":")[0] for part in parts)]
+        for name, own in record["methods"].items()
     ]
     yield (
         f"On a device whose tensors have shapes and no values; failed: {', '.join(record['failed']) or 'none'}.",
