@@ -70,7 +70,8 @@ def missing_extra(what: str, extra: str) -> MissingExtraError:
         extra: one of :data:`EXTRAS`.
     """
     error = sys.exc_info()[1]
-    if not isinstance(error, ModuleNotFoundError | None) and not missing(extra):  # too little memory, or a damaged file
+    there = isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError) and not missing(extra)
+    if there:  # too little memory, or a damaged file
         return MissingExtraError(f"{', '.join(EXTRAS[extra].modules)} can't be loaded, though installed: {error}")
     line = install_line(extra)
     where = " in the folder of this clone" if line.startswith("pip install -c") else ""

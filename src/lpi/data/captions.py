@@ -15,7 +15,7 @@ from PIL import IptcImagePlugin
 from PIL.ImageFile import ImageFile
 
 from lpi.data.pictures import SUFFIXES, opened
-from lpi.data.rows import CELL, OnError, raise_error, read_json_lines
+from lpi.data.rows import CELL, OnError, raise_error, read_json_lines, table
 from lpi.errors import DataError, LpiError, MissingFileError
 from lpi.reading import MOST_BYTES, Row, UnreadableError, parse_json, read_text, require_file
 
@@ -137,8 +137,7 @@ def _table(path: Path, on_error: OnError) -> Iterator[tuple[str, Row]]:
     """The rows of a CSV file with a head; those of one picture are its captions, together where the first stands."""
     text = _text_of(path, MOST_BYTES)
     head = text.partition("\n")[0]
-    csv.field_size_limit(CELL)
-    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=max(",;\t", key=head.count), strict=True)
+    reader = table(text.splitlines(keepends=True), delimiter=max(",;\t", key=head.count), strict=True)
     rows: dict[str, tuple[str, Row]] = {}
     try:
         for cells in reader:

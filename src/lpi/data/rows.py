@@ -7,9 +7,10 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from lpi.data.records import FilePicture
 from lpi.errors import ConfigError, DataError, LpiError, did_you_mean
@@ -88,6 +89,17 @@ def read_json_lines(path: Path, on_error: OnError = raise_error) -> Iterator[tup
             yield number, row
 
 
+def table(lines: Iterable[str], **dialect: Any) -> "csv.DictReader[str]":
+    """A reader of a table with a head, whose cells have at most :data:`CELL` letters, whatever was read before.
+
+    Args:
+        lines: of the table, with their ends.
+        dialect: as for :class:`csv.DictReader`.
+    """
+    csv.field_size_limit(CELL)
+    return csv.DictReader(lines, **dialect)
+
+
 def read_csv(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str | None]]]:
     """The rows of a CSV file with a head, each with its line number.
 
@@ -101,9 +113,8 @@ def read_csv(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str | N
     """
     require_file(path)
     line = 0
-    csv.field_size_limit(CELL)
     try:
-        rows = csv.DictReader(io.StringIO(decoded(read_bytes(path)), newline=""))
+        rows = table(io.StringIO(decoded(read_bytes(path)), newline=""))
         if not set(columns) <= set(rows.fieldnames or ()):
             raise DataError(f"{path}: expected the columns {', '.join(columns)}; found {shown(rows.fieldnames or [])}.")
         for row in rows:

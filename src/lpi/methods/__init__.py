@@ -22,20 +22,8 @@ from lpi.methods.options import options_of
 from lpi.plugins import named, names_in, source_of
 
 NOT_METHODS = {
-    *(
-        "adapters",
-        "base",
-        "checkpoint",
-        "closing",
-        "corrected",
-        "encoder",
-        "experts",
-        "listing",
-        "low_rank",
-        "older",
-        "pairs",
-    ),
-    *("merged", "options", "prompt_sets", "prompted", "tuned"),
+    *("adapters", "base", "checkpoint", "closing", "corrected", "encoder", "experts", "listing", "low_rank", "merged"),
+    *("older", "options", "pairs", "prompt_sets", "prompted", "tuned"),
 }
 GROUNDING = f"{__name__}.grounding"
 NOT_GROUNDING_METHODS = {"base", "expressions", "losses", "prompted", "tuned"}

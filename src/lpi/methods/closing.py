@@ -107,18 +107,22 @@ class Head(ClosedMap):
         features = F.normalize(features, dim=-1)
         return torch.cat([(1 - self.share).sqrt() * features, self.share.sqrt() * self.vectors(tower, states)], dim=1)
 
-    def fit(self, pairs: Pairs, moments: Moments | None = None, shrinkage: float | None = None) -> None:
+    def fit(self, pairs: Pairs, moments: Moments | None = None, shrinkage: float | None = None) -> tuple[float, float]:
         """Choose shrinkage and share on pairs that the map hasn't seen, then fit it to all of them.
 
         Args:
             pairs: the task's.
             moments: what is fitted instead of the task's own sums.
             shrinkage: of the covariances; chosen by default.
+
+        Returns:
+            Shrinkage and share.
         """
         shrinkages = SHRINKAGES if shrinkage is None else (shrinkage,)
         _, shrinkage, share = chosen(pairs, self.dimensions, shrinkages)
         self.take(pairs.moments() if moments is None else moments, shrinkage)
         self.share.fill_(share)
+        return shrinkage, share
 
     def fit_better(self, frozen: Pairs, changed: Pairs, held: Tensor) -> None:
         """Take the states under which a map finds most of pairs that neither it nor the steps have seen.
@@ -172,10 +176,8 @@ class Beside(ClosedMap):
             changed: as the task's steps changed the states.
             held: the pictures that the steps haven't seen, bool [pictures].
         """
-        _, shrinkage, share = chosen(frozen, head.dimensions)
         head.changed.fill_(False)
-        head.take(frozen.moments(), shrinkage)
-        head.share.fill_(share)
+        shrinkage, share = head.fit(frozen)
         ranked = Ranked.of(frozen, held)
         maps = Correlations(frozen.moments(~held)).maps(head.dimensions, shrinkage)
         first = (1 - share) * ranked.own + share * ranked.scores(frozen, maps)
