@@ -122,7 +122,6 @@ def learn_task(
     """
     settings = settings or training_for(type(method), {}, preset=method.options.preset)
     method.to(pick_device(settings.device))
-    method.precision = settled_precision(settings.precision, method.backbone.device, wide=is_wide(method))
     task = named_task(method, task)
     training: TrainingData = TrainingSet(task, method.backbone) if isinstance(task, Task) else task
     if not len(training):
@@ -171,6 +170,7 @@ class _Loop:
         self.method, self.training, self.settings, self.parameters = method, training, settings, parameters
         self.epochs, self.total = epochs, total
         self.device = method.backbone.device
+        self.precision = settled_precision(settings.precision, self.device, wide=is_wide(method))
         self.unseen = UNSEEN.get(self.device.type, 16)
         if settings.optimiser == "adamw":
             self.optimiser: torch.optim.Optimizer = torch.optim.AdamW(
@@ -235,7 +235,7 @@ class _Loop:
         return pairs / max(time.monotonic() - started, 1e-9)
 
     def _backward(self, batch: Any, *, share: float) -> dict[str, Tensor]:
-        with autocast(self.method.precision, self.device):
+        with autocast(self.precision, self.device):
             parts = self.method.loss(batch)
             loss = torch.stack(list(parts.values())).sum()
         (loss * share).backward()  # type: ignore[no-untyped-call]

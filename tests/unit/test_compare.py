@@ -140,7 +140,7 @@ def test_a_run_keeps_the_precision_it_began_with(
         )
         if name == "stopped":
             method = run.bench.method(experiment)
-            method.precision = run._precision(method)
+            run.precision = run._precision(method)
             run._begin(method)
             monkeypatch.setattr(devices, "multiplies_bfloat16", lambda device: False)
         records[name] = run.go().final

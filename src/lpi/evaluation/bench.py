@@ -69,7 +69,7 @@ class Bench:
         key = experiment.evaluation.model_dump_json()
         if key not in self._evaluators:
             self._evaluators[key] = self.problem.evaluator(self.backbone, self.stream, experiment.evaluation)
-        self._evaluators[key].reset()
+        self._evaluators[key].reset("float32")
         return self._evaluators[key]
 
     def method(self, experiment: Experiment) -> Any:

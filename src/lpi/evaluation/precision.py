@@ -17,6 +17,7 @@ from torch import Tensor
 from lpi.backbones.detectors.base import GroundingBackbone
 from lpi.config import EvaluationSettings
 from lpi.data.expressions.record import ReferringExpression
+from lpi.devices import Settled
 from lpi.evaluation.problem import routing_of
 from lpi.evaluation.records import Averages, FrozenRecord, PerTask, StageRecord, first_tasks
 from lpi.expression_data import ExpressionSet
@@ -157,8 +158,8 @@ class GroundingEvaluator:
         self.test = TestExpressions([task.test for task in stream.tasks], backbone, settings)
         self.held_out = TestExpressions([stream.held_out], backbone, settings) if stream.held_out else None
 
-    def reset(self) -> None:
-        """Forget what earlier methods found."""
+    def reset(self, precision: Settled | None = None) -> None:
+        """Forget what earlier methods found; boxes are found in float32 whatever the precision."""
         self.test.reset()
         if self.held_out:
             self.held_out.reset()

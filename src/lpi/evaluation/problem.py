@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lpi.backbones.base import Problem as ProblemName
 from lpi.config import EvaluationSettings, StreamSettings
+from lpi.devices import Settled
 from lpi.errors import ConfigError, did_you_mean
 from lpi.evaluation.records import METRICS, Averages, FrozenRecord, Metrics, Routing, StageRecord
 from lpi.features import TrainingData
@@ -22,8 +23,12 @@ from lpi.tasks.grouping import StreamOf
 class Evaluator(Protocol):
     """Measures methods on one stream."""
 
-    def reset(self) -> None:
-        """Forget what was computed for earlier methods."""
+    def reset(self, precision: Settled | None = None) -> None:
+        """Forget what was computed for earlier methods.
+
+        Args:
+            precision: what to embed test data in from now on; by default as before, at first float32.
+        """
 
     def frozen(self) -> FrozenRecord:
         """The frozen model in every stage."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lpi.backbones.base import DualEncoder
 from lpi.config import EvaluationSettings
+from lpi.devices import Settled
 from lpi.evaluation.problem import routing_of
 from lpi.evaluation.records import Averages, FrozenRecord, PerTask, StageRecord, first_tasks
 from lpi.evaluation.test_set import DIRECTIONS, TOWERS, Encoded, FeatureCache, TestSet, Towers, routed
@@ -34,12 +35,14 @@ class Evaluator:
         self.backbone, self.stream, self.settings = backbone, stream, settings
         self.test = TestSet([task.test for task in stream.tasks], backbone, settings=settings)
         self.held_out = TestSet([stream.held_out], backbone, settings=settings) if stream.held_out else None
+        self.precision: Settled = "float32"
         self.reset()
 
-    def reset(self) -> None:
-        """Forget features of earlier methods."""
-        self._cache = FeatureCache(self.test)
-        self._held_out_cache = FeatureCache(self.held_out) if self.held_out else None
+    def reset(self, precision: Settled | None = None) -> None:
+        """Forget features of earlier methods; see :meth:`lpi.evaluation.problem.Evaluator.reset`."""
+        self.precision = precision or self.precision
+        self._cache = FeatureCache(self.test, self.precision)
+        self._held_out_cache = FeatureCache(self.held_out, self.precision) if self.held_out else None
 
     def frozen(self) -> FrozenRecord:
         """The frozen model in every stage."""

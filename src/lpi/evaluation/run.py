@@ -71,6 +71,7 @@ class Run:
         self.bench, self.experiment, self.variant, self.seed = bench, experiment, variant, seed
         self.folder, self.command, self.say, self.on_step = folder, command, say, on_step
         self.evaluator = bench.evaluator(experiment)
+        self.precision: Settled = "float32"  # until it is known whether it goes on
         self.stream = bench.stream
         self.memory = PeakMemory()
         diagnosis = bench.problem.diagnosis if experiment.evaluation.diagnostics else None
@@ -84,7 +85,8 @@ class Run:
         except OSError as error:
             raise OutputError(f"{self.folder} can't be made: {reason(error)}") from error
         with at_work(self.folder):
-            method.precision = self._precision(method)
+            self.precision = self._precision(method)
+            self.evaluator.reset(self.precision)
             return self._go(method)
 
     def _go(self, method: Method) -> RunRecord:
@@ -126,7 +128,7 @@ class Run:
                 "method": {"name": self.experiment.method.get("name", "lpi"), "options": recorded_options(method)},
                 "seed": self.seed,
                 "settings": comparable(self.experiment, self.seed),
-                "precision": method.precision,
+                "precision": self.precision,
                 "stream": {
                     "name": self.stream.name,
                     "tasks": self.stream.summary(),
@@ -156,7 +158,6 @@ class Run:
     def _load(self, like: Method) -> Method:
         """What was learned so far."""
         method: Method = self.bench.load(self.folder / "model", type(like), self.experiment.method.get("router"))
-        method.precision = like.precision
         return method
 
     def _learn_in_turn(self, method: Method) -> Method:
@@ -200,7 +201,7 @@ class Run:
         return method
 
     def _learn(self, method: Method, training: TrainingData) -> dict[str, float]:
-        settings = self.experiment.training.model_copy(update={"precision": method.precision})
+        settings = self.experiment.training.model_copy(update={"precision": self.precision})
         if (
             isinstance(method, Jointly) and settings.steps is not None
         ):  # as many steps as a sequential learner takes altogether

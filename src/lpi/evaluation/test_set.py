@@ -16,7 +16,7 @@ from torch import Tensor
 from lpi.backbones.base import DualEncoder, View
 from lpi.config import EvaluationSettings
 from lpi.data.records import CaptionedImage
-from lpi.devices import autocast
+from lpi.devices import Settled, autocast
 from lpi.features import FEATURES, FrozenStates, frozen_image_features, frozen_text_features
 from lpi.methods.base import Method
 from lpi.methods.encoder import tokens, width_of
@@ -95,7 +95,7 @@ class TestSet:
         return self._routing[key]
 
     @torch.no_grad()
-    def encode(self, method: Method, tower: str, rows: Tensor, route: int) -> Tensor:
+    def encode(self, method: Method, tower: str, rows: Tensor, route: int, precision: Settled = "float32") -> Tensor:
         """Features of some rows under one route, [rows, features]."""
         parts = []
         device, groups = method.backbone.device, torch.split(rows, self.batch)
@@ -104,7 +104,7 @@ class TestSet:
         for part in groups:
             pixels = next(pictures) if seen else None
             below = None if seen else self.states(tower, method, part)
-            with autocast(method.precision, device):
+            with autocast(precision, device):
                 if tower == "text":
                     texts = [self.texts[row] for row in part.tolist()]
                     found = method.text_features(tokens(method, texts) if below is None else below, route)
@@ -120,8 +120,8 @@ class TestSet:
 class FeatureCache:
     """Features of a test set's items under each route, encoded when first asked for."""
 
-    def __init__(self, test: TestSet) -> None:
-        self.test = test
+    def __init__(self, test: TestSet, precision: Settled = "float32") -> None:
+        self.test, self.precision = test, precision
         self._features: dict[tuple[str, int], Tensor] = {}
         self._known: dict[tuple[str, int], Tensor] = {}
 
@@ -161,7 +161,7 @@ class FeatureCache:
                 missing = missing[
                     torch.tensor([len(self.test.texts[row]) for row in missing.tolist()]).argsort(stable=True)
                 ]
-            self._features[key][missing] = self.test.encode(method, tower, missing, route)
+            self._features[key][missing] = self.test.encode(method, tower, missing, route, self.precision)
             self._known[key][missing] = True
         return self._features[key][rows]
 

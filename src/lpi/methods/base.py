@@ -169,7 +169,6 @@ class Learner(
         options: see :class:`lpi.methods.options.MethodOptions`; a subclass has a class of that name of its own.
         tasks: the names of the tasks that were learned, in their order.
         router: says which task a query belongs to; ``None`` where tasks aren't told apart.
-        precision: what it learns in, and what a run embeds its test data in.
 
     What a run that is stopped inside a task must find again, beside the trainable parameters, is a buffer.
     """
@@ -185,7 +184,6 @@ class Learner(
         self.backbone = backbone
         self.options = type(self).Options() if options is None else options
         self.tasks: list[str] = []
-        self.precision: Literal["float32", "bfloat16"] = "float32"
         kind = router_of(self.options)
         routing: Any = getattr(self.options, "routing", None)
         self.router: Router | None = None if kind is None else kind(backbone, routing)
