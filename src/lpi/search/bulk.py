@@ -134,6 +134,8 @@ class BulkEmbedder(Embedder):
             "routes": [list(job.routes or ()) for job in jobs],
         }
         frame = daft.from_pydict(columns)
+        if daft.get_or_infer_runner_type() != "native":  # on a cluster a piece is one node's, and comes back as a whole
+            frame = frame.into_partitions(max(self.processes, -(-len(jobs) // batch)))
         frame = frame.select(workers.embed(*(daft.col(name) for name in columns)).alias("row"))
         try:
             for found in frame.iter_rows():
