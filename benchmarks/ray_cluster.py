@@ -164,7 +164,7 @@ def measured(work: Path, count: int, cluster: Json, s3: Json, roots: Sequence[in
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--pictures", type=int, default=600)
     parser.add_argument("--results", type=Path, default=Path("results/ray.json"))
     options = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
