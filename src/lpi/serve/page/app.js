@@ -352,8 +352,14 @@ byId("home").addEventListener("click", (event) => {
   words.focus();
 });
 
+let following = null; // what was done here, until the server has taken it over
+
 /** The index changed by what was done here: the fields follow as soon as the server has taken it over. */
-async function changed(stage) {
+function changed(stage) {
+  following = takenOver(stage);
+}
+
+async function takenOver(stage) {
   for (let left = 100; left; left -= 1) {
     const found = await api.info().catch(() => null);
     if (found && found.current >= stage) {
@@ -365,8 +371,10 @@ async function changed(stage) {
   }
 }
 
-function compareWith(stage, q) {
+async function compareWith(stage, q) {
   if (selection.isSelecting()) selection.toggle();
+  busy(true);
+  await following; // or now would still be then
   state = { ...state, q: state.q || q, stage: String(stage), compare: "1" };
   search();
 }
