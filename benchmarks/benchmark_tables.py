@@ -272,6 +272,27 @@ def newcomer(record: Record) -> Tables:
     )
 
 
+def checkpoints(record: Record) -> Tables:
+    """What the checkpoints that README names cost while pictures are indexed."""
+    columns = ("numbers", "pictures_per_second", "peak_mb")
+    rows = [(name, [own[column] for column in columns]) for name, own in record["checkpoints"].items()]
+    title = f"Indexing {record['pictures']} JPEG files of 640 x 480 pixels, random weights in each checkpoint's sizes:"
+    yield title, grid("checkpoint", map(words, columns), rows)
+
+
+def ray(record: Record) -> Tables:
+    """Embedding on a cluster beside one process."""
+    parts = {name: own for name, own in record.items() if isinstance(own, dict) and "embedded" in own}
+    columns = ("pictures", "embedded", "seconds", "largest_difference")
+    rows = [(words(name), [own.get(column) for column in columns]) for name, own in parts.items()]
+    busy = " and ".join(map(str, record["cluster"]["seconds_of_each_node"]))
+    title = (
+        f"A Ray cluster of {record['nodes']} nodes on one machine beside a single process (of the last row the second "
+        f"try; largest difference: to the single process's vectors; the nodes were busy for {busy} s):"
+    )
+    yield title, grid("way", map(words, columns), rows)
+
+
 def slow_clients(record: Record) -> Tables:
     """A server under half-sent requests."""
     yield (
@@ -417,6 +438,8 @@ MAKERS: dict[str, Callable[[Record], Tables]] = {
     "mutants": mutants,
     "honest_scores": honest_scores,
     "newcomer": newcomer,
+    "checkpoints": checkpoints,
+    "ray": ray,
     "slow_clients": slow_clients,
     "resume": resume,
     "grounding_sizes": grounding_sizes,

@@ -1,4 +1,4 @@
-"""Write the figures in README.md from the results of scenes and of both comparisons, between their markers.
+"""Write the figures in README.md from the results, between their markers.
 
 python benchmarks/readme_figures.py
 """
@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from lpi.evaluation.results import Results
 
 ROOT = Path(__file__).parents[1]
 FIRST, LAST = "<!-- figures -->", "<!-- end of figures -->"
 FIRST_COMPARED, LAST_COMPARED = "<!-- comparison -->", "<!-- end of comparison -->"
+FIRST_CHECKPOINTS, LAST_CHECKPOINTS = "<!-- checkpoints -->", "<!-- end of checkpoints -->"
+KNOWN = {  # what it knows, languages, and what to fetch
+    "lpi-tiny": ("drawn scenes", "English, 210 words", "nothing: comes along"),
+    "openai/clip-vit-base-patch16": ("photographs, drawings", "English", "0.6 GB"),
+    "google/siglip-base-patch16-224": ("photographs, drawings", "English", "0.8 GB"),
+    "google/siglip2-base-patch16-224": ("photographs, drawings", "many", "1.5 GB"),
+}
 NAMES = {
     "frozen": "frozen model",
     "lpi": "**LPI**, tasks inferred",
@@ -106,6 +114,17 @@ def on_domains(results: Results) -> str:
     )
 
 
+def checkpoints(record: dict[str, Any]) -> str:
+    threads = record["machine"]["threads"]
+    heads = ("`--model`", "what it knows", "languages", "to fetch", "memory", f"pictures a second, {threads} cores")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, about in KNOWN.items():
+        cost = record["checkpoints"][name]
+        cells = (f"`{name}`", *about, f"{cost['peak_mb'] / 1000:.1f} GB", f"{cost['pictures_per_second']:.0f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def between(text: str, first: str, last: str, content: str) -> str:
     """A text with what stands between two markers put in anew."""
     before, _, rest = text.partition(first)
@@ -113,15 +132,18 @@ def between(text: str, first: str, last: str, content: str) -> str:
     return f"{before}{first}\n{content}\n{last}{after}"
 
 
-def updated(readme: str, scenes: Results, compared: Results, domains: Results) -> str:
+def updated(readme: str, costs: dict[str, Any], scenes: Results, compared: Results, domains: Results) -> str:
+    readme = between(readme, FIRST_CHECKPOINTS, LAST_CHECKPOINTS, checkpoints(costs))
     readme = between(readme, FIRST, LAST, figures(scenes))
     return between(readme, FIRST_COMPARED, LAST_COMPARED, comparison(compared, domains))
 
 
-def records() -> list[Results]:
+def records() -> tuple[dict[str, Any], Results, Results, Results]:
     """The results that the figures are from, as :func:`updated` takes them."""
-    files = [ROOT / "results" / f"{name}.json" for name in ("scenes", "compare_scenes", "compare_domains")]
-    return [Results.from_json(json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    names = ("checkpoints", "scenes", "compare_scenes", "compare_domains")
+    costs, *runs = [json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8")) for name in names]
+    scenes, compared, domains = map(Results.from_json, runs)
+    return costs, scenes, compared, domains
 
 
 def main() -> None:

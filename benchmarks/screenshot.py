@@ -27,7 +27,7 @@ from lpi.data.scenes import load_scenes
 
 FAMILIES = ["animal", "vehicle", "food", "sports"]
 TAUGHT = "animal"
-SEARCHED, COMPARED = "a black cat on a farm", "field notes, day 12: a giraffe"
+SEARCHED, COMPARED = "a black cat on a farm", "field notes, day 12: a lamb"
 NONSENSE = "qwertz asdf"
 SIZE, PHONE = {"width": 1280, "height": 760}, {"width": 390, "height": 844}
 TOLD = "fetch('api/search?q=a&k=1').then(answer => answer.json()).then(found => found.fits_well)"
