@@ -41,7 +41,7 @@ DeeperOption = Annotated[
 
 def teach(
     name: Annotated[str, typer.Argument(help="What to call the domain.")],
-    source: Annotated[Path, typer.Argument(help="A folder of captioned pictures, or its captions file; see docs/quickstart.md.")],
+    source: Annotated[Path, typer.Argument(help="A folder of captioned pictures, or its captions file.")],
     place: IndexOption,
     yes: YesOption = False,
     even_if_worse: EvenIfWorseOption = False,
