@@ -347,7 +347,7 @@ def test_a_picture_can_be_dropped_or_pasted_anywhere(visit: Visit, taught: World
     page = visit()
     page.wait_for_selector(".message")
     offer(page, "dragover", taught.photos / "cold" / "blue" / "box.png")
-    assert page.is_visible("text=Let go: a picture is searched with")
+    assert page.is_visible("text=Drop a picture to search with it")
     offer(page, "drop", taught.photos / "cold" / "blue" / "box.png")
     page.wait_for_selector(HITS)
     assert not page.is_visible("#drop")

@@ -89,7 +89,7 @@ def test_a_dropped_zip_is_taught_and_let_go(own: Any, visit: Visit, tmp_path: Pa
     page.fill("#domain", "greys")
     page.keyboard.press("Enter")
     assert on_trial(page)[0] == "greys (new)"
-    page.click("#teaching :text-is('Let it go')")
+    page.click("#teaching :text-is('Discard it')")
     page.wait_for_selector("#teaching form")
     assert known(own.world) == ["warm", "cold"]
     assert not list((own.world.index / "sent").glob("*"))

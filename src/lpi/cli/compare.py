@@ -43,15 +43,15 @@ def compare(
     ] = 1,
     tuned: Annotated[
         list[Path] | None,
-        typer.Option(help="Settings that 'lpi tune' chose. May be repeated: of a row in two files the last counts."),
+        typer.Option(help="Settings that 'lpi tune' chose. May be repeated; for a row in two files the last counts."),
     ] = None,
     against: Annotated[
         str | None, typer.Option(help="The row to compare all others with. By default the best one.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
     results: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
-    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 takes as many as fit this machine.")] = 0,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over where a run is there already.")] = False,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 takes as many as suit this machine.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, even if a run is there already.")] = False,
     report: Annotated[bool, typer.Option(help="Write an HTML report at the end.")] = True,
     as_json: JsonOption = False,
     listed: ListOption = False,

@@ -24,7 +24,7 @@ def export(
         Path | None, typer.Option(help="Also write the report's figures into this folder, as SVG and PDF.")
     ] = None,
     unfinished: Annotated[
-        bool, typer.Option("--unfinished", help="The runs that aren't finished, which never share a table with others.")
+        bool, typer.Option("--unfinished", help="The unfinished runs, which never share a table with finished ones.")
     ] = False,
 ) -> None:
     """Write the figures of runs, or of a results file, as a table for a paper or a spreadsheet."""

@@ -14,9 +14,9 @@ from lpi.cli.options import ExperimentArgument, SetOption
 def features(
     experiment: ExperimentArgument,
     changes: SetOption = None,
-    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("features"),
+    out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("features"),
 ) -> None:
-    """Write a stream's frozen features, over which methods that change nothing in the model run in seconds."""
+    """Write a stream's frozen features; methods that don't change the model then run over them in seconds."""
     from lpi.backbones import load_backbone
     from lpi.config import read_experiment
     from lpi.evaluation.retrieval import open_stream

@@ -28,7 +28,7 @@ def ground(
     task: Annotated[
         str | None, typer.Option(help="Use what was learned for this task. By default each expression finds its own.")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Boxes an expression at most.")] = 3,
+    count: Annotated[int, typer.Option(min=1, help="At most so many boxes for each expression.")] = 3,
     suppress: Annotated[
         float, typer.Option(min=0.01, max=1.0, help="Leave out boxes whose IoU with a better one is above this.")
     ] = 0.7,

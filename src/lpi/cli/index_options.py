@@ -22,7 +22,7 @@ IndexOption = Annotated[
     typer.Option(
         "--index",
         envvar="LPI_INDEX",
-        help="Folder of the index, or the pictures' own folder if it lies in there; or set LPI_INDEX.",
+        help="Folder of the index, or of the pictures if the index is inside it; or set LPI_INDEX.",
         metavar="DIR",
         callback=in_folder,
     ),

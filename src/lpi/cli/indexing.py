@@ -21,7 +21,7 @@ STARTING_MODEL = "lpi-tiny"
 
 
 def index(
-    folder: Annotated[Path, typer.Argument(help="A folder of pictures, with folders inside.")],
+    folder: Annotated[Path, typer.Argument(help="A folder of pictures; folders inside it are included.")],
     place: Annotated[
         Path | None,
         typer.Option(
@@ -35,34 +35,40 @@ def index(
     model: Annotated[
         str | None,
         typer.Option(
-            help="What a new index is made with: a run, a saved model, or a backbone.", show_default=STARTING_MODEL
+            help="Model for a new index: a folder, a name such as google/siglip2-base-patch16-224, or a run.",
+            show_default=STARTING_MODEL,
         ),
     ] = None,
     tests: Annotated[
         Path | None,
-        typer.Option(help="Captioned pictures (split \"test\") that 'lpi teach' shall measure old tasks on."),
+        typer.Option(help="Captioned pictures (split \"test\") on which 'lpi teach' measures what other domains lose."),
     ] = None,
-    moved: Annotated[bool, typer.Option("--moved", help="The folder is the indexed one in a new place.")] = False,
-    emptied: Annotated[bool, typer.Option("--emptied", help="It is right that no picture is left.")] = False,
-    rehash: Annotated[bool, typer.Option("--rehash", help="Read every file, whatever its size and time.")] = False,
-    tidy: Annotated[bool, typer.Option("--tidy", help="Also drop what no stage needs any more.")] = False,
+    moved: Annotated[bool, typer.Option("--moved", help="The indexed folder is now here.")] = False,
+    emptied: Annotated[
+        bool, typer.Option("--emptied", help="It is right that the folder holds no picture any more.")
+    ] = False,
+    rehash: Annotated[bool, typer.Option("--rehash", help="Read every file again, changed or not.")] = False,
+    tidy: Annotated[bool, typer.Option("--tidy", help="Also delete what no stage needs any more.")] = False,
     exclude: Annotated[
         list[str] | None,
         typer.Option(help="Leave out files and folders like this, now and later: '*.gif', 'old/*'. May be repeated."),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Change nothing: say whether all is as it was written, damage by name.")
+        bool,
+        typer.Option(
+            "--check", help="Change nothing; say whether everything is as it was written, or what is damaged."
+        ),
     ] = False,
     store: Annotated[
         str | None,
-        typer.Option(help="Where the tables of a new index shall be, if not in DIR: s3://BUCKET/PATH, gs://, az://."),
+        typer.Option(help="Where to keep the tables of a new index, if not in DIR: s3://BUCKET/PATH, gs://, az://."),
     ] = None,
     processes: Annotated[
         int, typer.Option(min=1, help="Processes that embed, here or on a cluster. See docs/cluster.md.")
     ] = 1,
     recall: Annotated[
         float | None,
-        typer.Option(help="Of the ten best, the share that search in a large index shall find; kept with it [0.95]."),
+        typer.Option(help="Share of the true ten best that a search in a large index is to find; kept with it [0.95]."),
     ] = None,
     workers: WorkersOption = None,
     device: DeviceOption = "auto",

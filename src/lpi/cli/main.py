@@ -42,9 +42,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Continual vision-language retrieval: teach a frozen CLIP-like model one domain after another.",
+    help="Search pictures with words, teach the search new domains, and compare methods of continual learning.",
 )
-data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at data before learning from it.")
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check data before learning from it.")
 app.add_typer(data_app, name="data")
 app.command()(run)
 app.command()(evaluate)
@@ -128,25 +128,25 @@ def report_command(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that contain some.")],
     out: Annotated[Path, typer.Option(help="Where to write report.html and its pictures.")] = Path("."),
 ) -> None:
-    """Write one HTML page (and PNG files) about a run or several."""
+    """Write one HTML page (and PNG files) about one run or several."""
     write_page(runs, out, quiet=False, needed=True)
 
 
 @app.command()
 def pretrain(
     world: Annotated[
-        str, typer.Argument(help="'scenes': captioned pictures of the embedded world; 'grounding': boxes in them.")
+        str, typer.Argument(help="'scenes': captioned pictures of the drawn world; 'grounding': boxes in them.")
     ] = "scenes",
     out: Annotated[
         Path | None, typer.Option(help="Folder for the model: lpi-tiny, or lpi-tiny-grounding.", show_default=False)
     ] = None,
     pictures: Annotated[
-        int | None, typer.Option(help="Pictures an epoch.", min=256, show_default="24000, grounding: 2500")
+        int | None, typer.Option(help="Pictures in an epoch.", min=256, show_default="24000, grounding: 2500")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs.", min=1, show_default="8, grounding: 24")] = None,
-    seed: Annotated[int, typer.Option(help="Of pictures, weights and batches.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of pictures, weights and batches.")] = 0,
 ) -> None:
-    """Train an embedded model: the backbone from nothing, or the detector from it (half an hour on two cores)."""
+    """Train a model that comes along: lpi-tiny from scratch, or its detector from it (half an hour on two cores)."""
     known = {"scenes": ("lpi-tiny", 24_000, 8), "grounding": ("lpi-tiny-grounding", 2_500, 24)}
     if world not in known:
         raise UnknownNameError(f"Only 'scenes' and 'grounding' can be trained on; got {world!r}.")
@@ -179,9 +179,9 @@ def align(
     out: Annotated[Path, typer.Option(help="Folder for the joined model.")] = Path("aligned"),
     width: Annotated[int, typer.Option(help="Width of the common space.", min=2)] = 256,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the captioned pictures.")] = 20,
-    batch: Annotated[int, typer.Option(min=2, help="Pairs a batch.")] = 256,
-    learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 1e-3,
-    seed: Annotated[int, typer.Option(help="Of initial values and batches.")] = 0,
+    batch: Annotated[int, typer.Option(min=2, help="Pairs in a batch.")] = 256,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 1e-3,
+    seed: Annotated[int, typer.Option(help="Seed of initial values and batches.")] = 0,
 ) -> None:
     """Join two pre-trained towers into one space by learning only their projections, from cached features."""
     from lpi.backbones.align import align as join
@@ -212,15 +212,15 @@ def data_check(
         ),
     ],
     backbone: Annotated[str | None, typer.Option(help="Also list captions longer than this model's context.")] = None,
-    images: Annotated[Path | None, typer.Option(help="The folder of its pictures, where they lie apart.")] = None,
+    images: Annotated[Path | None, typer.Option(help="The folder of its pictures, if they are elsewhere.")] = None,
     boxes: Annotated[str | None, typer.Option(help="How a JSONL of expressions writes boxes: xyxy or xywh.")] = None,
-    instances: Annotated[Path | None, typer.Option(help="Of COCO's captions: the file of instances.")] = None,
-    root: Annotated[Path | None, typer.Option(help="Of a collection: the folder of its data sets.")] = None,
+    instances: Annotated[Path | None, typer.Option(help="For COCO's captions: the file of instances.")] = None,
+    root: Annotated[Path | None, typer.Option(help="For a collection: the folder of its data sets.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Open every picture and read every caption or box; list all that is wrong, with file and line.
 
-    Of a collection (see 'lpi data cards'): also which of its publishers' files are missing.
+    For a collection (see 'lpi data cards') it also lists which of its publishers' files are missing.
     """
     from lpi.data.collections import check_collection
     from lpi.data.expressions.check import check_source
@@ -264,7 +264,7 @@ def doctor(
     method_file: MethodFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what this machine has and what the library can do on it; or, of a folder, what is damaged in it."""
+    """Say what this machine has and what the library can do on it; or, given a folder, what is damaged in it."""
     if folder is not None:
         _tell_damage(folder, method_file, as_json)
         return

@@ -23,7 +23,7 @@ def migrate(
     place: IndexOption,
     model: Annotated[
         str | None,
-        typer.Option(help="What to move to: a run, a saved model, or a backbone. Needed the first time."),
+        typer.Option(help="Model to move to: a folder, a name on the hub, or a run. Needed the first time."),
     ] = None,
     budget: Annotated[
         str | None,

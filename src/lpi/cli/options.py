@@ -37,11 +37,11 @@ ListOption = Annotated[
     typer.Option("--list", is_eager=True, callback=list_experiments, help="List the shipped experiments."),
 ]
 MethodsOption = Annotated[
-    str | None, typer.Option(help="Rows of the experiment, methods or .py files, with commas between. Default: all.")
+    str | None, typer.Option(help="Rows of the experiment, methods or .py files, separated by commas. Default: all.")
 ]
 MethodFileOption = Annotated[
     Path | None,
-    typer.Option(help="The Python file of the method that the model was saved by, where it is one of your own."),
+    typer.Option(help="The Python file of the model's method, if it is one of your own."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
 

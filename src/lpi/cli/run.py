@@ -34,17 +34,17 @@ def run(
     experiment: ExperimentArgument,
     changes: SetOption = None,
     rows: Annotated[
-        str | None, typer.Option(help="Rows of the experiment to run: names with commas between, or 'all'.")
+        str | None, typer.Option(help="Rows of the experiment to run: names separated by commas, or 'all'.")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, e.g. 0-4 or 0,1,2. By default the experiment's.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
     results: Annotated[Path | None, typer.Option(help="Also write the figures of all rows to this JSON file.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over where a run is there already.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, even if a run is there already.")] = False,
     report: Annotated[bool, typer.Option(help="Write an HTML report at the end.")] = True,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard scalars.")] = False,
     log: Annotated[
         Literal["tensorboard", "wandb", "mlflow"] | None,
-        typer.Option(help="Also write losses there, step by step: Weights & Biases and MLflow are installed apart."),
+        typer.Option(help="Also write losses there, step by step. Weights & Biases and MLflow must be installed."),
     ] = None,
     as_json: JsonOption = False,
     listed: ListOption = False,

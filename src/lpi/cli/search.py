@@ -26,13 +26,13 @@ ServerOption = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="Ask this server (its token in LPI_TOKEN); 'none' loads the model. By default one that serves the index.",
+        help="Ask this server (its token in LPI_TOKEN), or 'none'. By default one here that serves the index.",
         show_default=False,
     ),
 ]
 
 
-CUT = "note: the model reads only the start of so many words; the rest counts for nothing. Shorten them."
+CUT = "note: the model reads only the start of a query this long; the rest counts for nothing. Shorten it."
 
 
 def register(app: typer.Typer) -> None:
@@ -50,8 +50,10 @@ def search(
     task: Annotated[
         str | None, typer.Option("--domain", "--task", help="Only pictures that belong to this domain.")
     ] = None,
-    since: Annotated[str | None, typer.Option(help="Only taken on this day or later, e.g. 2024-05-31.")] = None,
-    until: Annotated[str | None, typer.Option(help="Only taken on this day or earlier.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only pictures taken on this day or later, e.g. 2024-05-31.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Only pictures taken on this day or earlier.")] = None,
     stage: Annotated[int | None, typer.Option(help="Search as of this stage; see 'lpi stages'.")] = None,
     exact: Annotated[
         bool, typer.Option("--exact/--approximate", help="Look at every vector, also in a large index.")

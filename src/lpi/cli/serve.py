@@ -21,21 +21,23 @@ ServedOption = Annotated[
     typer.Option("--index", envvar="LPI_INDEX", help="Folder of the index.", metavar="DIR", show_default=False),
 ]
 HostOption = Annotated[
-    str, typer.Option(help="Where to listen. Others can reach another address than this, and need the token.")
+    str, typer.Option(help="Address to listen on. On any other than this, other machines get in with the token.")
 ]
 TokenOption = Annotated[
     str | None,
     typer.Option(
-        envvar="LPI_TOKEN", help="Who has it may search; or set LPI_TOKEN. Needed by --host: made if missing."
+        envvar="LPI_TOKEN",
+        help="Whoever has it may search and teach; or set LPI_TOKEN. With --host, one is made if needed.",
     ),
 ]
 GroundOption = Annotated[
-    str | None, typer.Option(metavar="MODEL", help="Also find boxes: a run, a saved model, or lpi-tiny-grounding.")
+    str | None,
+    typer.Option(metavar="MODEL", help="Also find objects: a run, a saved model, a detector, or lpi-tiny-grounding."),
 ]
 StartingModelOption = Annotated[
     str | None,
     typer.Option(
-        help="What a new index of FOLDER is made with: a run, a saved model, or a backbone.",
+        help="Model for a new index: a folder, a name such as google/siglip2-base-patch16-224, or a run.",
         show_default=STARTING_MODEL,
     ),
 ]
@@ -43,7 +45,7 @@ BatchingOption = Annotated[
     bool, typer.Option("--batching/--no-batching", help="Encode queries that come at the same time together.")
 ]
 GroundMethodFileOption = Annotated[
-    Path | None, typer.Option(help="The Python file of --ground's method, where it is one of your own.")
+    Path | None, typer.Option(help="The Python file of --ground's method, if it is one of your own.")
 ]
 
 
@@ -53,13 +55,13 @@ def serve(
     ] = None,
     place: ServedOption = None,
     host: HostOption = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="At which port; 0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     token: TokenOption = None,
     ground: GroundOption = None,
     model: StartingModelOption = None,
     batching: BatchingOption = True,
     teaching: Annotated[
-        bool, typer.Option("--teaching/--no-teaching", help="Who may ask may also teach domains and forget them.")
+        bool, typer.Option("--teaching/--no-teaching", help="Whoever may search may also teach and forget domains.")
     ] = True,
     threads: Annotated[int | None, typer.Option(min=1, help="Cores that models may use. Default: all.")] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,

@@ -28,27 +28,27 @@ EvenIfWorseOption = Annotated[
 LearningOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="How to learn deeper, e.g. --set epochs=10; implies it. May be repeated."
+        "--set", metavar="KEY=VALUE", help="A setting for --deeper, which it implies: --set epochs=10. May be repeated."
     ),
 ]
 DeeperOption = Annotated[
     bool,
     typer.Option(
-        "--deeper", help="Beside the closed form (seconds) learn a change of the model (minutes); also afterwards."
+        "--deeper", help="Besides the closed form (seconds), learn a change of the model (minutes); now or later."
     ),
 ]
 
 
 def teach(
     name: Annotated[str, typer.Argument(help="What to call the domain.")],
-    source: Annotated[Path, typer.Argument(help="A folder with captions.jsonl and its pictures, or the file itself.")],
+    source: Annotated[Path, typer.Argument(help="A folder of captioned pictures, or its captions file.")],
     place: IndexOption,
     yes: YesOption = False,
     even_if_worse: EvenIfWorseOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be gained and lost.")] = False,
     deeper: DeeperOption = False,
     changes: LearningOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of initial values and batches.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of initial values and batches.")] = 0,
     scoring: ScoringOption = "plain",
     workers: WorkersOption = None,
     device: DeviceOption = "auto",
@@ -57,7 +57,7 @@ def teach(
 ) -> None:
     """Learn a domain from captioned pictures; say what is gained and lost; adopt it if you agree.
 
-    A closed form of the domain takes seconds. --deeper learns a change of the model besides, at once or later.
+    The closed form of a domain takes seconds. --deeper also learns a change of the model, at once or later.
     """
     from lpi.counting import Counter
     from lpi.search.teaching import adopt, learn, read_domain, training_settings, ways
@@ -89,7 +89,7 @@ def teach(
         offered = max(lessons, key=lambda way: lessons[way].found)
         lesson = lessons[offered]
         if DEEPER in lessons and offered != DEEPER:
-            print("note: the closed form finds more, so that it is what can be adopted", file=sys.stderr)
+            print("note: the closed form finds more, so it is what can be adopted", file=sys.stderr)
         for loss in lesson.losses:
             print(f"warning: {loss}", file=sys.stderr)
         if not dry_run and (even_if_worse or (not lesson.losses if yes else _confirm(lesson))):
@@ -220,4 +220,4 @@ def stages(
         ]
         for stage in manifest.stages
     ]
-    print_table(["stage", "began with", "when (UTC)", "pictures", "embedded", "tasks"], rows)
+    print_table(["stage", "began with", "when (UTC)", "pictures", "embedded", "domains"], rows)

@@ -27,15 +27,18 @@ def tune(
     methods: MethodsOption = None,
     trials: Annotated[int, typer.Option(min=1, help="Settings that each row may try, its own among them.")] = 4,
     further: Annotated[
-        int, typer.Option(min=0, help="Trials more, at most, while a row's best factor is at the edge of those tried.")
+        int,
+        typer.Option(
+            min=0, help="At most so many more trials while a row's best factor is at the edge of those tried."
+        ),
     ] = 3,
-    seeds: Annotated[str, typer.Option(help="Seeds that a trial's figure is the mean over.")] = "0",
+    seeds: Annotated[str, typer.Option(help="Seeds over which a trial's figure is averaged.")] = "0",
     out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
-    results: Annotated[Path, typer.Option(help="What was tried and chosen, for 'lpi compare --tuned'.")] = Path(
-        "tuned.json"
-    ),
-    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 takes as many as fit this machine.")] = 0,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over where a trial is there already.")] = False,
+    results: Annotated[
+        Path, typer.Option(help="File for what was tried and chosen, for 'lpi compare --tuned'.")
+    ] = Path("tuned.json"),
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 takes as many as suit this machine.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, even if a trial is there already.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Choose each method's settings with the same small budget, on validation data; test data stay unseen."""

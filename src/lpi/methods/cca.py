@@ -1,6 +1,6 @@
-"""A closed form on the frozen model: canonical correlations of its states, a map a task or one from all tasks' sums.
+"""A closed form on the frozen model: canonical correlations of its states, a map for each task or one for all.
 
-It learns a task in seconds, keeps nothing of an item and forgets nothing: whatever takes steps has to be better.
+It learns a task in seconds and keeps nothing of a single item: whatever takes training steps has to be better.
 """
 
 from __future__ import annotations

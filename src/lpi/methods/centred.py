@@ -1,4 +1,4 @@
-"""The frozen model without the gap between its towers: each one's mean over all tasks is taken off."""
+"""The frozen model without the gap between its towers: each one's mean over all tasks is subtracted."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from lpi.prompts.low_rank import TOWERS
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75)  # of a second map's vectors, beside those of the first
 PROJECTION = (
-    "states of more numbers than this are brought to so many by a drawn map, which is the same for all tasks and kept "
+    "states of more numbers than this are reduced to so many by a random map, the same for all tasks and stored "
     "nowhere; 0 leaves them as they are"
 )
 
@@ -37,17 +37,17 @@ PROJECTION = (
 class ClosingTable(Table):
     """A closed form on the states of the last blocks (ours; regularised CCA): covariances alone, and no steps."""
 
-    dimensions: Annotated[Size, "directions that are kept a task; 0 is none"] = 0
+    dimensions: Annotated[Size, "directions kept for each task; 0 is no closed form"] = 0
     projection: Annotated[Size, PROJECTION] = 0
     check_every: Annotated[
         Size,
-        "every so manieth picture of a task is kept out of its steps; by these it is decided whether the steps are "
-        "kept: states as they changed them, or the frozen ones; 0 keeps none out, and the steps",
+        "one in so many of a task's pictures is kept out of its steps, and these decide whether the closed form reads "
+        "the changed states or the frozen ones; 0 keeps none out, and always takes the changed ones",
     ] = 6
     beside: Annotated[
         bool,
-        "the states as the steps changed them get a map beside the frozen ones' instead of in its place, at a weight "
-        "that the pictures kept out decide; an item then goes through the last blocks twice",
+        "the states as the steps changed them get a second map beside that of the frozen ones, at a weight that the "
+        "pictures kept out decide; an item then goes through the last blocks twice",
     ] = False
 
 
@@ -234,7 +234,7 @@ class ClosedFormOptions(RoutedOptions):
 
     maps: Annotated[
         Literal["task", "sum"],
-        "a map a task, which wants a router; or one for all tasks, from the sum of their covariances",
+        "a map for each task, which needs a router; or one for all tasks, from the sum of their covariances",
     ] = "task"
 
 

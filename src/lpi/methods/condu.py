@@ -1,4 +1,4 @@
-"""ConDU: the tasks' changes of the weights are fused into one, from which each task's is taken apart again by a mask.
+"""ConDU: the tasks' changes of the weights are fused into one, from which a mask takes each task's change again.
 
 Every task is fine-tuned from the frozen weights. Of all tasks only one change is kept, as large as the model, and for
 each task which of its entries are that task's, and how much to scale them: a bit a weight. A router says whose change a

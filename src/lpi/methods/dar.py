@@ -1,7 +1,7 @@
-"""DAR: a LoRA expert a task on the frozen model; a query takes the nearest one, or two merged where it is undecided.
+"""DAR: a LoRA expert for each task on the frozen model; a query takes the nearest one, or two merged if undecided.
 
-Experts never change once their task is learned. A prototype a task and tower says which expert a query needs; when its
-second-nearest prototype is almost as near, the weights of both experts are merged for it.
+Experts never change once their task is learned. A prototype for each task and tower says which expert a query
+needs; when its second-nearest prototype is almost as near, the weights of both experts are merged for it.
 """
 
 from __future__ import annotations

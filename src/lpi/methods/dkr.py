@@ -1,4 +1,4 @@
-"""DKR: full fine-tuning held to the earlier model's similarities, of which the wrong ones are put right before.
+"""DKR: full fine-tuning held to the earlier model's similarities, after the wrong ones are corrected.
 
 What the earlier model says of new pictures and captions is partly wrong. Mod-X leaves a query that it answers wrongly
 out; here it is held to the model that learns, where that one answers rightly, and else to the truth.

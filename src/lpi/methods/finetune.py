@@ -1,4 +1,4 @@
-"""Sequential full fine-tuning: every weight of both towers learns each task in turn. The classical forgetter."""
+"""Sequential full fine-tuning: every weight of both towers learns each task in turn. Nothing protects the others."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Joint training: full fine-tuning on all tasks at once. Not a continual learner, but the height they can reach."""
+"""Joint training: full fine-tuning on all tasks at once. Not a continual learner, but a usual reference."""
 
 from lpi.methods.base import Jointly
 from lpi.methods.tuned import Tuned

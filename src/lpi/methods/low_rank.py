@@ -35,7 +35,7 @@ class PromptTable(Table):
     rank: Annotated[Count, "components of the prompt decomposition, r"] = 4
     length: Annotated[Count, "prompt tokens a layer, P"] = 16
     depth: Annotated[
-        int | None, "prompted layers of the shallower tower, D; by default the paper's 9, or all where there are fewer"
+        int | None, "prompted layers of the shallower tower, D; by default the paper's 9, or all if there are fewer"
     ] = None
     placement: Annotated[
         Literal["first", "last"],
@@ -45,7 +45,7 @@ class PromptTable(Table):
     decomposition: Annotated[Decomposition, "cp, or free prompts without factors"] = "cp"
     sharing: Annotated[Sharing, "factors that the towers have in common"] = "layer"
     injection: Annotated[
-        Injection, "replace, add, shallow (tokens of their own), into (added to the first tokens), or prefix"
+        Injection, "how they enter: replace, add, shallow (tokens of their own), or into (added to the first tokens)"
     ] = "into"
     start: Annotated[
         Literal["paper", "neutral"], "neutral (ours): the first forward pass equals the frozen model's"
@@ -56,7 +56,7 @@ class PromptTable(Table):
 class InteractionTable(Table):
     """How the towers' prompts exchange information."""
 
-    enabled: Annotated[bool, "whether they do"] = True
+    enabled: Annotated[bool, "whether the towers exchange anything"] = True
     rank: Annotated[Count, "components of each cross-modal map, r_i"] = 4
     share: Annotated[Share, "how much comes from the other tower, a"] = 0.1
     norm: Annotated[Norm, "LayerNorm after the interaction"] = "matched"

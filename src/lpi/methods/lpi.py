@@ -70,8 +70,8 @@ class LossTable(PromptLossTable):
     ] = 0.2
     memory: Annotated[
         Size,
-        "so many frozen training features a task and tower are kept, and compete as negatives in later tasks (ours): a "
-        "task's own pictures alone don't teach it what the union gallery will hold",
+        "so many frozen training features are kept for each task and tower, and compete as negatives in later tasks "
+        "(ours): a task's own pictures alone don't show it what else will be searched",
     ] = 32
     multi_positive: Annotated[bool, "captions that equal another picture's count as positives of it"] = True
 
@@ -80,10 +80,8 @@ class LossTable(PromptLossTable):
 class AdapterTable(Table):
     """A change of the frozen weights beside the prompts (ours); the weights themselves stay as they are."""
 
-    rank: Annotated[Size, "components of the change, a task; 0 is none"] = 0
-    targets: Annotated[Targets, "the layers that it changes, of the first prompted block and those above it"] = (
-        "attention"
-    )
+    rank: Annotated[Size, "rank of each task's change; 0 is no change"] = 0
+    targets: Annotated[Targets, "the layers that it changes, from the first prompted block upwards"] = "attention"
     shared: Annotated[
         bool, "one tensor over all blocks of a tower for each kind of layer; or factors of each block's own (LoRA)"
     ] = True

@@ -1,4 +1,4 @@
-"""MoE-Adapters: small expert networks beside every MLP, a router a task, and a selector that knows what it hasn't seen.
+"""MoE-Adapters: small expert networks beside every MLP, a router for each task, and a selector for unseen ones.
 
 All tasks draw on the same experts through routers of their own. Experts that a task used most are frozen when it ends,
 so that later tasks can build on them but not change them. An auto-encoder a task tells at test time whose router a

@@ -1,4 +1,4 @@
-"""NNN: what is near to many queries is held back: from every score goes what its candidate gives to queries like it.
+"""NNN: candidates near to many queries are held back, by subtracting what each gives to similar training queries.
 
 The queries are those of training: for a picture the nearest training captions of all tasks, for a caption the nearest
 training pictures. Nothing is trained, and no picture or caption of a test is looked at.

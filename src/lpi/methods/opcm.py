@@ -1,4 +1,4 @@
-"""OPCM: tasks are learned from the frozen weights, and their changes are merged off each other's main directions.
+"""OPCM: each task is learned from the frozen weights, and changes are merged without each other's main directions.
 
 Changes of weights are added up one by one, each without its part along the main directions of the sum so far, and the
 sum is scaled to the length that a single task's change has on average.

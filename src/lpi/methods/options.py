@@ -74,7 +74,8 @@ class PairOptions(MethodOptions):
 
 
 RouterName = Annotated[
-    str | None, "which router tells a query's task: a name, a file of your own, or none; it comes with its defaults"
+    str | None,
+    "what works out a query's task: a router's name, a file of your own, or none; it brings its own defaults",
 ]
 RouterTable = Annotated[Table | None, "the router's own options"]
 

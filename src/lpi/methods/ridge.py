@@ -1,4 +1,4 @@
-"""Ridge regression of each tower's frozen features on the other's: a map a task, or one from the sums of all."""
+"""Ridge regression of each tower's frozen features on the other's: a map for each task, or one for all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WiSE-FT: between the frozen model and one that is fine-tuned task after task, weight by weight."""
+"""WiSE-FT: a weighted mean of the frozen model and one fine-tuned task after task, weight by weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The frozen backbone as it is: the floor of every table. It learns nothing and forgets nothing.
+"""The frozen backbone as it is: the baseline of every table. It learns nothing and forgets nothing.
 
 With a router it still tells tasks apart, which a routed score makes use of.
 """

@@ -26,7 +26,7 @@ class NearestKeys(Router):
     class Options(Router.Options):
         """How keys are made and read."""
 
-        clusters: Annotated[Count, "k-means keys a task and tower"] = 5
+        clusters: Annotated[Count, "k-means keys for each task and tower"] = 5
         metric: Annotated[Literal["cosine", "l1"], "distance between a query and the keys"] = "cosine"
         out_of_domain: Annotated[
             Literal["nearest", "fallback"], "fallback sends what is far from every task to the frozen model"

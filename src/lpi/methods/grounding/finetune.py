@@ -1,4 +1,4 @@
-"""Sequential full fine-tuning: every weight of the detector learns each task in turn. The classical forgetter."""
+"""Sequential full fine-tuning: every weight of the detector learns each task in turn. Nothing protects the others."""
 
 from lpi.methods.grounding.tuned import GroundingTuned
 

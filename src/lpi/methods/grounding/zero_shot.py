@@ -1,4 +1,4 @@
-"""The frozen detector as it is: the floor of every table. It learns nothing and forgets nothing."""
+"""The frozen detector as it is: the baseline of every table. It learns nothing and forgets nothing."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ const message = (title, text, ...more) => el("div", { className: "message" }, el
 /** What there is, and how to begin; `ask(words)` searches. The newest pictures come below it. */
 export function welcome(about, ask) {
   if (!about.pictures)
-    return message("No pictures yet", `The index of ${about.name} is empty. Put pictures into the folder, then: lpi index`);
+    return message("No pictures yet", `The index of ${about.name} is empty. Put pictures into the folder, then: lpi index FOLDER`);
   const domains = about.tasks.map((task) => task.name);
   const knows = domains.length ? ` It has learned ${domains.length > 4 ? plural(domains.length, "domain") : domains.join(", ")}.` : "";
   const offered = about.examples.length ? about.examples : EXAMPLES;

@@ -153,7 +153,7 @@ function progress() {
 }
 
 function leftOver() {
-  return [el("p", {}, "Another page sends pictures of it, or was closed while it did."), actions(button("Let it go", letGo), button("Close", () => dialog.close()))];
+  return [el("p", {}, "Another page is sending pictures of it, or was closed while doing so."), actions(button("Discard it", letGo), button("Close", () => dialog.close()))];
 }
 
 /** Bring the bar of a view that has one up to date. */
@@ -188,7 +188,7 @@ function ready() {
     actions(
       button(worse.length ? "Adopt it all the same" : "Adopt it", () => attempt(api.teaching.adopt)),
       told.deeper ? button("Learn deeper (minutes)", () => attempt(() => api.teaching.learn(true))) : null,
-      button("Let it go", letGo),
+      button("Discard it", letGo),
     ),
   ];
 }
