@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,15 +29,19 @@ class Bar:
     limit: float
     least: bool = False
 
-    def row(self, record: Record) -> list[str] | None:
-        """Asked, found, and whether that is reached; ``None`` where the file hasn't got the figure."""
+    def row(self, record: Record | None) -> list[str]:
+        """Asked, the limit, found, whether that is reached, and where it stands; not measured, it isn't reached."""
+        limit = f"at {'least' if self.least else 'most'} {said(self.limit)}"
         try:
-            value = float(self.found(record))
+            value = float(self.found(record or {}))
         except (KeyError, TypeError, IndexError):
-            return None
+            return [self.asked, limit, "–", "**not measured**", f"{self.file}.json"]
         met = value >= self.limit if self.least else value <= self.limit
-        link = f"[{self.file}.json](#{self.file}json)"
-        return [self.asked, f"{value:.3g}" if value < 1000 else f"{value:,.0f}", "yes" if met else "**no**", link]
+        return [self.asked, limit, said(value), "yes" if met else "**no**", f"[{self.file}.json](#{self.file}json)"]
+
+
+def said(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def r1(record: Record, row: str) -> float:
@@ -63,7 +67,7 @@ def exact_of_flat(record: Record) -> float:
 
 BARS = [
     *(
-        Bar("step", f"{words} in at most {limit} float32 floors", lambda d, k=kind, p=part: d[k][p], limit)  # type: ignore[misc]
+        Bar("step", f"{words} in float32 floors", lambda d, k=kind, p=part: d[k][p], limit)  # type: ignore[misc]
         for kind, name, limits in (
             ("ours", "float32", (1.2, 1.12, 1.25)),
             ("auto", "what a user gets", (0.8, 0.65, 0.8)),
@@ -182,22 +186,11 @@ BARS = [
 ]
 
 
-def rows(results: dict[str, Record]) -> Iterator[list[str]]:
-    """The bars of which there are figures."""
-    for bar in BARS:
-        record = results.get(f"{bar.file}.json")
-        row = None if record is None else bar.row(record)
-        if row is not None:
-            yield row
-
-
 def opening(results: dict[str, Record]) -> str:
-    """What is asked, what is found, what holds, as a section; empty where there is nothing to say."""
-    found = list(rows(results))
-    if not found:
-        return ""
-    missed = sum(row[2] != "yes" for row in found)
+    """What is asked, what is found, what holds, as a section."""
+    found = [bar.row(results.get(f"{bar.file}.json")) for bar in BARS]
+    missed = sum(row[3] != "yes" for row in found)
     return (
         f"## What is asked, and what holds\n\n{len(found) - missed} of {len(found)} bars are reached.\n\n"
-        f"{markdown(['asked', 'found', 'reached', 'from'], found)}"
+        f"{markdown(['asked', 'limit', 'found', 'reached', 'from'], found)}"
     )

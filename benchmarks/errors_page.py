@@ -77,7 +77,7 @@ MISTAKES: list[tuple[str, Callable[[], object], str]] = [
     ("a new index without a model", indexed, "index photos --index other"),
     ("an index that isn't there", lambda: None, "search heron --index nowhere"),
     ("a folder that isn't in the index", indexed, "search heron --index ix --folder brids"),
-    ("a task that nobody taught", indexed, "search heron --index ix --task birds"),
+    ("a domain that nobody taught", indexed, "search heron --index ix --domain birds"),
     ("dates the wrong way round", indexed, "search heron --index ix --since 2024-05-02 --until 2024-05-01"),
     ("a domain without captions", indexed, "teach birds photos/birds --index ix"),
     ("a report of no run", lambda: None, "report photos"),

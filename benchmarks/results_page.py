@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PAGE, COMPARING = ROOT / "docs" / "results.md", ROOT / "docs" / "comparing.md"
 FIRST = "<!-- columns: written by benchmarks/results_page.py from lpi.evaluation.figures -->"
 LAST = "<!-- end of columns -->"
-UPPER_BOUNDS, REHEARSE = {"joint"}, {"replay"}
+JOINT, REHEARSE = {"joint"}, {"replay"}
 Record = dict[str, Any]
 
 
@@ -109,7 +109,7 @@ def bars(results: Results) -> str:
     rivals = {
         name: row
         for name, row in methods.items()
-        if not name.startswith("lpi") and name not in UPPER_BOUNDS | REHEARSE | {"zero_shot"}
+        if not name.startswith("lpi") and name not in JOINT | REHEARSE | {"zero_shot"}
     }
     lines = []
     if rivals:

@@ -300,7 +300,7 @@ def test_filters_and_earlier_stages_work_meanwhile(worlds: dict[str, Moving], ha
     for task in ("warm", "cold"):
         expected = {hit.id for hit in everything if hit.task == task}
         assert {hit.id for hit in index.search_text("a dot", PICTURES, Filters(task=task))} == expected
-    with pytest.raises(UnknownNameError, match=r"No task is called 'wram'\. Did you mean 'warm'"):
+    with pytest.raises(UnknownNameError, match=r"No domain is called 'wram'\. Did you mean 'warm'"):
         index.search_text("a dot", filters=Filters(task="wram"))
     with pytest.raises(ConfigError, match="scoring must be plain"):
         index.search_text("a dot", scoring="routed")

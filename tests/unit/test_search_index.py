@@ -334,7 +334,7 @@ def test_requests_that_make_no_sense_are_refused_by_name(index: SearchIndex, wor
         index.search_text("a dot", scoring="rooted")
     with pytest.raises(ConfigError, match="stage must be between 0 and 0; got 3"):
         index.search_text("a dot", stage=3)
-    with pytest.raises(UnknownNameError, match=r"No task is called 'wram'\. Did you mean 'warm'"):
+    with pytest.raises(UnknownNameError, match=r"No domain is called 'wram'\. Did you mean 'warm'"):
         index.search_text("a dot", filters=Filters(task="wram"))
     with pytest.raises(ConfigError, match="since must be a date like 2024-05-31; got 'May'"):
         Filters(since="May")

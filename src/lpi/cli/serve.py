@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lpi.cli.index_options import DeviceOption, WorkersOption
+from lpi.cli.index_options import DeviceOption, WorkersOption, in_folder
 from lpi.cli.indexing import STARTING_MODEL, bring_up_to_date, show_skipped
 from lpi.cli.options import MethodFileOption
 from lpi.errors import ConfigError, OutputError
@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
 ServedOption = Annotated[
     Path | None,
-    typer.Option("--index", envvar="LPI_INDEX", help="Folder of the index.", metavar="DIR", show_default=False),
+    typer.Option(
+        "--index",
+        envvar="LPI_INDEX",
+        help="Folder of the index, or of the pictures if the index is inside it.",
+        metavar="DIR",
+        show_default=False,
+        callback=in_folder,
+    ),
 ]
 HostOption = Annotated[
     str, typer.Option(help="Address to listen on. On any other than this, other machines get in with the token.")

@@ -445,7 +445,7 @@ def moved(method: Method, device: str | None) -> Method:
 
 
 class Jointly:
-    """Marks a method that wants all tasks at once: an upper bound, and no continual learner."""
+    """Marks a method that wants all tasks at once: something to compare with, and no continual learner."""
 
 
 # ---- what is noted around a task, and what is kept of it -------------------------------------------------------------

@@ -62,7 +62,7 @@ class Filters:
             UnknownNameError: the filter names another one.
         """
         if self.task and self.task not in tasks:
-            raise UnknownNameError(f"No task is called {shown(self.task)}. {did_you_mean(self.task, tasks)}")
+            raise UnknownNameError(f"No domain is called {shown(self.task)}. {did_you_mean(self.task, tasks)}")
 
     def in_folder(self, there: Callable[[str], bool], folders: Callable[[], Collection[str]]) -> Filters:
         """The same filters with the folder's name as the index spells it.

@@ -215,7 +215,7 @@ class StreamOf(Generic[K, R]):
         return replace(self, tasks=tasks, held_out=())
 
     def merged(self) -> K:
-        """All tasks as one, in stream order: joint training, the upper bound."""
+        """All tasks as one, in stream order: joint training."""
         return replace(
             self.tasks[0],
             name="all",
