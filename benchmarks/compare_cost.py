@@ -7,6 +7,7 @@ Two comparisons run in both trees in turn, each in a process of its own: drawn s
 the same to the last digit; and six rows of a real stream that change the upper third of both towers. ARCHIVES is a
 folder with one folder of captioned pictures a task, BACKBONE a dual encoder for photographs; without them the second is
 left out. Counted is the processor time of the process and all that it started; ``cpu_ratio`` is before over after.
+What is measured alone, with ``--only``, takes its place in the file beside what that holds already.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--before", type=Path, required=True, help="a checkout of an earlier state")
     parser.add_argument("--real", type=Path, help="folder with a folder of captioned pictures a task")
     parser.add_argument("--model", type=Path, help="the backbone for it")
+    parser.add_argument("--only", choices=("scenes", "upper_third"), help="of the two comparisons")
     parser.add_argument("--epochs", type=int, default=5, help="of a task of the real stream")
     parser.add_argument("--results", type=Path)
     return parser.parse_args()
@@ -115,8 +117,9 @@ def main() -> None:
     figures: dict[str, Any] = {"before_commit": commit_of(choices.before)}
     with tempfile.TemporaryDirectory(prefix="lpi-cost-") as place:
         work = Path(place)
-        figures["scenes"] = measure(trees, SCENES, work / "scenes")
-        if choices.real is not None:
+        if choices.only != "upper_third":
+            figures["scenes"] = measure(trees, SCENES, work / "scenes")
+        if choices.real is not None and choices.only != "scenes":
             file = work / "upper_third.toml"
             text = UPPER.format(model=choices.model.resolve(), root=choices.real.resolve(), epochs=choices.epochs)
             file.write_text(text, encoding="utf-8")
@@ -124,6 +127,9 @@ def main() -> None:
             figures["upper_third"] = measure(trees, [str(file), "--methods", rows], work / "upper")
     figures["command"] = " ".join(["python", "benchmarks/compare_cost.py", *map(shlex.quote, sys.argv[1:])])
     figures |= environment()
+    if choices.only is not None and choices.results is not None and choices.results.exists():
+        about = {name: value for name, value in figures.items() if name != choices.only}
+        figures = read_json(choices.results) | {choices.only: {**figures[choices.only], **about}}
     if choices.results is not None:
         write_json(choices.results, figures)
     print(json.dumps(figures, indent=1))
