@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from lpi.config import StreamSettings
@@ -95,7 +96,7 @@ def on_record(folder: Path) -> dict[str, TestSet]:
     """The test sets that an index knows, by domain."""
     found = {}
     for file in sorted((folder / "tests").glob("*.json")):
-        read = unsealed(file, read_json(file), "put the test set on record again with --tests")
+        read = unsealed(file, read_json(file, dict), "put the test set on record again with --tests")
         content = wanted({"alike": [], **read}, str(file), {"task": "text", "pictures": "list", "alike": "list"}, AGAIN)
         task = content["task"]
         records, alike = (tuple(_recorded(content[part], file, task)) for part in ("pictures", "alike"))
@@ -248,7 +249,9 @@ def record_run(folder: Path, run: Json) -> str | None:
     if about.get("kind") == "scenes":
         return "the run's test sets aren't on record: its pictures are drawn, not files"
     try:
-        stream = open_stream(StreamSettings(**about), run["settings"]["name"])
+        stream = open_stream(StreamSettings(**about), str(run["experiment"]))
+    except ValidationError:
+        return "the run's test sets aren't on record: its stream is none that this version reads"
     except LpiError as error:
         return f"the run's test sets aren't on record: {error}"
     for task in stream.tasks:
