@@ -26,7 +26,7 @@ import torch
 
 from lpi.config import Experiment, check_name, merge, parse
 from lpi.errors import CheckpointError, ConfigError, LpiError, UnknownNameError, did_you_mean
-from lpi.evaluation.bench import Bench, Say, open_stream, problem_of, suited
+from lpi.evaluation.bench import PROBLEMS, Bench, Say, open_stream, problem_of, suited
 from lpi.evaluation.resume import finished, start_over
 from lpi.evaluation.run import Run
 from lpi.methods import method_class, method_names, training_of
@@ -105,8 +105,8 @@ def variants_of(
     Raises:
         UnknownNameError: a name that is none of them.
         MissingFileError: a file that isn't there.
-        ConfigError: two variants of one name, or tuned settings that the variant doesn't have or that were chosen for
-            another state of it.
+        ConfigError: two variants of one name, or tuned settings that are of no variant, that the variant doesn't have
+            or that were chosen for another state of it.
     """
     problem = problem_of(experiment.stream).name
     known = method_names(problem)
@@ -139,6 +139,8 @@ def variants_of(
                 "stream differ. Choose them again with lpi tune, or leave --tuned away."
             )
         variants[variant] = changed(settings, found.get("chosen", {}), variant)
+    if tuned and not tuned.keys() & variants.keys():
+        raise ConfigError(f"the tuned settings are of other rows ({', '.join(tuned)[:200]}). Leave --tuned away.")
     return variants
 
 
@@ -282,16 +284,19 @@ def run_cells(
         on_run: told variant and seed when a run begins, with one process.
 
     Raises:
-        ConfigError: a folder holds a run with other settings or over other data: found before anything runs.
+        ConfigError: a folder holds a run with other settings, data or backbone: found before anything runs.
     """
     outcome = Outcome(cells)
-    _checksum.cache_clear()  # pictures may have changed since this process last looked
+    _checksum.cache_clear()  # pictures may have changed since this process last looked, and models
+    _identity.cache_clear()
     _BENCHES.clear()
     waiting = []
     for index, cell in enumerate(cells):
         if fresh:
             start_over(cell.folder)
-        if not finished(cell.folder, cell.settings, cell.seed, partial(_checksum, _stream_key(cell))):
+        own = cell.settings
+        now = partial(_checksum, _stream_key(cell)), partial(_identity, own.stream.problem, own.backbone, own.image_size)
+        if not finished(cell.folder, own, cell.seed, *now):
             waiting.append(index)
     say(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished already")
     # one stream after another, so that a process seldom has to set up another
@@ -385,6 +390,13 @@ def _stream_key(cell: Cell) -> str:
 def _checksum(key: str) -> str:
     settings = Experiment.model_validate_json(key)
     return open_stream(settings.stream, settings.name).checksum()
+
+
+@lru_cache(maxsize=64)
+def _identity(problem: str, backbone: str, image_size: int | None) -> str | None:
+    """What stands for a backbone in a folder or file; ``None`` of a name, which means the same model for ever."""
+    there = Path(backbone).expanduser().exists()
+    return str(PROBLEMS[problem].load_backbone(backbone, image_size).identity) if there else None
 
 
 _BENCHES: dict[str, Bench] = {}  # a process keeps the latest
