@@ -14,6 +14,7 @@ from search_world import QUICK, World, vectors_of
 import lpi
 from lpi.data.content import content_id
 from lpi.data.folder import load_task
+from lpi.data.records import CaptionedImage, FilePicture
 from lpi.errors import CheckpointError, ConfigError, DataError, MissingFileError, UnknownNameError
 from lpi.methods.base import recorded_options, restore, stored_state
 from lpi.methods.checkpoint import load_method, save_method
@@ -379,6 +380,26 @@ def test_test_sets_of_ones_own_go_on_record_by_their_task(world: World, tmp_path
     set_file(mine.index, "dull").write_text("[]")
     with pytest.raises(CheckpointError, match="expected dict; got list"):
         on_record(mine.index)
+
+
+def test_test_pictures_are_found_again_where_their_folder_is_moved(world: World, tmp_path: Path) -> None:
+    photos = shutil.copytree(world.photos, tmp_path / "photos")
+    index = photos / ".lpi-index"
+    sent = index / "sent" / "0123" / "a.png"
+    sent.parent.mkdir(parents=True)
+    shutil.copy(world.photos / "warm/red/dot.png", sent)
+    outside = world.photos / "warm" / "red" / "box.png"
+    files = (sent, photos / "warm" / "red" / "tip.png", outside)
+    records = tuple(CaptionedImage(FilePicture(file, file.name), ("a dot",), "x", "test") for file in files)
+    put_on_record(index, TestSet("x", records))
+    photos.rename(tmp_path / "moved")
+    pictures = [record.picture for record in on_record(tmp_path / "moved" / ".lpi-index")["x"].records]
+    there = [picture.path for picture in pictures if isinstance(picture, FilePicture)]
+    assert [path.relative_to(tmp_path.resolve()).as_posix() for path in there[:2]] == [
+        *("moved/.lpi-index/sent/0123/a.png", "moved/warm/red/tip.png")
+    ]
+    assert there[2] == outside.resolve()
+    assert all(path.is_file() for path in there)
 
 
 def test_what_lies_beside_a_model_is_taken_for_a_run_only_where_it_is_one(world: World, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from lpi.search.embedding import Embedder
 from lpi.search.encoding import task_membership, text_probes
 from lpi.search.files import OnProgress
 from lpi.search.identity import short_hash
-from lpi.search.manifest import Json
+from lpi.search.manifest import BESIDE, Json
 from lpi.search.report import Recall
 from lpi.search.rows import RowMaker
 from lpi.storage import read_json, sealed, unsealed, write_json
@@ -71,11 +72,19 @@ def set_file(folder: Path, task: str) -> Path:
 def put_on_record(folder: Path, tests: TestSet) -> int:
     """Keep the names and captions of a test set's pictures (not the pictures); returns how many.
 
-    Pictures that don't lie in a file, such as drawn ones, can't be found again and are left out.
+    Pictures that don't lie in a file, such as drawn ones, can't be found again and are left out. Those that move with
+    the index, in its folder or in the one of pictures around it, are named from there.
     """
+    here = folder.resolve()
+    moving = here.parent if here.name == BESIDE else here
+
+    def name(path: Path) -> str:
+        found = path.resolve()
+        return os.path.relpath(found, here) if found.is_relative_to(moving) else str(found)
+
     rows, alike = (
         [
-            {"image": str(record.picture.path.resolve()), "captions": list(record.captions)}
+            {"image": name(record.picture.path), "captions": list(record.captions)}
             for record in records
             if isinstance(record.picture, FilePicture)
         ]
@@ -107,7 +116,8 @@ def on_record(folder: Path) -> dict[str, TestSet]:
 def _recorded(rows: Iterable[Json], file: Path, task: str) -> Iterator[CaptionedImage]:
     for row in rows:
         about = wanted(row, str(file), {"image": "text", "captions": "list"}, AGAIN)
-        yield CaptionedImage(FilePicture(Path(about["image"]), about["image"]), tuple(about["captions"]), task, "test")
+        place = Path(os.path.normpath(file.resolve().parents[1] / about["image"]))
+        yield CaptionedImage(FilePicture(place, str(place)), tuple(about["captions"]), task, "test")
 
 
 class Makes(Protocol):

@@ -174,6 +174,7 @@ def drop_abandoned(folder: Path) -> None:
     """Take away what was sent to an index a day ago or more, and measures nothing there."""
     needed = [record.picture for own in on_record(folder).values() for record in own.records]
     for place in (folder / SENT).glob("*"):
-        kept = any(isinstance(own, FilePicture) and own.path.is_relative_to(place.resolve()) for own in needed)
+        # by its drawn name: an earlier version noted where the index lay then
+        kept = any(isinstance(own, FilePicture) and place.name in own.path.parts for own in needed)
         if not kept and time.time() - place.stat().st_mtime > ABANDONED_SECONDS:
             remove_folder(place)
