@@ -17,7 +17,7 @@ from lpi.features import text_batches
 from lpi.methods.base import chunks
 from lpi.prompts.low_rank import TOWERS
 from lpi.routing.whitened import WhitenedKeys
-from lpi.storage import write_json, write_tensors
+from lpi.storage import checksum, write_json, write_tensors
 from lpi.tasks.batches import PictureStore
 from lpi.tasks.stream import TaskStream
 
@@ -33,7 +33,9 @@ def check_own(folder: Path) -> None:
     try:
         read_features(folder)
     except LpiError as error:
-        raise OutputError(f"{folder / RECORDS} speaks of no features, and would be lost. Name another --out.") from error
+        raise OutputError(
+            f"{folder / RECORDS} speaks of no features, and would be lost. Name another --out."
+        ) from error
 
 
 @torch.no_grad()
@@ -70,7 +72,8 @@ def write_features(stream: TaskStream, backbone: DualEncoder, folder: Path, *, b
     text = torch.cat([rows("text", words, words.mask) for _, words in batches])
     text = text[torch.tensor([place for places, _ in batches for place in places]).argsort()]
     (folder / RECORDS).unlink(missing_ok=True)  # cut short between the two, no file speaks of the other's rows
-    write_tensors(folder / TENSORS, {"vision": vision, "text": text, "logit_scale": backbone.logit_scale})
+    tensors = {"vision": vision, "text": text, "logit_scale": backbone.logit_scale.detach().cpu()}
+    write_tensors(folder / TENSORS, tensors)
     pictures = [
         {"name": record.picture.name, "captions": record.captions, "task": task, "split": split}
         for task, split, record in parts
@@ -84,6 +87,7 @@ def write_features(stream: TaskStream, backbone: DualEncoder, folder: Path, *, b
             "summary": {tower: backbone.summary_width(tower) for tower in TOWERS},
             "depth": backbone.depths,
             "looked": looked,
+            "tensors": checksum(tensors),
             "pictures": pictures,
         },
     )

@@ -1,4 +1,4 @@
-"""Whom ``lpi search`` asks: a server of the index on this machine, or one that a person names; else the index itself."""
+"""Whom ``lpi search`` asks: a server of the index on this machine, one that a person names, or the index itself."""
 
 import json
 import threading
@@ -29,7 +29,7 @@ def server_of(index: Path, answers: dict[str, tuple[int, Any]]) -> Iterator[list
             self.end_headers()
             self.wfile.write(json.dumps(content).encode())
 
-        def log_message(self, format: str, *values: Any) -> None:
+        def log_message(self, *what: Any) -> None:
             """Nothing."""
 
     with HTTPServer(("127.0.0.1", 0), Answering) as server:

@@ -178,7 +178,9 @@ def test_notes_of_another_kind_are_no_captions(folder: Path) -> None:
 
 
 def test_a_cell_may_hold_what_elsewhere_ends_a_line(folder: Path) -> None:
-    (folder / "captions.csv").write_text("caption,image\na red\u2028boat,boat.png\na\x0cgull,gull.png\n", encoding="utf-8")
+    (folder / "captions.csv").write_text(
+        "caption,image\na red\u2028boat,boat.png\na\x0cgull,gull.png\n", encoding="utf-8"
+    )
     assert [one.captions for one in load_task(folder, "sea")] == [("a red\u2028boat",), ("a\x0cgull",)]
 
 

@@ -19,7 +19,7 @@ from lpi.evaluation.scheduler import run_experiment
 from lpi.feature_files import write_features
 from lpi.features import TrainingSet
 from lpi.methods import method, method_class
-from lpi.storage import read_tensors, write_tensors
+from lpi.storage import checksum, read_tensors, write_tensors
 from lpi.tasks.stream import TaskStream
 from lpi.trainer import learn_task, training_for
 
@@ -129,11 +129,16 @@ def test_features_are_read_by_the_backbone_of_their_folder_alone(folder: Path, t
 def test_a_run_over_features_that_were_replaced_is_refused(folder: Path, tmp_path: Path) -> None:
     root = shutil.copytree(folder, tmp_path / "features")
     stream, quick = {"kind": "features", "root": str(root)}, {"diagnostics": False, "examples": 0}
-    experiment = parse({"backbone": str(root), "stream": stream, "method": {"name": "zero_shot"}, "evaluation": quick}, "x")
+    experiment = parse(
+        {"backbone": str(root), "stream": stream, "method": {"name": "zero_shot"}, "evaluation": quick}, "x"
+    )
     run_experiment(experiment, out=tmp_path, say=lambda line: None)
     run_experiment(experiment, out=tmp_path, say=lambda line: None)  # nothing changed
     tensors = read_tensors(root / "features.safetensors")
-    write_tensors(root / "features.safetensors", {**tensors, "vision": tensors["vision"].flip(0)})
+    other = {**tensors, "vision": tensors["vision"].flip(0)}
+    write_tensors(root / "features.safetensors", other)
+    noted = json.loads((root / "features.json").read_text())
+    (root / "features.json").write_text(json.dumps({**noted, "tensors": checksum(other)}))
     with pytest.raises(ConfigError, match=r"a run over other data .* start over with --fresh"):
         run_experiment(experiment, out=tmp_path, say=lambda line: None)
 
@@ -210,6 +215,9 @@ def test_files_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> None
         write_tensors(tmp_path / "features.safetensors", rows)
         return tmp_path
 
+    with pytest.raises(BackboneError, match=r"features\.safetensors isn't what features\.json speaks of"):
+        load_backbone(written(noted, {**tensors, "vision": tensors["vision"].flip(0)}))
+    del noted["tensors"]  # as an earlier version, or a person, wrote it
     with pytest.raises(BackboneError, match=r'"vision" must have 71 rows'):
         load_backbone(written({**noted, "pictures": noted["pictures"][1:]}))
     with pytest.raises(BackboneError, match=r"rows of {.*} numbers aren't what features.json says"):

@@ -182,7 +182,9 @@ def load_feature_backbone(root: Path) -> FeatureBackbone:
         BackboneError: they don't fit each other.
     """
     noted, tensors, captions = read_features(root), read_tensors(root / TENSORS), captions_of(load_features(root))
-    counts = {"vision": len(noted["pictures"]), "text": len(captions)}
+    content, counts = checksum(tensors), {"vision": len(noted["pictures"]), "text": len(captions)}
+    if noted.get("tensors", content) != content:
+        raise BackboneError(f"{root / TENSORS} isn't what {RECORDS} speaks of. Take both from one 'lpi features'.")
     for tower, count in counts.items():
         if tensors.get(tower, torch.empty(0)).shape[:-1] != (count,):
             raise BackboneError(f'{root / TENSORS}: "{tower}" must have {count} rows, as {RECORDS} says.')
@@ -199,7 +201,7 @@ def load_feature_backbone(root: Path) -> FeatureBackbone:
     model: Any = nn.Module()
     model.logit_scale = nn.Parameter(scale.float().reshape(()))
     model.towers = nn.ModuleDict(towers)
-    digest = hashlib.sha256("\n".join([checksum(tensors), *captions]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256("\n".join([content, *captions]).encode()).hexdigest()[:16]
     inputs = NumberInputs(captions, str(root))
     parts = {"model": model, "inputs": inputs, "name": str(root), "identity": digest, **towers}
     return FeatureBackbone(summary, looked, **parts)

@@ -107,7 +107,9 @@ def _carried(picture: Path) -> list[str]:
             iptc = (IptcImagePlugin.getiptcinfo(image) or {}) if isinstance(image, ImageFile) else {}
     except (LpiError, SyntaxError, ValueError, KeyError, AttributeError):  # damaged notes are no captions
         return []
-    entries = _described(notes if isinstance(notes, bytes) else notes.encode()) if isinstance(notes, bytes | str) else []
+    entries = (
+        _described(notes if isinstance(notes, bytes) else notes.encode()) if isinstance(notes, bytes | str) else []
+    )
     written = iptc.get(_IPTC_CAPTION)
     entries += [one.decode("utf-8", "replace") for one in (written if isinstance(written, list) else [written]) if one]
     plain = (" ".join(html.unescape(entry).split()) for entry in entries)
