@@ -19,6 +19,7 @@ from lpi.evaluation.scheduler import run_experiment
 from lpi.feature_files import write_features
 from lpi.features import TrainingSet
 from lpi.methods import method, method_class
+from lpi.search import SearchIndex
 from lpi.storage import checksum, read_tensors, write_tensors
 from lpi.tasks.stream import TaskStream
 from lpi.trainer import learn_task, training_for
@@ -183,6 +184,13 @@ def test_what_is_not_in_the_folder_is_refused(folder: Path, stream: TaskStream) 
     routed = method("zero_shot", load_backbone(folder), router="whitened", routing_vision=1.0)
     with pytest.raises(ConfigError, match=r"after 4 blocks of the vision tower; .* holds those after 3"):
         learn_task(routed, TaskStream.from_features(folder).tasks[0], settings=UNTRAINED)
+
+
+def test_no_index_is_made_with_features(folder: Path, stream: TaskStream, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    stream.tasks[0].train[0].picture.open().save(tmp_path / "photos" / "a.png")
+    with pytest.raises(BackboneError, match="no model that sees other pictures"):
+        SearchIndex.build(folder, tmp_path / "photos", device="cpu")
 
 
 def test_a_folder_of_ones_own_needs_features_and_captions_alone(tmp_path: Path) -> None:

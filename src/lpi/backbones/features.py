@@ -96,12 +96,19 @@ class FeatureTower(Tower):
         return 1
 
     def embed(self, inputs: Any, prompts: Tensor | None, placeholders: bool) -> TowerState:
-        """See :class:`Tower`."""
+        """See :class:`Tower`.
+
+        Raises:
+            BackboneError: what is no number of a row is given.
+        """
+        rows = self.get_buffer("rows")
         if isinstance(inputs, TextInputs):
             numbers = inputs.ids[:, 0]
         else:  # one pixel: three bytes
             numbers = (inputs.flatten(1).long() * torch.tensor([1, 256, 65536], device=inputs.device)).sum(1)
-        return TowerState(self.get_buffer("rows")[numbers][:, None], tokens=1)
+        if bool((numbers >= len(rows)).any()):
+            raise BackboneError("features are there, and no model that sees other pictures. Name a backbone.")
+        return TowerState(rows[numbers][:, None], tokens=1)
 
     def advance(self, state: TowerState, first: int, stop: int, prompts: TowerPrompts | None = None) -> TowerState:
         """See :class:`Tower`: all of it is known from the start.
