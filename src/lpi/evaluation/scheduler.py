@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import threading
 import traceback
@@ -174,16 +175,30 @@ def changed(settings: Experiment, changes: Mapping[str, Any], variant: str) -> E
 
 
 def task_orders(names: Sequence[str], count: int) -> list[list[str] | None]:
-    """So many orders of the tasks: the stream's own (``None``), its reverse, then drawn ones, the same everywhere.
+    """So many different orders of the tasks: the stream's own (``None``), its reverse, then drawn ones.
+
+    They are the same everywhere.
 
     >>> task_orders(["a", "b", "c"], 2)
     [None, ['c', 'b', 'a']]
+
+    Raises:
+        ConfigError: there aren't so many: the same runs would be counted twice.
     """
+    most = math.factorial(len(names))
+    if count > most:
+        has = f"{len(names)} tasks have {most} orders" if most > 1 else "1 task has 1 order"
+        raise ConfigError(f"{has}; got --orders {count}.")
 
     def drawn(number: int) -> list[str]:
         return sorted(names, key=lambda name: hashlib.sha256(f"{number}/{name}".encode()).digest())
 
-    return [None if k == 0 else [*names][::-1] if k == 1 else drawn(k) for k in range(count)]
+    found = [[*names], [*names][::-1]][:count]
+    number = 2
+    while len(found) < count:
+        found += [own for own in [drawn(number)] if own not in found]
+        number += 1
+    return [None, *found[1:]]
 
 
 def make_cells(
@@ -192,7 +207,8 @@ def make_cells(
     """The cells of a comparison, variant by variant, then order by order, then seed by seed.
 
     Raises:
-        ConfigError: fewer than one order or no seed, or a variant with a stream of its own beside several orders.
+        ConfigError: fewer than one order, or more than there are, or no seed, or a variant with a stream of its own
+            beside several orders.
     """
     if orders < 1 or not seeds:
         raise ConfigError(f"a comparison needs at least 1 order and 1 seed; got {orders} and {len(seeds)}.")
@@ -214,7 +230,8 @@ def make_cells(
                 here = settings.model_copy(update={"stream": settings.stream.model_copy(update={"order": order})})
                 root /= f"order-{number}"
             cells += [
-                Cell(variant, seed, number, of_seed(here, seed), root / variant / f"seed-{seed}") for seed in seeds
+                Cell(variant, seed, number, of_seed(here, seed), root / variant / f"seed-{seed}")
+                for seed in dict.fromkeys(seeds)  # a run that stands twice would count twice
             ]
     return cells
 
@@ -295,7 +312,10 @@ def run_cells(
         if fresh:
             start_over(cell.folder)
         own = cell.settings
-        now = partial(_checksum, _stream_key(cell)), partial(_identity, own.stream.problem, own.backbone, own.image_size)
+        now = (
+            partial(_checksum, _stream_key(cell)),
+            partial(_identity, own.stream.problem, own.backbone, own.image_size),
+        )
         if not finished(cell.folder, own, cell.seed, *now):
             waiting.append(index)
     say(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished already")
