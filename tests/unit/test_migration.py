@@ -16,6 +16,7 @@ import tiny
 import torch
 from commands import Type
 from conftest import COLOURS, SHAPES
+from PIL import Image
 from search_world import HARD, QUICK, World, vectors_of
 from transformers import CLIPModel
 
@@ -337,6 +338,14 @@ def test_what_comes_goes_and_moves_in_the_folder_is_taken_in_meanwhile(half: Mov
     assert list(done.skipped) == ["broken.png"]
     assert read_json(mine.index / "skipped.json") == done.skipped
     assert vectors_of(mine.open()) == vectors_of(mine.build(mine.root / "again", mine.newer))
+
+
+def test_a_cameras_date_is_told_of_what_came_meanwhile(half: Moving) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9003] = "2019:07:04 12:30:00"
+    Image.new("RGB", (40, 40), "teal").save(half.photos / "late.jpg", exif=exif)
+    half.go(budget=Budget(pictures=1))
+    assert half.open().taken(content_id(half.photos / "late.jpg")) == "2019-07-04T12:30:00"
 
 
 def test_filters_and_earlier_stages_work_meanwhile(worlds: dict[str, Moving], halfway: Moving) -> None:

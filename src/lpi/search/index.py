@@ -361,8 +361,11 @@ class SearchIndex:
 
     def taken(self, key: str) -> str:
         """When a picture was taken, ``YYYY-MM-DDTHH:MM:SS`` by its camera's own note; empty where there is none."""
-        known = self._stages.store.abouts([key])
-        return known[key][2] if key in known else ""
+        for stages in (self._stages, self._next):  # what came since a move began is in the next one alone
+            known = {} if stages is None else stages.store.abouts([key])
+            if key in known:
+                return known[key][2]
+        return ""
 
     def path(self, key: str) -> Path:
         """The file of a picture, which is still the very one that was indexed.
