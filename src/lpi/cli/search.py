@@ -81,7 +81,7 @@ def search(
             "Leave them or --server out."
         )
     address = server or (None if here else running(place))
-    found = None
+    found: Found | None = None
     if address is not None and address != NOBODY:
         also = {"k": k, "stage": stage, "scoring": scoring, "exact": exact or None, "least": least}
         try:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -109,8 +109,7 @@ def variants_of(
         ConfigError: two variants of one name, or tuned settings that are of no variant, that the variant doesn't have
             or that were chosen for another state of it.
     """
-    problem = problem_of(experiment.stream).name
-    known = method_names(problem)
+    known = method_names(problem := problem_of(experiment.stream).name)
     variants: dict[str, Experiment] = {}
     for name in names or experiment.variant_names():
         outside = name.endswith(".py") or ("." in name and name not in experiment.variant_names())
@@ -413,7 +412,7 @@ def _checksum(key: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _identity(problem: str, backbone: str, image_size: int | None) -> str | None:
+def _identity(problem: Literal["retrieval", "grounding"], backbone: str, image_size: int | None) -> str | None:
     """What stands for a backbone in a folder or file; ``None`` of a name, which means the same model for ever."""
     there = Path(backbone).expanduser().exists()
     return str(PROBLEMS[problem].load_backbone(backbone, image_size).identity) if there else None
