@@ -10,15 +10,32 @@ from torch import Tensor
 
 from lpi.backbones.base import DualEncoder
 from lpi.backbones.tower import pooled_states
-from lpi.data.features import RECORDS, TENSORS, captions_of
+from lpi.data.features import RECORDS, TENSORS, captions_of, read_features
 from lpi.devices import in_full
+from lpi.errors import LpiError, OutputError
 from lpi.features import text_batches
 from lpi.methods.base import chunks
 from lpi.prompts.low_rank import TOWERS
 from lpi.routing.whitened import WhitenedKeys
-from lpi.storage import write_json, write_tensors
+from lpi.storage import checksum, write_json, write_tensors
 from lpi.tasks.batches import PictureStore
 from lpi.tasks.stream import TaskStream
+
+
+def check_own(folder: Path) -> None:
+    """Refuse a folder whose file of records is something else's.
+
+    Raises:
+        OutputError: it is, and would be lost.
+    """
+    if not (folder / RECORDS).exists():
+        return
+    try:
+        read_features(folder)
+    except LpiError as error:
+        raise OutputError(
+            f"{folder / RECORDS} speaks of no features, and would be lost. Name another --out."
+        ) from error
 
 
 @torch.no_grad()
@@ -32,8 +49,9 @@ def write_features(stream: TaskStream, backbone: DualEncoder, folder: Path, *, b
         batch: pictures or captions encoded at once.
 
     Raises:
-        OutputError: it can't be written.
+        OutputError: it can't be written, or holds another program's file of that name.
     """
+    check_own(folder)
     parts = [(task.name, split, one) for task in stream.tasks for split, records in task.splits() for one in records]
     parts += [(record.task, "held_out", record) for record in stream.held_out]
     records, usual = [record for *_, record in parts], WhitenedKeys.Options()
@@ -53,7 +71,9 @@ def write_features(stream: TaskStream, backbone: DualEncoder, folder: Path, *, b
     batches = text_batches(backbone, captions, batch)
     text = torch.cat([rows("text", words, words.mask) for _, words in batches])
     text = text[torch.tensor([place for places, _ in batches for place in places]).argsort()]
-    write_tensors(folder / TENSORS, {"vision": vision, "text": text, "logit_scale": backbone.logit_scale})
+    (folder / RECORDS).unlink(missing_ok=True)  # cut short between the two, no file speaks of the other's rows
+    tensors = {"vision": vision, "text": text, "logit_scale": backbone.logit_scale.detach().cpu()}
+    write_tensors(folder / TENSORS, tensors)
     pictures = [
         {"name": record.picture.name, "captions": record.captions, "task": task, "split": split}
         for task, split, record in parts
@@ -67,6 +87,7 @@ def write_features(stream: TaskStream, backbone: DualEncoder, folder: Path, *, b
             "summary": {tower: backbone.summary_width(tower) for tower in TOWERS},
             "depth": backbone.depths,
             "looked": looked,
+            "tensors": checksum(tensors),
             "pictures": pictures,
         },
     )

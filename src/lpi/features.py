@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import tempfile
 import weakref
@@ -321,6 +322,12 @@ def _room(numbers: int, dtype: torch.dtype) -> Tensor | None:
     if 2 * size > shutil.disk_usage(tempfile.gettempdir()).free:
         return None
     with tempfile.NamedTemporaryFile(prefix="lpi-states-") as file:  # the mapping outlives its name
+        try:  # or others may take the room meanwhile, and writing to a mapping without any kills the process
+            os.posix_fallocate(file.fileno(), 0, size)
+        except AttributeError:  # not on every system
+            pass
+        except OSError:
+            return None
         return torch.from_file(file.name, shared=True, size=numbers, dtype=dtype)
 
 

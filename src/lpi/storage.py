@@ -24,6 +24,9 @@ try:
 except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
+UMASK = os.umask(0o022)
+os.umask(UMASK)  # it can only be read by setting it, which is no matter while modules are imported
+MODE = 0o666 & ~UMASK  # as whatever else the person's programs write
 CHECKSUM = "checksum"
 OR_FRESH = "run again with --fresh"
 PASSING = {"seconds", "pairs_per_second", "peak_mb"}
@@ -45,7 +48,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(MODE)
         temporary.replace(path)
     except OSError as error:
         raise OutputError(f"{path} can't be written: {reason(error)}") from error
@@ -219,10 +222,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def has_checksum(path: Path) -> bool:
-    """Whether a file is of tensors that :func:`write_tensors` wrote, by its first bytes."""
+def has_checksum(path: Path, value: str = "") -> bool:
+    """Whether a file is of tensors that :func:`write_tensors` wrote, or of those with this checksum, by its head."""
     with path.open("rb") as file:
-        return f'"{CHECKSUM}"'.encode() in file.read(4096)
+        return f'"{CHECKSUM}":"{value}'.encode() in file.read(4096)
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:

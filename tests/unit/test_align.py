@@ -136,6 +136,9 @@ def test_what_cannot_be_aligned_is_refused_before_anything_is_written(sources: d
     vision, text, out = sources["dinov2"], sources["bert"], tmp_path / "out"
     with pytest.raises(ConfigError, match="batch must be at least 2; got 1"):
         align(vision, text, RECORDS, out=out, batch=1)
+    for rate in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="learning_rate must be a number of at least 0; got"):
+            align(vision, text, RECORDS, out=out, learning_rate=rate)
     with pytest.raises(ConfigError, match="epochs must be at least 1; got 0"):
         align(vision, text, RECORDS, out=out, epochs=0)
     with pytest.raises(DataError, match="at least 2 captioned pictures; got 1"):

@@ -1,12 +1,13 @@
 """Captions in every form that people keep them in: the same pictures and captions, and errors with their place."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from commands import Type
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from lpi.data.check import check_stream_source
 from lpi.data.folder import load_folder, load_jsonl, load_task
@@ -140,6 +141,8 @@ def test_a_folder_of_tasks_may_hold_any_form(folder: Path) -> None:
         ("captions.csv", "image,words\nboat.png,a\n", r'line 2: no caption column .* found "image", "words"'),
         ("captions.csv", "image,caption\nboat.png,\n", r"line 2: no caption column"),
         ("captions.csv", "image,caption\nbaot.png,a\n", r"line 2: there is no picture 'baot\.png'.*'boat\.png'"),
+        ("captions.csv", "image,caption,split\nboat.png,a,train\nboat.png,b,test\n",
+            r"line 3: 'split' isn't what an earlier row says of 'boat\.png'"),
         ("captions.json", '{"image": 1}', r"captions\.json: expected an array of objects .* got a dict"),
         ("captions.json", "[1]", r"captions\.json, entry 1: expected an object"),
         ("captions.json", "[", r"captions\.json: not valid JSON"),
@@ -153,6 +156,32 @@ def test_what_is_wrong_is_named_with_its_place(folder: Path, name: str, content:
     (folder / name).write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=said):
         load_task(folder, "sea")
+
+
+@pytest.mark.parametrize("note", ["<rdf:li", "<dc:description>", "<rdf:li></rdf:li>"])
+def test_notes_that_lead_nowhere_take_no_time(folder: Path, note: str) -> None:
+    notes = f"<dc:description>{note * 30_000}</dc:description>".encode()
+    Image.new("RGB", (8, 8)).save(folder / "long.webp", xmp=notes)
+    started = time.monotonic()
+    with pytest.raises(MissingFileError, match="there is no captions"):
+        load_task(folder, "sea")
+    assert time.monotonic() - started < 5
+
+
+def test_notes_of_another_kind_are_no_captions(folder: Path) -> None:
+    carried(folder)
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags.tagtype[700], tags[700] = 3, 60  # a number where XMP should be
+    Image.new("RGB", (8, 8)).save(folder / "odd.tif", tiffinfo=tags)
+    with pytest.raises(DataError, match=r"odd\.tif: other pictures carry a caption"):
+        load_task(folder, "sea")
+
+
+def test_a_cell_may_hold_what_elsewhere_ends_a_line(folder: Path) -> None:
+    (folder / "captions.csv").write_text(
+        "caption,image\na red\u2028boat,boat.png\na\x0cgull,gull.png\n", encoding="utf-8"
+    )
+    assert [one.captions for one in load_task(folder, "sea")] == [("a red\u2028boat",), ("a\x0cgull",)]
 
 
 def test_a_picture_that_carries_none_beside_others_that_do_is_named(folder: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lpi.backbones import DualEncoder, load_backbone
 from lpi.errors import CheckpointError, MissingFileError, OutputError
-from lpi.methods import method
+from lpi.methods import checkpoint, method
 from lpi.methods.base import Method
 from lpi.methods.checkpoint import KEYS, load_method, save_method, saved_files, task_file
 from lpi.methods.finetune import FineTune
@@ -24,7 +24,7 @@ from lpi.prompts.interaction import Interaction
 from lpi.prompts.low_rank import LowRankPrompts
 from lpi.prompts.task_keys import TaskKeys
 from lpi.routing.base import Kept
-from lpi.storage import read_json, unsealed, write_json, write_tensors
+from lpi.storage import read_json, read_tensors, unsealed, write_json, write_tensors
 from lpi.tasks.stream import TaskStream
 
 Learn = Callable[..., Method]
@@ -47,6 +47,48 @@ def encoded(model: Method, pictures: Tensor, captions: list[str], **options: Any
 
 def same(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("name", ["nnn", "condu"])
+def test_what_is_kept_of_all_tasks_must_be_whole(
+    name: str, clip: DualEncoder, learn: Learn, stream: TaskStream, tmp_path: Path
+) -> None:
+    save_method(learn(method(name, clip), stream.tasks[:1]), tmp_path)
+    (file,) = tmp_path.glob("shared-*.safetensors")
+    whole = read_tensors(file)
+    first = next(part for part, tensor in whole.items() if tensor.dim() == 2)
+    for wrong in ({part: own for part, own in whole.items() if part != first}, {**whole, first: whole[first][:, 1:]}):
+        write_tensors(file, wrong)
+        with pytest.raises(CheckpointError, match="the tensors don't fit the options"):
+            load_method(tmp_path, backbone=clip)
+
+
+def test_cut_short_while_it_saves_the_stage_before_is_whole(
+    clip: DualEncoder, learn: Learn, stream: TaskStream, pictures: Tensor, captions: list[str], tmp_path: Path
+) -> None:
+    model = learn(method("condu", clip), stream.tasks[:1])
+    save_method(model, tmp_path)
+    before = encoded(load_method(tmp_path, backbone=clip), pictures, captions, task="warm")
+    learn(model, stream.tasks[1:2])  # which changes the first task's part, too
+
+    def killed(path: Path, content: Any) -> None:
+        if path.name == "config.json":
+            raise KeyboardInterrupt
+        write_json(path, content)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save_method(model, tmp_path)
+    assert same(before, encoded(load_method(tmp_path, backbone=clip), pictures, captions, task="warm"))
+    for task in stream.tasks[2:]:
+        save_method(model, tmp_path)
+        learn(model, [task])
+    save_method(model, tmp_path)
+    again = load_method(tmp_path, backbone=clip)
+    for task in model.tasks:
+        assert same(encoded(model, pictures, captions, task=task), encoded(again, pictures, captions, task=task))
+    assert len(list((tmp_path / "tasks").iterdir())) == 2 * len(model.tasks)
 
 
 VARIANTS = [

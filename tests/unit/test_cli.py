@@ -125,6 +125,9 @@ def test_what_is_no_number_is_refused(text: str) -> None:
         (["run", "scenes", "--rows", "finetun"], "has no row 'finetun'. Did you mean 'finetune'?"),
         (["pretrain", "moons"], "Only 'scenes' and 'grounding' can be trained on; got 'moons'"),
         (["pretrain", "--pictures", "3"], "'--pictures'"),
+        (["run", "scenes", "--tensorboard", "--log", "wandb"], "--tensorboard doesn't go with --log wandb"),
+        (["data", "check", "dar", "--root", ".", "--boxes", "xyxy"], "--root is of a collection"),
+        (["index", ".", "--check", "--tidy"], "--check changes nothing"),
         (["report", "nowhere"], "nowhere: there is no such run folder"),
         (
             ["evaluate", "nowhere", "scenes"],

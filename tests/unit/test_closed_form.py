@@ -12,7 +12,7 @@ from lpi.backbones.base import DualEncoder
 from lpi.backbones.tower import pooled_states
 from lpi.closed_form import Moments, cca, ridge
 from lpi.config import TrainingSettings
-from lpi.errors import ShapeError
+from lpi.errors import LpiError, ShapeError
 from lpi.features import TrainingSet
 from lpi.methods import method
 from lpi.methods.base import stored_parameters
@@ -289,3 +289,8 @@ def test_a_map_for_all_tasks_is_made_of_their_sums_alone(clip: DualEncoder, stre
     for name in ("map_vision", "map_text"):
         a, b = (getattr(model.experts[-1], name).float().abs() for model in (one_by_one, at_once))
         torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-3)
+    before = {name: value.clone() for name, value in one_by_one.shared_state().items()}
+    with pytest.raises(LpiError, match="CCA has one map, of the sums of all tasks, so none can be taken away"):
+        one_by_one.forget(stream.tasks[0].name)
+    assert len(one_by_one.experts) == len(one_by_one.tasks) == len(stream.tasks)
+    assert all(torch.equal(value, before[name]) for name, value in one_by_one.shared_state().items())

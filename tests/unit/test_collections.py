@@ -278,6 +278,17 @@ def test_files_of_another_format_are_named(root: Path, tmp_path: Path) -> None:
         FramePicture(tmp_path / "flat.npy", "flat").open()
 
 
+def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
+    place = tmp_path / "simpsons" / "data" / "train-00000-of-00001-01.parquet"
+    shown = []
+    for first in (0, 20):
+        parquet(place, "text", 4, first=first)
+        record = load_collection("simpsons", tmp_path)[0]
+        shown.append((record.captions, record.picture.open().tobytes()))
+    assert shown[0][0] != shown[1][0]
+    assert shown[0][1] != shown[1][1]
+
+
 def test_every_set_has_a_card_and_a_place_in_a_collection() -> None:
     used = {name for found in COLLECTIONS.values() for name in found.sets}
     assert used == set(SETS)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny
 from PIL import Image, ImageDraw
+from transformers import CLIPModel
 
 from lpi import devices, trainer
 from lpi.cli import main as entry
@@ -17,6 +18,7 @@ from lpi.config import Experiment, parse
 from lpi.errors import CheckpointError, ConfigError, DataError, LpiError, MissingFileError, UnknownNameError
 from lpi.evaluation.bench import Bench, open_stream
 from lpi.evaluation.figures import markdown
+from lpi.evaluation.recall import Evaluator
 from lpi.evaluation.results import collect, table
 from lpi.evaluation.run import Run
 from lpi.evaluation.scheduler import (
@@ -154,6 +156,30 @@ def test_a_run_keeps_the_precision_it_began_with(
     assert run._precision(run.bench.method(experiment)) == "float32"
 
 
+def test_a_saved_model_is_measured_as_its_run_was(
+    lpi: Callable[..., tuple[int, str, str]], world: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toml = write_toml({**world, "training": {**world["training"], "precision": "bfloat16"}}, tmp_path / "small.toml")
+    assert lpi("run", toml, "--out", tmp_path, "--no-report")[0] == 0
+    used, reset = [], Evaluator.reset
+
+    def noted(evaluator: Evaluator, precision: Any = None) -> None:
+        reset(evaluator, precision)
+        used.append(evaluator.precision)
+
+    monkeypatch.setattr(Evaluator, "reset", noted)
+    model = tmp_path / "small" / "lpi" / "seed-0" / "model"
+    code, out, _ = lpi("evaluate", model, toml, "--json")
+    assert (code, used[-1]) == (0, "bfloat16")
+    run = read_json(sorted((model.parent / "stages").glob("*.json"))[-1])
+    assert json.loads(out)["seen"] == run["seen"]
+    config = read_json(model / "config.json")
+    write_json(model / "config.json", {"method": config["method"]})
+    code, out, err = lpi("evaluate", model, toml)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "config.json isn't of a saved method" in err
+
+
 # ---- rows and orders -------------------------------------------------------------------------------------------------
 
 
@@ -164,6 +190,18 @@ def test_orders_are_the_streams_own_its_reverse_and_then_drawn_ones() -> None:
     assert all(sorted(order) == names for order in orders[2:] if order)
     assert orders[2] != orders[3]
     assert orders == task_orders(names, 4)
+
+
+def test_no_run_counts_twice(experiment: Experiment, tmp_path: Path) -> None:
+    names = ["animal", "food", "vehicle"]
+    six = [order or names for order in task_orders(names, 6)]
+    assert len({tuple(order) for order in six}) == 6
+    with pytest.raises(ConfigError, match="3 tasks have 6 orders; got --orders 7"):
+        task_orders(names, 7)
+    with pytest.raises(ConfigError, match="1 task has 1 order; got --orders 2"):
+        task_orders(["a"], 2)
+    variants = variants_of(experiment, ["zero_shot"])
+    assert [cell.seed for cell in make_cells(experiment, variants, seeds=[0, 1, 0], orders=1, out=tmp_path)] == [0, 1]
 
 
 def test_a_row_is_the_experiments_a_method_or_a_file(experiment: Experiment, tmp_path: Path) -> None:
@@ -369,6 +407,26 @@ def test_a_run_whose_pictures_were_replaced_under_the_same_names_is_refused(
         run_experiment(experiment, names=["zero_shot"], out=tmp_path, say=silent)
     with pytest.raises(ConfigError, match="other data"):
         run_cells(make_cells(experiment, variants_of(experiment, ["zero_shot"]), seeds=[0], orders=1, out=tmp_path))
+
+
+def test_a_run_whose_backbone_was_replaced_under_the_same_name_is_refused(
+    world: dict[str, Any], tmp_path: Path
+) -> None:
+    shutil.copytree(world["backbone"], tmp_path / "clip")
+    experiment = parse({**world, "backbone": str(tmp_path / "clip")}, "small.toml")
+    run_experiment(experiment, names=["zero_shot"], out=tmp_path, say=silent)
+    run_experiment(experiment, names=["zero_shot"], out=tmp_path, say=silent)  # nothing changed
+    model = CLIPModel.from_pretrained(tmp_path / "clip")
+    model.visual_projection.weight.data.neg_()
+    model.save_pretrained(tmp_path / "clip")
+    with pytest.raises(ConfigError, match=r"another backbone of that name .* Put the model back as it was"):
+        run_experiment(experiment, names=["zero_shot"], out=tmp_path, say=silent)
+
+
+def test_tuned_settings_of_other_rows_are_refused(experiment: Experiment) -> None:
+    assert variants_of(experiment, ["zero_shot", "lpi"], {"lpi": {"chosen": {"training.epochs": 2}}})
+    with pytest.raises(ConfigError, match=r"of other rows \(lpi\)\. Leave --tuned away"):
+        variants_of(experiment, ["zero_shot"], {"lpi": {"chosen": {"training.epochs": 2}}})
 
 
 def test_a_method_that_fails_does_not_stop_the_others(experiment: Experiment, tmp_path: Path) -> None:

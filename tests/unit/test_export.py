@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from commands import Type
+from commands import Type, refused
 from unit.report_fixture import make_run
 
 from lpi.errors import CheckpointError, DataError
@@ -42,6 +42,14 @@ def test_a_results_file_has_the_table_and_every_figure() -> None:
         ("html", f"<tr><td>{best[0]}</td><td>{best[1]}</td>"),
     ):
         assert line in found.text(kind)  # type: ignore[arg-type]
+
+
+def test_a_table_is_not_written_over_the_figures_themselves(tmp_path: Path, type_command: Type) -> None:
+    file = tmp_path / "figures.json"
+    file.write_bytes(RESULTS.read_bytes())
+    refused(type_command("export", file, "--out", file), "holds the figures themselves, and would be lost")
+    assert file.read_bytes() == RESULTS.read_bytes()
+    assert type_command("export", file, "--out", tmp_path / "table.md").code == 0
 
 
 def test_unfinished_runs_never_share_a_table_with_finished_ones(runs: Path) -> None:

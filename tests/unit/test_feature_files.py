@@ -1,6 +1,7 @@
 """A stream of frozen features is a stream like another, and gives the same figures."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,18 @@ import pytest
 import torch
 from commands import Type
 
+from lpi import feature_files
 from lpi.backbones import DualEncoder, load_backbone
 from lpi.config import TrainingSettings, parse
-from lpi.errors import BackboneError, ConfigError, DataError, LpiError
+from lpi.errors import BackboneError, ConfigError, DataError, LpiError, MissingFileError, OutputError
 from lpi.evaluation.bench import Bench
 from lpi.evaluation.recall import Evaluator
+from lpi.evaluation.scheduler import run_experiment
 from lpi.feature_files import write_features
 from lpi.features import TrainingSet
 from lpi.methods import method, method_class
-from lpi.storage import read_tensors, write_tensors
+from lpi.search import SearchIndex
+from lpi.storage import checksum, read_tensors, write_tensors
 from lpi.tasks.stream import TaskStream
 from lpi.trainer import learn_task, training_for
 
@@ -115,6 +119,50 @@ def test_an_experiment_runs_over_a_folder_of_features(folder: Path) -> None:
     assert len(bench.training(0)) == 16
 
 
+def test_features_are_read_by_the_backbone_of_their_folder_alone(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "same")
+    stream = {"kind": "features", "root": str(folder)}
+    for backbone in ({}, {"backbone": str(tmp_path / "same")}):
+        with pytest.raises(ConfigError, match="holds features, which another backbone can't read"):
+            Bench(parse({"stream": stream, **backbone}, "here"), lambda line: None)
+
+
+def test_a_run_over_features_that_were_replaced_is_refused(folder: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(folder, tmp_path / "features")
+    stream, quick = {"kind": "features", "root": str(root)}, {"diagnostics": False, "examples": 0}
+    experiment = parse(
+        {"backbone": str(root), "stream": stream, "method": {"name": "zero_shot"}, "evaluation": quick}, "x"
+    )
+    run_experiment(experiment, out=tmp_path, say=lambda line: None)
+    run_experiment(experiment, out=tmp_path, say=lambda line: None)  # nothing changed
+    tensors = read_tensors(root / "features.safetensors")
+    other = {**tensors, "vision": tensors["vision"].flip(0)}
+    write_tensors(root / "features.safetensors", other)
+    noted = json.loads((root / "features.json").read_text())
+    (root / "features.json").write_text(json.dumps({**noted, "tensors": checksum(other)}))
+    with pytest.raises(ConfigError, match=r"a run over other data .* start over with --fresh"):
+        run_experiment(experiment, out=tmp_path, say=lambda line: None)
+
+
+def test_another_programs_file_stays_and_what_was_cut_short_is_no_folder_of_features(
+    folder: Path, stream: TaskStream, clip: DualEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "features.json").write_text('{"type": "FeatureCollection"}')
+    with pytest.raises(OutputError, match="speaks of no features, and would be lost"):
+        write_features(stream, clip, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["features.json"]
+    root = shutil.copytree(folder, tmp_path / "features")
+
+    def stopped(*what: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(feature_files, "write_json", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write_features(stream, clip, root)
+    with pytest.raises(MissingFileError):
+        TaskStream.from_features(root)
+
+
 CHANGING = ["finetune", "linear", "lora", "moe_adapters", "dar", "s_prompts", "coop", "lpi", "maple"]
 
 
@@ -136,6 +184,13 @@ def test_what_is_not_in_the_folder_is_refused(folder: Path, stream: TaskStream) 
     routed = method("zero_shot", load_backbone(folder), router="whitened", routing_vision=1.0)
     with pytest.raises(ConfigError, match=r"after 4 blocks of the vision tower; .* holds those after 3"):
         learn_task(routed, TaskStream.from_features(folder).tasks[0], settings=UNTRAINED)
+
+
+def test_no_index_is_made_with_features(folder: Path, stream: TaskStream, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    stream.tasks[0].train[0].picture.open().save(tmp_path / "photos" / "a.png")
+    with pytest.raises(BackboneError, match="no model that sees other pictures"):
+        SearchIndex.build(folder, tmp_path / "photos", device="cpu")
 
 
 def test_a_folder_of_ones_own_needs_features_and_captions_alone(tmp_path: Path) -> None:
@@ -168,6 +223,9 @@ def test_files_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> None
         write_tensors(tmp_path / "features.safetensors", rows)
         return tmp_path
 
+    with pytest.raises(BackboneError, match=r"features\.safetensors isn't what features\.json speaks of"):
+        load_backbone(written(noted, {**tensors, "vision": tensors["vision"].flip(0)}))
+    del noted["tensors"]  # as an earlier version, or a person, wrote it
     with pytest.raises(BackboneError, match=r'"vision" must have 71 rows'):
         load_backbone(written({**noted, "pictures": noted["pictures"][1:]}))
     with pytest.raises(BackboneError, match=r"rows of {.*} numbers aren't what features.json says"):

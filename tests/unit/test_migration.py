@@ -16,6 +16,7 @@ import tiny
 import torch
 from commands import Type
 from conftest import COLOURS, SHAPES
+from PIL import Image
 from search_world import HARD, QUICK, World, vectors_of
 from transformers import CLIPModel
 
@@ -23,7 +24,7 @@ import lpi
 from lpi.data.content import content_id
 from lpi.errors import CheckpointError, ConfigError, OutputError, UnknownNameError
 from lpi.methods.checkpoint import save_method
-from lpi.search import Filters, SearchIndex
+from lpi.search import Filters, SearchIndex, migration
 from lpi.search.building import move_root
 from lpi.search.manifest import read_manifest, successor
 from lpi.search.migration import Budget, Move, abandon, begin, migrate
@@ -175,6 +176,9 @@ def test_the_old_vectors_go_a_day_later_or_when_asked_for(half: Moving) -> None:
     with change(mine.index, device="cpu"):
         assert not (mine.index / "store").exists()
     assert read_manifest(mine.index).outdated == ()
+    replace(read_manifest(mine.index), outdated=((store, yesterday),)).write(mine.index)  # as an earlier version might
+    with change(mine.index, device="cpu"):
+        assert (mine.index / store).exists(), "it counts"
     mine.go(mine.model)
     with change(mine.index, device="cpu") as writer:
         writer.tidy()
@@ -183,6 +187,53 @@ def test_the_old_vectors_go_a_day_later_or_when_asked_for(half: Moving) -> None:
     assert names[0] != store
     assert len(list((mine.index / "models").iterdir())) == 1
     assert len(mine.open().search_text("a dot", 200)) == PICTURES
+
+
+def test_a_model_that_it_had_before_takes_no_tables_away(mine: Moving) -> None:
+    mine.go(mine.newer)
+    with change(mine.index, device="cpu") as writer:
+        writer.forget("cold")
+    index = mine.open()
+    assert mine.go(mine.newer).finished, "back to the model as it came"
+    assert len(index.search_text("a dot", 200)) == PICTURES, "it reads the tables that counted"
+    mine.go(mine.model)
+    mine.go(mine.newer)
+    manifest = read_manifest(mine.index)
+    stores = [store for store, _ in manifest.outdated]
+    assert manifest.store not in stores
+    assert len(set(stores)) == len(stores) == 4
+    yesterday = (datetime.now(tz=timezone.utc) - timedelta(days=1)).isoformat()
+    replace(manifest, outdated=tuple((store, yesterday) for store in stores)).write(mine.index)
+    with change(mine.index, device="cpu"):
+        assert [path.name for path in mine.index.glob("store*")] == [manifest.store]
+    assert len(mine.open().search_text("a dot", 200)) == PICTURES
+
+
+def test_what_is_left_out_stays_out_and_domains_are_learned_as_the_new_run_learned(mine: Moving) -> None:
+    run = mine.root / "run"
+    shutil.copytree(mine.newer, run / "model")
+    settings = {"name": "x", "stream": {"kind": "scenes"}, "training": {"epochs": 7}}
+    write_json(run / "run.json", {"experiment": "x", "row": "lpi", "settings": settings})
+    with change(mine.index, device="cpu") as writer:
+        writer.leave_out(["*dot*"])
+    pictures = mine.update().pictures
+    mine.go(run)
+    assert (read_manifest(mine.index).exclude, read_manifest(mine.index).training) == (("*dot*",), {"epochs": 7})
+    assert mine.update().pictures == pictures < PICTURES
+
+
+def test_who_begins_last_spoils_nothing_of_who_began_first(mine: Moving, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = migration.load_model
+
+    def while_another_begins(*what: Any) -> Any:
+        monkeypatch.setattr(migration, "load_model", loads)
+        mine.go(mine.newer, budget=Budget(pictures=20))
+        return loads(*what)
+
+    monkeypatch.setattr(migration, "load_model", while_another_begins)
+    with pytest.raises(OutputError, match=r"another command set .* on its way just now"):
+        begin(mine.index, mine.newer, device="cpu")
+    assert mine.go().embedded == PICTURES - 20
 
 
 def test_a_small_index_is_searched_with_the_old_model_until_the_move_is_done(mine: Moving) -> None:
@@ -287,6 +338,14 @@ def test_what_comes_goes_and_moves_in_the_folder_is_taken_in_meanwhile(half: Mov
     assert list(done.skipped) == ["broken.png"]
     assert read_json(mine.index / "skipped.json") == done.skipped
     assert vectors_of(mine.open()) == vectors_of(mine.build(mine.root / "again", mine.newer))
+
+
+def test_a_cameras_date_is_told_of_what_came_meanwhile(half: Moving) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9003] = "2019:07:04 12:30:00"
+    Image.new("RGB", (40, 40), "teal").save(half.photos / "late.jpg", exif=exif)
+    half.go(budget=Budget(pictures=1))
+    assert half.open().taken(content_id(half.photos / "late.jpg")) == "2019-07-04T12:30:00"
 
 
 def test_filters_and_earlier_stages_work_meanwhile(worlds: dict[str, Moving], halfway: Moving) -> None:

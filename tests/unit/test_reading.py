@@ -46,6 +46,24 @@ def write(file: Path, content: Any) -> Path:
     return file
 
 
+def test_a_key_that_stands_twice_among_many_takes_no_time() -> None:
+    text = "{" + "".join(f'"{number}": 1, ' for number in range(50_000)) + '"49999": 1}'
+    started = time.monotonic()
+    with pytest.raises(UnreadableError, match="'49999' stands twice"):
+        parse_json(text)
+    assert time.monotonic() - started < 5
+
+
+def test_of_very_many_names_that_are_not_there_few_get_a_hint(place: Path) -> None:
+    for number in range(20):
+        (place / f"picture-{number:04}.png").touch()
+    errors: list[str] = []
+    rows = "".join(json.dumps({"image": f"picture-9{number:03}.png", "captions": ["a"]}) + "\n" for number in range(50))
+    load_jsonl(write(place / "rows.jsonl", rows), task="x", on_error=lambda error: errors.append(str(error)))
+    assert len(errors) == 51
+    assert sum("Did you mean" in error for error in errors) == 10
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

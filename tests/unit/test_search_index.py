@@ -21,6 +21,7 @@ from lpi.methods.encoder import routing_features
 from lpi.search import Filters, SearchIndex
 from lpi.search.best import best_rows_each
 from lpi.search.building import create
+from lpi.search.files import Content
 from lpi.search.manifest import read_manifest
 from lpi.search.scoring import Probe
 from lpi.search.writer import change
@@ -470,8 +471,21 @@ def test_a_folder_is_found_however_its_letters_are_composed(mine: World) -> None
     assert unicodedata.normalize("NFC", hit.path) == "Köln/a.png"
     with pytest.raises(UnknownNameError, match=r"No folder is called 'Kölm'. Did you mean"):
         index.search_text("a red dot", 9, Filters(folder="Kölm"))
+    assert [found.path for found in index.newest(9, Filters(folder="Köln"))] == [hit.path]
+    assert (index.count(Filters(folder="Köln")), index.count(Filters(folder="Kölm"))) == (1, 0)
+    with pytest.raises(UnknownNameError, match=r"No folder is called 'Kölm'"):
+        index.newest(9, Filters(folder="Kölm"))
+    with pytest.raises(ConfigError, match="since must be a date without a time zone"):
+        Filters(since="2024-05-02T10:00:00+02:00")
     with pytest.raises(ConfigError, match="since must not be after until"):
         Filters(since="2024-05-02", until="2024-05-01")
+
+
+def test_a_file_of_no_believable_time_ends_nothing() -> None:
+    content = Content("0" * 32, ("a.png",), (f"10:{2**40 * 10**9}",))
+    assert content.modified == "9999-12-31T23:59:59"
+    assert Content("0" * 32, ("a.png",), (f"10:{-(2**40) * 10**9}",)).modified == "0001-01-01T00:00:00"
+    assert Content("0" * 32, ("a.png",), ("?10:1700000000123456789",)).modified == "2023-11-14T22:13:20"
 
 
 def test_words_that_the_model_does_not_read_are_told_of(index: SearchIndex) -> None:

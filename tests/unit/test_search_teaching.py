@@ -14,18 +14,28 @@ from search_world import QUICK, World, vectors_of
 import lpi
 from lpi.data.content import content_id
 from lpi.data.folder import load_task
-from lpi.errors import ConfigError, DataError, MissingFileError, UnknownNameError
+from lpi.data.records import CaptionedImage, FilePicture
+from lpi.errors import CheckpointError, ConfigError, DataError, MissingFileError, UnknownNameError
 from lpi.methods.base import recorded_options, restore, stored_state
 from lpi.methods.checkpoint import load_method, save_method
 from lpi.methods.encoder import route_images, route_texts
 from lpi.metrics.ranking import cosine_block, count_ranks, recall_at, recall_both_directions
 from lpi.search import SearchIndex
 from lpi.search.encoding import Encoder
-from lpi.search.identity import ROUTING
-from lpi.search.recorded import HELD_OUT, Gallery, TestSet, on_record, put_on_record, record_source
+from lpi.search.identity import ROUTING, load_model
+from lpi.search.recorded import (
+    HELD_OUT,
+    Gallery,
+    TestSet,
+    on_record,
+    put_on_record,
+    record_run,
+    record_source,
+    set_file,
+)
 from lpi.search.teaching import adopt, learn, read_domain, training_settings
 from lpi.search.writer import change
-from lpi.storage import read_sealed
+from lpi.storage import read_sealed, write_json
 from lpi.tasks.relevance import relevance
 from lpi.tasks.stream import TaskStream
 
@@ -367,6 +377,43 @@ def test_test_sets_of_ones_own_go_on_record_by_their_task(world: World, tmp_path
     mine = world.copy(tmp_path)
     assert record_source(mine.index, mine.captioned) == {"warm": 8, "cold": 8, "dull": 8}
     assert set(on_record(mine.index)) == {"warm", "cold", "dull"}
+    set_file(mine.index, "dull").write_text("[]")
+    with pytest.raises(CheckpointError, match="expected dict; got list"):
+        on_record(mine.index)
+
+
+def test_test_pictures_are_found_again_where_their_folder_is_moved(world: World, tmp_path: Path) -> None:
+    photos = shutil.copytree(world.photos, tmp_path / "photos")
+    index = photos / ".lpi-index"
+    sent = index / "sent" / "0123" / "a.png"
+    sent.parent.mkdir(parents=True)
+    shutil.copy(world.photos / "warm/red/dot.png", sent)
+    outside = world.photos / "warm" / "red" / "box.png"
+    files = (sent, photos / "warm" / "red" / "tip.png", outside)
+    records = tuple(CaptionedImage(FilePicture(file, file.name), ("a dot",), "x", "test") for file in files)
+    put_on_record(index, TestSet("x", records))
+    photos.rename(tmp_path / "moved")
+    pictures = [record.picture for record in on_record(tmp_path / "moved" / ".lpi-index")["x"].records]
+    there = [picture.path for picture in pictures if isinstance(picture, FilePicture)]
+    assert [path.relative_to(tmp_path.resolve()).as_posix() for path in there[:2]] == [
+        *("moved/.lpi-index/sent/0123/a.png", "moved/warm/red/tip.png")
+    ]
+    assert there[2] == outside.resolve()
+    assert all(path.is_file() for path in there)
+
+
+def test_what_lies_beside_a_model_is_taken_for_a_run_only_where_it_is_one(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.model, tmp_path / "model")
+    write_json(tmp_path / "run.json", {"name": "another program's", "settings": []})
+    assert load_model(tmp_path)[1] is None
+    write_json(tmp_path / "run.json", {"experiment": "x", "row": "lpi", "settings": []})
+    with pytest.raises(CheckpointError, match=r"run\.json: its 'settings' can't be right"):
+        load_model(tmp_path / "model")
+    settings = {"name": "x", "stream": {"kind": "gone"}, "training": {}}
+    write_json(tmp_path / "run.json", {"experiment": "x", "row": "lpi", "settings": settings})
+    note = record_run(tmp_path / "index", load_model(tmp_path)[1] or {})
+    assert note is not None
+    assert "test sets aren't on record: its stream is none that this version reads" in note
 
 
 def test_a_taught_domain_is_measured_when_the_next_one_comes(taught: World) -> None:

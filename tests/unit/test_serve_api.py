@@ -435,6 +435,14 @@ def test_changes_by_others_are_picked_up_while_searches_go_on(mine: World) -> No
     assert set(statuses) == {200}
 
 
+def test_what_changes_before_the_server_answers_is_taken_over(mine: World) -> None:
+    service = Service(SearchIndex.open(mine.index, device="cpu"), threads=1, refresh_seconds=0.02)
+    mine.paint("late.png", "red", "dot", 9)
+    pictures = mine.update().pictures
+    with TestClient(create_app(service), base_url=HERE) as client:
+        wait_until(lambda: client.get("/api/info").json()["pictures"] == pictures)
+
+
 def test_an_index_that_cannot_be_read_any_more_is_served_as_it_was(
     mine: World, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -168,3 +168,11 @@ def test_a_checksum_is_of_what_lasts_and_knows_a_changed_digit(tmp_path: Path) -
     assert unsealed(tmp_path, {"recall": [0.6]}) == {"recall": [0.6]}  # of an earlier version
     with pytest.raises(CheckpointError, match="is damaged"):
         unsealed(tmp_path, {**first, "recall": [0.6]})
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_who_may_read_a_file_is_what_the_person_set(umask: int, mode: int, tmp_path: Path) -> None:
+    lines = ("import os, sys, pathlib", f"os.umask({umask})", "from lpi.storage import write_text")
+    script = "\n".join([*lines, "write_text(pathlib.Path(sys.argv[1]), 'x')"])
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "x")], check=True)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == mode

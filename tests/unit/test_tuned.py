@@ -1,8 +1,12 @@
 """A copy of the backbone of which only the upper blocks learn."""
 
+import errno
+import os
+
 import pytest
 import torch
 
+from lpi import features
 from lpi.config import TrainingSettings
 from lpi.errors import ConfigError
 from lpi.features import FrozenStates
@@ -82,3 +86,16 @@ def test_a_caption_of_few_letters_may_have_the_most_tokens(families):
         for row, caption in enumerate(captions):
             alone = model.text_features(backbone.inputs.tokenize([caption]), 0)[0]
             torch.testing.assert_close(model.text_features(states, 0)[row], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_states_beyond_memory_have_their_room_on_the_disk_before_they_are_written(monkeypatch):
+    monkeypatch.setattr(features, "FROZEN_STATES_BYTES", 0)
+    room = features._room(1 << 16, torch.float32)
+    assert room is not None
+    room.fill_(1)
+
+    def full(*what):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    assert features._room(1 << 16, torch.float32) is None

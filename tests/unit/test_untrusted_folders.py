@@ -180,6 +180,12 @@ def test_an_index_reads_no_model_elsewhere(mine: World) -> None:
     (mine.index / "index.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="no model is called"):
         read_manifest(mine.index)
+    for name, size in (("batch", 10**9), ("batch", 0), ("width", "16"), ("width", True)):
+        (mine.index / "index.json").write_text(
+            json.dumps({**read_sealed(mine.index / "index.json"), **content, name: size})
+        )
+        with pytest.raises(CheckpointError, match="no width or batch is"):
+            read_manifest(mine.index)
     content["stages"] = []
     (mine.index / "index.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="it has no stages"):

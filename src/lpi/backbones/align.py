@@ -137,6 +137,9 @@ def align(
     for name, value, least in (("feature_width", feature_width, 1), ("epochs", epochs, 1), ("batch", batch, 2)):
         if value < least:
             raise ConfigError(f"{name} must be at least {least}; got {value}.")
+    for name, rate in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
+        if not (math.isfinite(rate) and rate >= 0):
+            raise ConfigError(f"{name} must be a number of at least 0; got {rate}.")
     if len(records) < 2:
         raise DataError(f"Towers are aligned on at least 2 captioned pictures; got {len(records)}.")
     for place, record in enumerate(records):

@@ -96,12 +96,19 @@ class FeatureTower(Tower):
         return 1
 
     def embed(self, inputs: Any, prompts: Tensor | None, placeholders: bool) -> TowerState:
-        """See :class:`Tower`."""
+        """See :class:`Tower`.
+
+        Raises:
+            BackboneError: what is no number of a row is given.
+        """
+        rows = self.get_buffer("rows")
         if isinstance(inputs, TextInputs):
             numbers = inputs.ids[:, 0]
         else:  # one pixel: three bytes
             numbers = (inputs.flatten(1).long() * torch.tensor([1, 256, 65536], device=inputs.device)).sum(1)
-        return TowerState(self.get_buffer("rows")[numbers][:, None], tokens=1)
+        if bool((numbers >= len(rows)).any()):
+            raise BackboneError("features are there, and no model that sees other pictures. Name a backbone.")
+        return TowerState(rows[numbers][:, None], tokens=1)
 
     def advance(self, state: TowerState, first: int, stop: int, prompts: TowerPrompts | None = None) -> TowerState:
         """See :class:`Tower`: all of it is known from the start.
@@ -182,7 +189,9 @@ def load_feature_backbone(root: Path) -> FeatureBackbone:
         BackboneError: they don't fit each other.
     """
     noted, tensors, captions = read_features(root), read_tensors(root / TENSORS), captions_of(load_features(root))
-    counts = {"vision": len(noted["pictures"]), "text": len(captions)}
+    content, counts = checksum(tensors), {"vision": len(noted["pictures"]), "text": len(captions)}
+    if noted.get("tensors", content) != content:
+        raise BackboneError(f"{root / TENSORS} isn't what {RECORDS} speaks of. Take both from one 'lpi features'.")
     for tower, count in counts.items():
         if tensors.get(tower, torch.empty(0)).shape[:-1] != (count,):
             raise BackboneError(f'{root / TENSORS}: "{tower}" must have {count} rows, as {RECORDS} says.')
@@ -199,7 +208,7 @@ def load_feature_backbone(root: Path) -> FeatureBackbone:
     model: Any = nn.Module()
     model.logit_scale = nn.Parameter(scale.float().reshape(()))
     model.towers = nn.ModuleDict(towers)
-    digest = hashlib.sha256("\n".join([checksum(tensors), *captions]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256("\n".join([content, *captions]).encode()).hexdigest()[:16]
     inputs = NumberInputs(captions, str(root))
     parts = {"model": model, "inputs": inputs, "name": str(root), "identity": digest, **towers}
     return FeatureBackbone(summary, looked, **parts)

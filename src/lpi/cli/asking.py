@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 from lpi.errors import ConfigError, LpiError
@@ -42,15 +43,36 @@ class Found:
 
 
 def running(place: Path) -> str | None:
-    """The address of a server of an index on this machine; ``None`` where none answers."""
+    """The address of a server of an index on this machine; ``None`` where none answers.
+
+    What another machine is sent (words, pictures, the token) is for a person to decide, not for what lies in a folder.
+    """
     from lpi.search.places import SERVER
 
     try:
         told = read_json(place / SERVER, dict)
-        answer = _answer(f"{told['address']}api/health", seconds=LOOK_SECONDS)
-        return str(told["address"]) if answer["server"] == told["server"] else None
+        address = str(told["address"])
+        if not is_here(urlsplit(address).hostname or ""):
+            return None
+        answer = _answer(f"{address}api/health", seconds=LOOK_SECONDS)
+        return address if answer["server"] == told["server"] else None
     except (LpiError, KeyError, TypeError, ValueError):
         return None
+
+
+def is_here(host: str) -> bool:
+    """Whether an address is one of this machine: at any other nobody here could listen.
+
+    >>> is_here("127.0.0.1"), is_here("192.0.2.1"), is_here("")
+    (True, False, False)
+    """
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as own:
+            own.bind(place)
+    except (OSError, UnicodeError):
+        return False
+    return bool(host)
 
 
 def ask(address: str, parameters: Mapping[str, object], image: Path | None) -> Found:

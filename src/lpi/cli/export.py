@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from lpi.errors import OutputError
+
 KindOption = Annotated[
     Literal["csv", "latex", "markdown", "html"],
     typer.Option("--format", help="csv has every figure, the others the columns of a comparison."),
@@ -31,6 +33,8 @@ def export(
     from lpi.report.export import export as exported
     from lpi.storage import write_text
 
+    if out is not None and out.exists() and any(place.exists() and out.samefile(place) for place in places):
+        raise OutputError(f"{out} holds the figures themselves, and would be lost. Give the table another --out.")
     found = exported(places, unfinished=unfinished, figures=figures)
     if out is None:
         print(found.text(kind), end="")

@@ -12,6 +12,7 @@ import typer
 
 from lpi.cli.index_options import DeviceOption, WorkersOption
 from lpi.cli.options import MethodFileOption
+from lpi.errors import ConfigError
 
 if TYPE_CHECKING:
     from lpi.search.writer import Update
@@ -81,6 +82,8 @@ def index(
     inside = place is None
     place = folder / BESIDE if place is None else place
     if check:
+        if any((model, tests, moved, emptied, rehash, tidy, exclude, store, processes > 1, recall is not None)):
+            raise ConfigError("--check changes nothing: it goes with --index alone. Leave the other options out.")
         tell_damage(place, method_file)
         return
     if model is None and not (place / FILE).is_file():

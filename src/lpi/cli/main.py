@@ -25,7 +25,7 @@ from lpi.cli.run import evaluate, run, write_page
 from lpi.cli.search import register as register_search
 from lpi.cli.serve import serve
 from lpi.cli.tune import tune
-from lpi.errors import LpiError, UnknownNameError, lacks_memory
+from lpi.errors import ConfigError, LpiError, UnknownNameError, lacks_memory
 from lpi.terminal import plain_streams
 
 # typer's own copy of click's class, or click's, by its version
@@ -225,13 +225,15 @@ def data_check(
     from lpi.data.collections import check_collection
     from lpi.data.expressions.check import check_source
 
+    options = {"image_root": images, "boxes": boxes, "instances_json": instances}
+    given = {name: value for name, value in options.items() if value is not None}
+    if root is not None and (given or backbone is not None):
+        raise ConfigError("--root is of a collection, which takes no other option but --json. Leave the others out.")
     too_long = None
     if backbone is not None:
         from lpi.backbones.loading import load_backbone
 
         too_long = load_backbone(backbone).inputs.too_long
-    options = {"image_root": images, "boxes": boxes, "instances_json": instances}
-    given = {name: value for name, value in options.items() if value is not None}
     found = check_collection(str(path), root) if root is not None else check_source(path, too_long=too_long, **given)
     if as_json:
         print(json.dumps(found.as_json(), indent=1, ensure_ascii=False))

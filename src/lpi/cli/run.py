@@ -24,7 +24,7 @@ from lpi.cli.options import (
     names_of,
     numbers,
 )
-from lpi.errors import CheckpointError, MissingExtraError, MissingFileError
+from lpi.errors import CheckpointError, ConfigError, MissingExtraError, MissingFileError
 
 if TYPE_CHECKING:
     from lpi.cli.boards import Board, Kind
@@ -60,6 +60,8 @@ def run(
     from lpi.processes import own_copy, together
     from lpi.storage import sealed, write_json
 
+    if tensorboard and log not in (None, "tensorboard"):
+        raise ConfigError(f"losses are written to one place: --tensorboard doesn't go with --log {log}. Leave one out.")
     settings = read_experiment(experiment, changes or [])
     if results is not None:
         make_folder(results)  # now, not when the figures are there

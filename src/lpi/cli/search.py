@@ -14,7 +14,7 @@ from lpi.cli.index_options import DeviceOption, IndexOption, ScoringOption
 from lpi.cli.indexing import index
 from lpi.cli.options import MethodFileOption
 from lpi.cli.teaching import forget, rollback, stages, teach
-from lpi.errors import ConfigError, DataError
+from lpi.errors import ConfigError, DataError, LpiError
 from lpi.reading import UnreadableError, read_text, require_file
 
 if TYPE_CHECKING:
@@ -77,11 +77,21 @@ def search(
 
     filters = Filters(folder=folder, task=task, since=since, until=until)
     here = device != "auto" or method_file is not None or k > MOST_ASKED or task == ""  # what can't be asked there
+    if here and server not in (None, NOBODY):
+        raise ConfigError(
+            f"a server isn't asked for --device, --method-file, an empty --domain or more than {MOST_ASKED} pictures. "
+            "Leave them or --server out."
+        )
     address = server or (None if here else running(place))
+    found: Found | None = None
     if address is not None and address != NOBODY:
         also = {"k": k, "stage": stage, "scoring": scoring, "exact": exact or None, "least": least}
-        found = ask(address, {"q": words, **vars(filters), **also}, image)
-    else:
+        try:
+            found = ask(address, {"q": words, **vars(filters), **also}, image)
+        except LpiError:  # of one that nobody named the limits don't count: the index itself answers, or says the same
+            if server is not None:
+                raise
+    if found is None:
         from lpi.search import SearchIndex
 
         opened = SearchIndex.open(place, device=device, method_file=method_file)

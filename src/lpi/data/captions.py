@@ -6,7 +6,7 @@ written in; :mod:`lpi.data.folder` checks it.
 
 import csv
 import html
-import re
+import io
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -17,13 +17,11 @@ from PIL.ImageFile import ImageFile
 from lpi.data.pictures import SUFFIXES, opened
 from lpi.data.rows import CELL, OnError, raise_error, read_json_lines, table
 from lpi.errors import DataError, LpiError, MissingFileError
-from lpi.reading import MOST_BYTES, Row, UnreadableError, parse_json, read_text, require_file
+from lpi.reading import MOST_BYTES, Row, UnreadableError, parse_json, read_text, require_file, shown
 
 CAPTION_FILES = ("captions.jsonl", "metadata.jsonl", "captions.csv", "metadata.csv", "captions.json")
 _NAMES = ("image", "file_name")
 _IPTC_CAPTION = (2, 120)
-_XMP = re.compile(rb"<dc:description>(.*?)</dc:description>", re.DOTALL)
-_ENTRY = re.compile(r"<rdf:li[^>]*>(.*?)</rdf:li>", re.DOTALL)
 
 
 def read_rows(path: Path, on_error: OnError = raise_error) -> Iterator[tuple[str, Row]]:
@@ -109,12 +107,20 @@ def _carried(picture: Path) -> list[str]:
             iptc = (IptcImagePlugin.getiptcinfo(image) or {}) if isinstance(image, ImageFile) else {}
     except (LpiError, SyntaxError, ValueError, KeyError, AttributeError):  # damaged notes are no captions
         return []
-    found = _XMP.search(notes.encode() if isinstance(notes, str) else notes)
-    entries = _ENTRY.findall(found[1].decode("utf-8", "replace")) if found else []
+    entries = (
+        _described(notes if isinstance(notes, bytes) else notes.encode()) if isinstance(notes, bytes | str) else []
+    )
     written = iptc.get(_IPTC_CAPTION)
     entries += [one.decode("utf-8", "replace") for one in (written if isinstance(written, list) else [written]) if one]
     plain = (" ".join(html.unescape(entry).split()) for entry in entries)
     return list(dict.fromkeys(entry for entry in plain if entry))
+
+
+def _described(notes: bytes) -> list[str]:
+    """The entries of XMP's description, in a time that grows with the notes alone: anybody may have written them."""
+    inside, ended, _ = notes.partition(b"<dc:description>")[2].partition(b"</dc:description>")
+    parts = inside.decode("utf-8", "replace").split("<rdf:li")[1:] if ended else []
+    return [part.partition(">")[2].partition("</rdf:li>")[0] for part in parts if "</rdf:li>" in part]
 
 
 def _array(path: Path, on_error: OnError) -> Iterator[tuple[str, Row]]:
@@ -137,7 +143,7 @@ def _table(path: Path, on_error: OnError) -> Iterator[tuple[str, Row]]:
     """The rows of a CSV file with a head; those of one picture are its captions, together where the first stands."""
     text = _text_of(path, MOST_BYTES)
     head = text.partition("\n")[0]
-    reader = table(text.splitlines(keepends=True), delimiter=max(",;\t", key=head.count), strict=True)
+    reader = table(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True)
     rows: dict[str, tuple[str, Row]] = {}
     try:
         for cells in reader:
@@ -151,7 +157,13 @@ def _table(path: Path, on_error: OnError) -> Iterator[tuple[str, Row]]:
                 row["captions"] = [row.pop(text_of)]
             key = next((row[name] for name in _NAMES if name in row), "")
             if key in rows and text_of is not None and "captions" in rows[key][1]:
-                rows[key][1]["captions"] += row["captions"]
+                first = rows[key][1]
+                other = next((name for name in ("task", "split") if name in row and row[name] != first.get(name)), None)
+                if other is None:
+                    first["captions"] += row["captions"]
+                else:
+                    said = f"{other!r} isn't what an earlier row says of {shown(key)}"
+                    on_error(DataError(f"{where}: {said}. Make them agree."))
             else:
                 rows[key or where] = where, row
     except csv.Error as error:

@@ -20,10 +20,17 @@ MOST = 256**3  # pictures that three bytes tell apart
 
 @dataclass(frozen=True, slots=True)
 class NumberedPicture:
-    """A picture of which only the features are there: it opens as one pixel, whose colour is its number."""
+    """A picture of which only the features are there: it opens as one pixel, whose colour is its number.
+
+    Attributes:
+        number: of its row.
+        name: see :class:`lpi.data.records.Picture`.
+        path: the file that holds its features.
+    """
 
     number: int
     name: str
+    path: Path
 
     def open(self, side: int | None = None) -> Image.Image:
         """See :class:`lpi.data.records.Picture`."""
@@ -54,14 +61,15 @@ def load_features(root: str | Path) -> list[CaptionedImage]:
     Raises:
         As :func:`read_features`.
     """
-    records = []
+    records, file = [], Path(root) / TENSORS
     for number, item in enumerate(read_features(root)["pictures"]):
         where = f"{Path(root) / RECORDS}, picture {number}"
         row = wanted(item, where, {"name": "text", "captions": "list", "task": "text", "split": "text"})
         captions = row["captions"]
         if not captions or not all(isinstance(caption, str) and caption.strip() for caption in captions):
             raise DataError(f'{where}: "captions" must be texts, at least one. Is this the right file?')
-        records.append(CaptionedImage(NumberedPicture(number, row["name"]), tuple(captions), row["task"], row["split"]))
+        picture = NumberedPicture(number, row["name"], file)
+        records.append(CaptionedImage(picture, tuple(captions), row["task"], row["split"]))
     return records
 
 

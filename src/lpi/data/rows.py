@@ -29,6 +29,7 @@ from lpi.reading import (
 OnError = Callable[[LpiError], None]
 
 CELL = 1 << 20  # letters of a cell of a table
+HINTS = 10  # names that a folder is searched through for; after so many that aren't there it is another folder
 
 SHARES = (0.8, 0.1, 0.1)
 """How a source without splits is divided into train, val and test."""
@@ -178,6 +179,7 @@ class PictureFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._names: dict[str, frozenset[str]] = {}
+        self._hints = HINTS
 
     def find(self, relative: str) -> Path | None:
         """The path of a picture given relative to the root, or ``None`` where there is no such file."""
@@ -221,7 +223,8 @@ class PictureFolder:
         """The end of an error message: the most similar file name of that folder, if any."""
         written = relative.replace("\\", "/")
         folder, name = os.path.split(os.path.normpath(os.path.join(self.root, written)))
-        known = self._names.get(folder, frozenset())
+        known = self._names.get(folder, frozenset()) if self._hints else frozenset()
+        self._hints -= bool(self._hints)
         hint = did_you_mean(name, known) if known else ""
         return hint if hint.startswith("Did") else "Check the name."
 

@@ -9,6 +9,7 @@ from typing import Any
 from lpi.config import Experiment, StreamSettings
 from lpi.data.records import require_readable
 from lpi.devices import pick_device
+from lpi.errors import ConfigError
 from lpi.evaluation.grounding import GROUNDING
 from lpi.evaluation.problem import Evaluator, Problem
 from lpi.evaluation.retrieval import RETRIEVAL
@@ -39,13 +40,23 @@ def suited(experiment: Experiment) -> Experiment:
 
 
 class Bench:
-    """Backbone, stream, decoded data and frozen features, for any number of runs."""
+    """Backbone, stream, decoded data and frozen features, for any number of runs.
+
+    Raises:
+        ConfigError: the stream is of features, and the backbone another one.
+    """
 
     def __init__(self, experiment: Experiment, say: Say) -> None:
         self.problem = problem_of(experiment.stream)
         self.backbone = self.problem.load_backbone(experiment.backbone, experiment.image_size)
         self.backbone.to(pick_device(experiment.training.device))
         self.stream = self.problem.open_stream(experiment.stream, experiment.name)
+        root = experiment.stream.source().get("root")
+        if experiment.stream.kind == "features" and Path(self.backbone.name).resolve() != Path(str(root)).resolve():
+            raise ConfigError(
+                f"{root} holds features, which another backbone can't read, and this one is {self.backbone.name}. Give "
+                "the same folder for both: --set backbone=.. and --set stream.root=.."
+            )
         train, test = (sum(len(getattr(task, split)) for task in self.stream.tasks) for split in ("train", "test"))
         say(
             f"{experiment.name}: {len(self.stream.tasks)} tasks, {train} training and {test} test "

@@ -28,7 +28,9 @@ FILES = "files.json"
 CHECKED = {"run.json", "frozen.json", "result.json", FILES, "error.txt"}
 
 
-def finished(folder: Path, settings: Experiment, seed: int, checksum: Callable[[], str]) -> bool:
+def finished(
+    folder: Path, settings: Experiment, seed: int, checksum: Callable[[], str], identity: Callable[[], str | None]
+) -> bool:
     """Whether a run is complete.
 
     Args:
@@ -36,9 +38,10 @@ def finished(folder: Path, settings: Experiment, seed: int, checksum: Callable[[
         settings: what it should have been run with.
         seed: likewise.
         checksum: gives that of the stream as it is now; asked only where there is a run.
+        identity: likewise, that of the backbone; ``None`` of one that can't have changed.
 
     Raises:
-        ConfigError: the folder holds a run with other settings, or over other data.
+        ConfigError: the folder holds a run with other settings, over other data, or with another backbone of that name.
     """
     if not (folder / "run.json").exists():
         check_own(folder)
@@ -61,6 +64,12 @@ def finished(folder: Path, settings: Experiment, seed: int, checksum: Callable[[
         raise ConfigError(
             f"{folder} holds a run over other data (checksum {there} there, {checksum()} now). "
             "Put the pictures and captions back as they were, choose another --out, or start over with --fresh."
+        )
+    backbone, now = before.get("backbone"), identity()
+    if now is not None and isinstance(backbone, dict) and (there := backbone.get("identity")) != now:
+        raise ConfigError(
+            f"{folder} holds a run with another backbone of that name (identity {there} there, {now} now). Put the "
+            "model back as it was, choose another --out, or start over with --fresh."
         )
     return (folder / "result.json").exists()
 

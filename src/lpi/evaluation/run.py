@@ -38,7 +38,7 @@ from lpi.evaluation.resume import at_work, comparable, note_files
 from lpi.features import TrainingData
 from lpi.methods import Named, is_registered
 from lpi.methods.base import Jointly, Method, recorded_options, relations, stored_parameters, stored_state
-from lpi.methods.checkpoint import save_method, task_file, unless_registered
+from lpi.methods.checkpoint import read_config, save_method, task_file, unless_registered
 from lpi.prompts.task_keys import semantic_similarity
 from lpi.storage import read_json, read_sealed, reason, sealed, write_atomically, write_json
 from lpi.trainer import Step, derived_seed, is_wide, learn_task
@@ -320,7 +320,7 @@ def evaluate_saved(
         ConfigError: the stream's tasks are not those that the method learned.
         CheckpointError, MissingFileError: the model can't be loaded.
     """
-    saved = read_json(model / "config.json", dict)
+    saved = read_config(model)
     if experiment.backbone != saved["backbone"]["name"] and "backbone" not in experiment.model_fields_set:
         experiment = experiment.model_copy(update={"backbone": saved["backbone"]["name"]})
     bench = Bench(experiment, lambda line: None)
@@ -334,4 +334,6 @@ def evaluate_saved(
             f"{model} learned the tasks {', '.join(method.tasks)}; the stream has {', '.join(names)}. "
             "Choose its tasks with --set stream.order=[...]."
         )
-    return names, bench.evaluator(experiment).stage(method, len(names) - 1)
+    evaluator, training = bench.evaluator(experiment), experiment.training
+    evaluator.reset(settled_precision(training.precision, method.backbone.device, wide=is_wide(method)))
+    return names, evaluator.stage(method, len(names) - 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import threading
 import traceback
@@ -20,13 +21,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from lpi.config import Experiment, check_name, merge, parse
 from lpi.errors import CheckpointError, ConfigError, LpiError, UnknownNameError, did_you_mean
-from lpi.evaluation.bench import Bench, Say, open_stream, problem_of, suited
+from lpi.evaluation.bench import PROBLEMS, Bench, Say, open_stream, problem_of, suited
 from lpi.evaluation.resume import finished, start_over
 from lpi.evaluation.run import Run
 from lpi.methods import method_class, method_names, training_of
@@ -105,11 +106,10 @@ def variants_of(
     Raises:
         UnknownNameError: a name that is none of them.
         MissingFileError: a file that isn't there.
-        ConfigError: two variants of one name, or tuned settings that the variant doesn't have or that were chosen for
-            another state of it.
+        ConfigError: two variants of one name, or tuned settings that are of no variant, that the variant doesn't have
+            or that were chosen for another state of it.
     """
-    problem = problem_of(experiment.stream).name
-    known = method_names(problem)
+    known = method_names(problem := problem_of(experiment.stream).name)
     variants: dict[str, Experiment] = {}
     for name in names or experiment.variant_names():
         outside = name.endswith(".py") or ("." in name and name not in experiment.variant_names())
@@ -139,6 +139,8 @@ def variants_of(
                 "stream differ. Choose them again with lpi tune, or leave --tuned away."
             )
         variants[variant] = changed(settings, found.get("chosen", {}), variant)
+    if tuned and not tuned.keys() & variants.keys():
+        raise ConfigError(f"the tuned settings are of other rows ({', '.join(tuned)[:200]}). Leave --tuned away.")
     return variants
 
 
@@ -172,16 +174,30 @@ def changed(settings: Experiment, changes: Mapping[str, Any], variant: str) -> E
 
 
 def task_orders(names: Sequence[str], count: int) -> list[list[str] | None]:
-    """So many orders of the tasks: the stream's own (``None``), its reverse, then drawn ones, the same everywhere.
+    """So many different orders of the tasks: the stream's own (``None``), its reverse, then drawn ones.
+
+    They are the same everywhere.
 
     >>> task_orders(["a", "b", "c"], 2)
     [None, ['c', 'b', 'a']]
+
+    Raises:
+        ConfigError: there aren't so many: the same runs would be counted twice.
     """
+    most = math.factorial(len(names))
+    if count > most:
+        has = f"{len(names)} tasks have {most} orders" if most > 1 else "1 task has 1 order"
+        raise ConfigError(f"{has}; got --orders {count}.")
 
     def drawn(number: int) -> list[str]:
         return sorted(names, key=lambda name: hashlib.sha256(f"{number}/{name}".encode()).digest())
 
-    return [None if k == 0 else [*names][::-1] if k == 1 else drawn(k) for k in range(count)]
+    found = [[*names], [*names][::-1]][:count]
+    number = 2
+    while len(found) < count:
+        found += [own for own in [drawn(number)] if own not in found]
+        number += 1
+    return [None, *found[1:]]
 
 
 def make_cells(
@@ -190,7 +206,8 @@ def make_cells(
     """The cells of a comparison, variant by variant, then order by order, then seed by seed.
 
     Raises:
-        ConfigError: fewer than one order or no seed, or a variant with a stream of its own beside several orders.
+        ConfigError: fewer than one order, or more than there are, or no seed, or a variant with a stream of its own
+            beside several orders.
     """
     if orders < 1 or not seeds:
         raise ConfigError(f"a comparison needs at least 1 order and 1 seed; got {orders} and {len(seeds)}.")
@@ -212,7 +229,8 @@ def make_cells(
                 here = settings.model_copy(update={"stream": settings.stream.model_copy(update={"order": order})})
                 root /= f"order-{number}"
             cells += [
-                Cell(variant, seed, number, of_seed(here, seed), root / variant / f"seed-{seed}") for seed in seeds
+                Cell(variant, seed, number, of_seed(here, seed), root / variant / f"seed-{seed}")
+                for seed in dict.fromkeys(seeds)  # a run that stands twice would count twice
             ]
     return cells
 
@@ -282,16 +300,22 @@ def run_cells(
         on_run: told variant and seed when a run begins, with one process.
 
     Raises:
-        ConfigError: a folder holds a run with other settings or over other data: found before anything runs.
+        ConfigError: a folder holds a run with other settings, data or backbone: found before anything runs.
     """
     outcome = Outcome(cells)
-    _checksum.cache_clear()  # pictures may have changed since this process last looked
+    _checksum.cache_clear()  # pictures may have changed since this process last looked, and models
+    _identity.cache_clear()
     _BENCHES.clear()
     waiting = []
     for index, cell in enumerate(cells):
         if fresh:
             start_over(cell.folder)
-        if not finished(cell.folder, cell.settings, cell.seed, partial(_checksum, _stream_key(cell))):
+        own = cell.settings
+        now = (
+            partial(_checksum, _stream_key(cell)),
+            partial(_identity, own.stream.problem, own.backbone, own.image_size),
+        )
+        if not finished(cell.folder, own, cell.seed, *now):
             waiting.append(index)
     say(f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished already")
     # one stream after another, so that a process seldom has to set up another
@@ -385,6 +409,13 @@ def _stream_key(cell: Cell) -> str:
 def _checksum(key: str) -> str:
     settings = Experiment.model_validate_json(key)
     return open_stream(settings.stream, settings.name).checksum()
+
+
+@lru_cache(maxsize=64)
+def _identity(problem: Literal["retrieval", "grounding"], backbone: str, image_size: int | None) -> str | None:
+    """What stands for a backbone in a folder or file; ``None`` of a name, which means the same model for ever."""
+    there = Path(backbone).expanduser().exists()
+    return str(PROBLEMS[problem].load_backbone(backbone, image_size).identity) if there else None
 
 
 _BENCHES: dict[str, Bench] = {}  # a process keeps the latest

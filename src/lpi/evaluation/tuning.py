@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -75,6 +76,8 @@ def _value(settings: Experiment, key: str, value: Any, variant: str) -> Any:
     own = read_key(settings, key)
     try:
         factor = float(value[1:])
+        if not math.isfinite(factor):
+            raise ValueError
     except ValueError as error:
         raise ConfigError(
             f"row {variant!r}: search space {key!r} has {value!r}; a factor is written like '*3'."

@@ -33,6 +33,7 @@ from lpi.plugins import source_of
 from lpi.reading import shown
 from lpi.routing import router_class
 from lpi.storage import (
+    checksum,
     has_checksum,
     read_json,
     read_tensors,
@@ -65,16 +66,18 @@ def save_method(method: Learner, folder: Path) -> None:
     folder = Path(folder)
     earlier = saved_files(folder)
     identity = method.backbone.identity
-    files = [task_file(index, name) for index, name in enumerate(method.tasks)]
-    # a name of its own for every stage: until config.json names it, the older file still serves
-    shared = method.shared_state()
-    shared_file = f"shared-{len(method.tasks):02d}.safetensors" if shared else None
+    states = [stored_state(method, index) for index in range(len(method.tasks))]
+    # a name of its own for whatever is new: until config.json names it, the older file still serves
+    tasks = [folder / "tasks" / task_file(*own) for own in enumerate(method.tasks)]
+    files = [_free(place, state, earlier) for place, state in zip(tasks, states, strict=True)]
+    shared, stage = method.shared_state(), folder / f"shared-{len(method.tasks):02d}"
+    shared_file = f"{_free(stage, shared, earlier)}.safetensors" if shared else None
     written = {folder / "tasks" / f"{file}{ending}" for file in files for ending in (".json", ".safetensors")}
     for place in sorted(written | ({folder / shared_file} if shared_file else set()) - earlier):
         if place.exists() and not _is_ours(place):  # what a save left that was cut short is ours
             raise OutputError(f"{place} isn't of a saved method, and would be written over. Name another folder.")
     for index, name in enumerate(method.tasks):
-        state = stored_state(method, index)
+        state = states[index]
         if state:
             write_tensors(folder / "tasks" / f"{files[index]}.safetensors", state)
         shapes = {key: list(t.shape) for key, t in state.items()}
@@ -104,6 +107,14 @@ def save_method(method: Learner, folder: Path) -> None:
     )
     for old in earlier - saved_files(folder):  # tasks that were forgotten, and what was shared before
         old.unlink(missing_ok=True)
+
+
+def _free(place: Path, state: Mapping[str, Tensor], earlier: set[Path]) -> str:
+    """The name of a file of tensors: a second one where an earlier save has the first, with other tensors."""
+    file = Path(f"{place}.safetensors")
+    kept = file in earlier and file.exists()
+    other = kept and not has_checksum(file, checksum({name: own.detach().cpu() for name, own in state.items()}))
+    return f"{place.name}-again" if other else place.name
 
 
 def write_card(
@@ -208,7 +219,7 @@ def load_method(
     if not isinstance(folder, str | PathLike):
         raise ConfigError(f"a saved method is loaded by its folder or hub name; got {type(folder).__name__}.")
     root = _local(str(folder), hub)
-    config = _read_config(root)
+    config = read_config(root)
     first_format = config["format"] == 1
     config = renewed(config, root) if first_format else config
     kind = class_of(config["method"], root, method, problem=config["problem"])
@@ -242,7 +253,7 @@ def damaged_files(root: Path) -> list[str]:
     """
     found: list[str] = []
     try:
-        config = _read_config(root)
+        config = read_config(root)
         first_format = config["format"] == 1
         if not first_format:
             unsealed(root / "config.json", config)
@@ -341,8 +352,13 @@ def check_identity(place: Path, made_for: dict[str, str], backbone: DualEncoder)
         )
 
 
-def _read_config(root: Path) -> dict[str, Any]:
-    """A saved method's ``config.json``; of the first format, with what that took for granted."""
+def read_config(root: Path) -> dict[str, Any]:
+    """A saved method's ``config.json``; of the first format, with what that took for granted.
+
+    Raises:
+        MissingFileError: there is none.
+        CheckpointError: it is something else's, of a version to come, or damaged.
+    """
     config = read_json(root / "config.json")
     if not isinstance(config, dict) or not config.keys() >= KEYS:
         raise CheckpointError(f"{root}/config.json isn't of a saved method. Name the folder that one was saved in.")

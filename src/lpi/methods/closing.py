@@ -284,6 +284,16 @@ class ClosedForm(Experts, Method):
         head.fit(pairs, self.sums, self.strength())
         head.to(self.backbone.device)
 
+    def forget(self, task: str) -> None:
+        """See :class:`Experts`.
+
+        Raises:
+            LpiError: the one map is of the sums of all tasks.
+        """
+        if not self.stable:
+            raise LpiError(f"{type(self).__name__} has one map, of the sums of all tasks, so none can be taken away.")
+        super().forget(task)
+
     def strength(self) -> float | None:
         """How much the map is held back; ``None`` where pairs shall decide."""
         return None

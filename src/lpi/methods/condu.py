@@ -176,4 +176,5 @@ class ConDU(Experts, Tuned):
     def restore(self, tasks: Saved, shared: dict[str, Tensor]) -> None:
         """See :class:`Method`."""
         Experts.restore(self, tasks, shared)
-        self.fused = {name: value.to(self.backbone.device) for name, value in shared.items()}
+        kept = self._changes() if shared else {}  # by every weight that learns, as the parts are
+        self.fused = {name: shared[name].to(own).view_as(own) for name, own in kept.items()}

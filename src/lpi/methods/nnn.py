@@ -77,4 +77,5 @@ class NNN(Corrected):
 
     def restore(self, tasks: Saved, shared: dict[str, Tensor]) -> None:
         """See :class:`Method`."""
-        self.kept = dict(shared)
+        none = torch.empty(0, self.backbone.feature_width)
+        self.kept = {tower: torch.cat([none, shared[tower]]) for tower in TOWERS}  # of that width, or it is refused

@@ -152,6 +152,7 @@ def create(
     store: str = STORE,
     method_file: Named | None = None,
     recall: float = RECALL,
+    run: Json | None = None,
 ) -> Json | None:
     """Begin an index, without any picture yet; returns the ``run.json`` beside the model, where there is one.
 
@@ -164,12 +165,13 @@ def create(
         store: where the tables shall be: a folder, seen from the index, or the address of an object store.
         method_file: the file or class of the model's method, where it is none of the library's.
         recall: see :class:`lpi.search.manifest.Manifest`.
+        run: the ``run.json`` beside a model that was loaded.
 
     Raises:
         OutputError: the folder holds something else, or can't be made; or the object store holds an index.
     """
     folder = Path(folder)
-    method, run = (model, None) if isinstance(model, Method) else load_model(model, method_file)
+    method, run = (model, run) if isinstance(model, Method) else load_model(model, method_file)
     method.to(pick_device(device))
     check_place(folder)
     with only_writer(folder):

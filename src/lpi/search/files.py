@@ -23,6 +23,7 @@ SERVICE = {"@eaDir", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot", 
 }
 """Folders that storage devices and systems make for themselves: thumbnails of their own, and what was deleted."""
 SETTLED_SECONDS = 2.0  # a file that was written to more recently may change again without its time showing it
+FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1 and 9999
 DATE_TAGS = ((0x8769, 0x9003), (None, 0x0132))  # when it was taken; when it was saved
 
 OnProgress = Callable[[str, int, int], None]
@@ -47,7 +48,8 @@ class Content:
     def modified(self) -> str:
         """When its first file was last written to, as ``YYYY-MM-DDTHH:MM:SS`` in UTC."""
         seconds = int(self.stamps[0].rpartition(":")[2]) // 10**9
-        return datetime.fromtimestamp(seconds, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+        known = min(max(seconds, FIRST_SECOND), LAST_SECOND)  # a disk may say any time
+        return datetime.fromtimestamp(known, tz=timezone.utc).replace(tzinfo=None).isoformat()
 
 
 @dataclass

@@ -27,7 +27,8 @@ class Filters:
     Attributes:
         folder: it lies in this folder or below, relative to the indexed one.
         task: the router sent it to this task; an empty name means to none.
-        since, until: taken on these days or between, as ``YYYY-MM-DD`` (or with a time behind ``T``).
+        since, until: taken on these days or between, as ``YYYY-MM-DD`` (or with a time behind ``T``; no camera notes a
+            time zone).
 
     Raises:
         ConfigError: something that isn't a date.
@@ -42,9 +43,11 @@ class Filters:
         for name, value in (("since", self.since), ("until", self.until)):
             if value is not None:
                 try:
-                    datetime.fromisoformat(value)
+                    zone = datetime.fromisoformat(value).tzinfo
                 except ValueError as error:
                     raise ConfigError(f"{name} must be a date like 2024-05-31; got {shown(value)}.") from error
+                if zone is not None:
+                    raise ConfigError(f"{name} must be a date without a time zone; got {shown(value)}. Leave that out.")
         if self.since is not None and self.until is not None:
             since, until = datetime.fromisoformat(self.since).isoformat(), _end(self.until)
             if since > until:

@@ -104,12 +104,23 @@ def load_model(source: str | Path, method_file: Named | None = None) -> tuple[Me
         config = candidate / "config.json"
         if config.is_file() and "method" in read_json(config, dict):
             method = load_method(candidate, method=unless_registered(candidate, method_file))
-            run = candidate.parent / "run.json"
-            return _anchored(method), read_json(run, dict) if run.is_file() else None
+            return _anchored(method), _run_in(candidate.parent)
     backbone = load_backbone(source)
     if method_file is not None:
         return _anchored(build_method(named_class(method_file), backbone)), None
     return _anchored(build_method("lpi", backbone, preset="best")), None
+
+
+def _run_in(folder: Path) -> Json | None:
+    """The ``run.json`` of a run's folder; ``None`` where there is none, or another program's."""
+    place = folder / "run.json"
+    run: Json = read_json(place, dict) if place.is_file() else {}
+    if not run.keys() >= {"experiment", "row", "settings"}:
+        return None
+    settings = run["settings"]
+    if not isinstance(settings, dict) or not all(isinstance(settings.get(t), dict) for t in ("stream", "training")):
+        raise CheckpointError(f"{place}: its 'settings' can't be right. Take it from a backup, or move it away.")
+    return run
 
 
 def _anchored(method: Method) -> Method:

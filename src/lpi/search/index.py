@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from lpi.backbones.given import PictureLike
 from lpi.data.content import content_id
 from lpi.data.records import FilePicture
 from lpi.devices import pick_device
-from lpi.errors import ConfigError, DataError, MissingFileError
+from lpi.errors import ConfigError, DataError, MissingFileError, UnknownNameError
 from lpi.methods import Named, outside
 from lpi.methods.base import Method
 from lpi.search.building import build
@@ -336,13 +337,17 @@ class SearchIndex:
 
         Raises:
             ConfigError: ``k`` is less than 1, or there is no such stage.
-            UnknownNameError: the filter names a task that isn't there.
+            UnknownNameError: the filter names a task or folder that isn't there.
         """
         return self.at(stage).newest(k, filters or Filters(), skip=skip)
 
     def count(self, filters: Filters | None = None, *, stage: int | None = None) -> int:
         """How many pictures pass the filters."""
-        return self.at(stage).rows.count((filters or Filters()).sql())
+        snapshot = self.at(stage)
+        try:
+            return snapshot.rows.count(snapshot.filters(filters).sql())
+        except UnknownNameError:  # maybe only the next model knows it, whose pictures aren't counted yet
+            return 0
 
     # ---- pictures, by id only ----------------------------------------------------------------------------------------
 
@@ -356,8 +361,11 @@ class SearchIndex:
 
     def taken(self, key: str) -> str:
         """When a picture was taken, ``YYYY-MM-DDTHH:MM:SS`` by its camera's own note; empty where there is none."""
-        known = self._stages.store.abouts([key])
-        return known[key][2] if key in known else ""
+        for stages in (self._stages, self._next):  # what came since a move began is in the next one alone
+            known = {} if stages is None else stages.store.abouts([key])
+            if key in known:
+                return known[key][2]
+        return ""
 
     def path(self, key: str) -> Path:
         """The file of a picture, which is still the very one that was indexed.
@@ -369,8 +377,9 @@ class SearchIndex:
         hit = self.picture(key)
         for name in (hit.path, *hit.copies):
             file: Path = self.root / name
-            if file.is_file() and content_id(file) == key:
-                return file
+            with contextlib.suppress(OSError):  # it is gone, or can't be read just now
+                if content_id(file) == key:
+                    return file
         raise MissingFileError(f"{self.root / hit.path}: the picture is no longer there, or changed. Index again.")
 
     def thumbnail(self, key: str, side: int = 256) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lpi.errors import CheckpointError, MissingFileError, OutputError
+from lpi.reading import shown
 from lpi.search.report import Report
 from lpi.storage import locked, read_json, reason, sealed, unsealed, write_json
 
@@ -251,11 +252,16 @@ def is_model(name: object) -> bool:
 def _checked(manifest: Manifest) -> Manifest:
     """The manifest itself, if all its places are its own: models are read from there, and what is outdated is deleted.
 
+    And if its sizes are some that a machine can hold: so much is embedded at once.
+
     Raises:
         ValueError: one isn't.
     """
     if not manifest.stages:
         raise ValueError("it has no stages")
+    for size, most in ((manifest.width, 2**17), (manifest.batch, 2**12)):
+        if type(size) is not int or not 0 < size <= most:
+            raise ValueError(f"no width or batch is {shown(size)}")
     for model in (stage.model for stage in manifest.stages):
         if not is_model(model):
             raise ValueError(f"no model is called {model!r}")

@@ -18,15 +18,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lpi.errors import ConfigError
+from lpi.errors import ConfigError, OutputError
 from lpi.methods import Named
 from lpi.search.building import create, move_root
 from lpi.search.files import OnProgress, Scan
-from lpi.search.identity import check_same, describe, load_model
+from lpi.search.identity import check_same, describe, load_model, short_hash
 from lpi.search.manifest import (
     NEXT,
     STORE,
     Json,
+    Manifest,
     is_address,
     only_writer,
     read_manifest,
@@ -110,10 +111,10 @@ def begin(
     Raises:
         ConfigError: no model, or the one that the index has already.
         CheckpointError: the index is on its way to another model.
+        OutputError: another command is changing it.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
-    on_its_way = successor(folder, manifest)
+    on_its_way = successor(folder, read_manifest(folder))
     if on_its_way is not None:
         if model is not None:
             wanted = load_model(model, method_file)[0]
@@ -123,21 +124,28 @@ def begin(
         raise ConfigError(f"{folder} isn't on its way to another model. Say to which one with --model.")
     method, run = load_model(model, method_file)
     about = describe(method)
-    if about.model == manifest.current.model:
-        raise ConfigError(f"{folder} has the model {model} already ({about.model}). There is nothing to do.")
     with only_writer(folder):
+        manifest = read_manifest(folder)  # loading took a while
+        if about.model == manifest.current.model:
+            raise ConfigError(f"{folder} has the model {model} already ({about.model}). There is nothing to do.")
+        if successor(folder, manifest) is not None:
+            raise OutputError(f"another command set {folder} on its way just now. Go on without --model.")
         if (folder / NEXT).exists():  # it was cut short before it counted, or after it was finished
             remove_folder(folder / NEXT)
-        store = _store_for(manifest.store, about.model)
+        store = _store_for(manifest, about.model)
         drop_store(folder, store)
         below = store if is_address(store) else f"../{store}"
-        create(folder / NEXT, manifest.root, method, device=device, store=below, recall=manifest.recall)
+        create(folder / NEXT, manifest.root, method, device=device, store=below, recall=manifest.recall, run=run)
     return run
 
 
-def _store_for(store: str, model: str) -> str:
-    """Where the tables of the next model are: beside those of this one."""
-    return f"{re.sub('-[0-9a-f]{16}$', '', store.rstrip('/')) if is_address(store) else STORE}-{model}"
+def _store_for(manifest: Manifest, model: str) -> str:
+    """Where the tables of the next model are: beside those of this one, and of models that it had not long ago."""
+    store, used = manifest.store, {manifest.store, *(own for own, _ in manifest.outdated)}
+    root = re.sub("-[0-9a-f]{16}$", "", store.rstrip("/")) if is_address(store) else STORE
+    while f"{root}-{model}" in used:  # it had this very model before
+        model = short_hash(model)
+    return f"{root}-{model}"
 
 
 def abandon(folder: str | Path) -> None:
@@ -256,7 +264,7 @@ class _Mover:
         old.keep_model(new.method)
         write_json(old.folder / "skipped.json", dict(sorted(self.skipped().items())))
         outdated = (*old.manifest.outdated, (old.manifest.store, timestamp()))
-        manifest = replace(new.manifest, store=seen_from_above(new.manifest.store), outdated=outdated)
-        manifest.write(old.folder)
+        store, exclude = seen_from_above(new.manifest.store), old.manifest.exclude
+        replace(new.manifest, store=store, outdated=outdated, exclude=exclude).write(old.folder)
         remove_folder(old.folder / NEXT)
         remove_lessons(old.folder)

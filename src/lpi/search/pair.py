@@ -142,15 +142,18 @@ class Pair:
         check_count(k)
         if least is not None:
             check_least(least, known=False)
-        filters = filters or Filters()
-        filters.check([*self.old.tasks, *self.new.tasks])
-        filters = filters.in_folder(
-            lambda where: self.old.rows.any(where) or self.new.rows.any(where),
-            lambda: {*self.old.rows.folders(), *self.new.rows.folders()},
-        )
+        filters = self._filters(filters)
         if any(probe.membership is not None for probe in probes):
             raise ConfigError("while the index moves to another model, scoring must be plain. See: lpi migrate")
         return [self._find(probe.vector, k, filters, exact) for probe in probes]
+
+    def _filters(self, given: Filters | None) -> Filters:
+        filters = given or Filters()
+        filters.check([*self.old.tasks, *self.new.tasks])
+        return filters.in_folder(
+            lambda where: self.old.rows.any(where) or self.new.rows.any(where),
+            lambda: {*self.old.rows.folders(), *self.new.rows.folders()},
+        )
 
     def measure(self) -> bool:
         """See :class:`Snapshot`: of two models nothing is measured."""
@@ -162,7 +165,7 @@ class Pair:
             return self.old.similar(key, k, filters, exact=exact)
         self.new.picture(key)
         vector = torch.from_numpy(self.new.rows.vectors([key])[0])
-        return self._find(vector, k, filters or Filters(), exact, without=key)
+        return self._find(vector, k, self._filters(filters), exact, without=key)
 
     def picture(self, key: str) -> Hit:
         """See :class:`Snapshot`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from lpi.config import StreamSettings
@@ -25,7 +27,7 @@ from lpi.search.embedding import Embedder
 from lpi.search.encoding import task_membership, text_probes
 from lpi.search.files import OnProgress
 from lpi.search.identity import short_hash
-from lpi.search.manifest import Json
+from lpi.search.manifest import BESIDE, Json
 from lpi.search.report import Recall
 from lpi.search.rows import RowMaker
 from lpi.storage import read_json, sealed, unsealed, write_json
@@ -70,11 +72,19 @@ def set_file(folder: Path, task: str) -> Path:
 def put_on_record(folder: Path, tests: TestSet) -> int:
     """Keep the names and captions of a test set's pictures (not the pictures); returns how many.
 
-    Pictures that don't lie in a file, such as drawn ones, can't be found again and are left out.
+    Pictures that don't lie in a file, such as drawn ones, can't be found again and are left out. Those that move with
+    the index, in its folder or in the one of pictures around it, are named from there.
     """
+    here = folder.resolve()
+    moving = here.parent if here.name == BESIDE else here
+
+    def name(path: Path) -> str:
+        found = path.resolve()
+        return os.path.relpath(found, here) if found.is_relative_to(moving) else str(found)
+
     rows, alike = (
         [
-            {"image": str(record.picture.path.resolve()), "captions": list(record.captions)}
+            {"image": name(record.picture.path), "captions": list(record.captions)}
             for record in records
             if isinstance(record.picture, FilePicture)
         ]
@@ -95,7 +105,7 @@ def on_record(folder: Path) -> dict[str, TestSet]:
     """The test sets that an index knows, by domain."""
     found = {}
     for file in sorted((folder / "tests").glob("*.json")):
-        read = unsealed(file, read_json(file), "put the test set on record again with --tests")
+        read = unsealed(file, read_json(file, dict), "put the test set on record again with --tests")
         content = wanted({"alike": [], **read}, str(file), {"task": "text", "pictures": "list", "alike": "list"}, AGAIN)
         task = content["task"]
         records, alike = (tuple(_recorded(content[part], file, task)) for part in ("pictures", "alike"))
@@ -106,7 +116,8 @@ def on_record(folder: Path) -> dict[str, TestSet]:
 def _recorded(rows: Iterable[Json], file: Path, task: str) -> Iterator[CaptionedImage]:
     for row in rows:
         about = wanted(row, str(file), {"image": "text", "captions": "list"}, AGAIN)
-        yield CaptionedImage(FilePicture(Path(about["image"]), about["image"]), tuple(about["captions"]), task, "test")
+        place = Path(os.path.normpath(file.resolve().parents[1] / about["image"]))
+        yield CaptionedImage(FilePicture(place, str(place)), tuple(about["captions"]), task, "test")
 
 
 class Makes(Protocol):
@@ -248,7 +259,9 @@ def record_run(folder: Path, run: Json) -> str | None:
     if about.get("kind") == "scenes":
         return "the run's test sets aren't on record: its pictures are drawn, not files"
     try:
-        stream = open_stream(StreamSettings(**about), run["settings"]["name"])
+        stream = open_stream(StreamSettings(**about), str(run["experiment"]))
+    except ValidationError:
+        return "the run's test sets aren't on record: its stream is none that this version reads"
     except LpiError as error:
         return f"the run's test sets aren't on record: {error}"
     for task in stream.tasks:

@@ -144,18 +144,26 @@ class Snapshot:
 
         Raises:
             ConfigError: ``k`` is less than 1, or ``least`` not between 0 and 1, or nothing can be said of that.
-            UnknownNameError: the filter names a task that isn't there.
+            UnknownNameError: the filter names a task or folder that isn't there.
         """
         check_count(k)
-        filters = filters or Filters()
-        filters.check(self.tasks)
-        filters = filters.in_folder(self.rows.any, self.rows.folders)
+        filters = self.filters(filters)
         if least is not None:
             check_least(least, self.measure())
         looked = k if self.fitting.known is None else max(k, NEAR)  # how well they fit is told from so many
         each = best_rows_each(self.rows, probes, looked + TIES, filters, exact, without, self.membership)
         found = [[hit_of(row) for row in rows[:looked]] for rows in each]
         return [self._fitted(probe, hits, least)[:k] for probe, hits in zip(probes, found, strict=True)]
+
+    def filters(self, given: Filters | None) -> Filters:
+        """Conditions on the pictures as the rows spell them.
+
+        Raises:
+            UnknownNameError: they name a task or a folder that isn't there.
+        """
+        filters = given or Filters()
+        filters.check(self.tasks)
+        return filters.in_folder(self.rows.any, self.rows.folders)
 
     def measure(self) -> bool:
         """See :class:`Searched`."""
@@ -177,8 +185,7 @@ class Snapshot:
     def newest(self, k: int, filters: Filters, *, skip: int = 0) -> list[Hit]:
         """The pictures with the latest dates, after ``skip`` others; equal ones in the order of ids."""
         check_count(k)
-        filters.check(self.tasks)
-        dates = self.rows.columns("id", "date", where=filters.sql())
+        dates = self.rows.columns("id", "date", where=self.filters(filters).sql())
         order = sorted(zip(dates["date"], dates["id"], strict=True), key=lambda own: own[1])
         order.sort(key=lambda own: own[0], reverse=True)
         return [self.picture(key) for _, key in order[skip : skip + k]]

@@ -235,7 +235,7 @@ class Writer:
         outcome = embedder.run(jobs, on_progress=on_progress)
         if outcome.problems:
             file = self.folder / "skipped.json"
-            skipped = read_json(file) if file.exists() else {}
+            skipped = read_json(file, dict) if file.exists() else {}
             for key, problem in outcome.problems.items():
                 skipped |= dict.fromkeys(contents[key].paths, problem)
             write_json(file, dict(sorted(skipped.items())))
@@ -341,7 +341,8 @@ class Writer:
     def drop_outdated(self, age: timedelta = OUTDATED) -> None:
         """Drop the tables of earlier models that have counted no more for so long; nobody reads them by then."""
         now = datetime.now(tz=timezone.utc)
-        outdated = self.manifest.outdated
+        # an earlier version might go back to tables that it had called outdated
+        outdated = [own for own in self.manifest.outdated if own[0] != self.manifest.store]
         over = [store for store, since in outdated if now - datetime.fromisoformat(since) >= age]
         if not over:
             return

@@ -354,7 +354,7 @@ def add_teaching(router: APIRouter, service: Service, teacher: Teacher) -> None:
         await service.apart(teacher.drop)
         return Teaching.of(teacher.job)
 
-    @router.delete("/api/domains/{name}", summary="Forget a domain", responses=BUSY)
+    @router.delete("/api/domains/{name:path}", summary="Forget a domain", responses=BUSY)
     async def forget(name: str, asked: Annotated[Asked, Query()]) -> Teaching:
         if name not in service.index.tasks:
             raise UnknownNameError(f"no domain is called {name[:80]!r}. {did_you_mean(name, service.index.tasks)}")

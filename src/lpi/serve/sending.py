@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 import time
 import zipfile
@@ -11,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from lpi.data.pictures import SUFFIXES, opened
 from lpi.data.records import CaptionedImage, FilePicture
-from lpi.errors import ConfigError, DataError
+from lpi.errors import ConfigError, DataError, OutputError
 from lpi.search.places import remove_folder
 from lpi.search.recorded import on_record
 from lpi.serve.limits import Limits, RefusedError, check_shape
@@ -22,6 +23,7 @@ CAPTIONS = {".jsonl", ".json", ".csv", ".txt"}
 DEEPEST, LONGEST = 8, 300  # folders, and letters, of a name
 ENTRY_BYTES = 512  # of a zip's directory, for one of its files
 END = struct.Struct("<4s4H2LH")  # of a zip: its directory's size is the sixth value
+LARGE = struct.Struct("<4sLQL")  # stands before it in zips of a form whose directory may have any size
 ABANDONED_SECONDS = 86_400.0
 
 
@@ -65,18 +67,23 @@ class Sent:
         Raises:
             ConfigError: a name that mustn't be, or a piece that doesn't fit on what came before.
             RefusedError: it is neither a picture, captions nor a zip, or too much.
+            OutputError: the disk is full.
         """
         place = self.folder / checked_name(name)
         if place.suffix.lower() not in SUFFIXES | CAPTIONS | {".zip"}:
             self.passed += 1
             raise RefusedError(415, f"{name}: pictures and captions are wanted, or a zip of them.")
-        there = place.stat().st_size if place.is_file() else 0
-        if at != there:
-            raise ConfigError(f"{name}: the next piece must begin at {there}; got at={at}.")
-        self._count(files=0 if at else 1, size=len(content))
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with place.open("ab") as file:
-            file.write(content)
+        try:
+            there = place.stat().st_size if place.is_file() else 0
+            if at != there:
+                raise ConfigError(f"{name}: the next piece must begin at {there}; got at={at}.")
+            self._count(files=0 if at else 1, size=len(content))
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with place.open("ab") as file:
+                file.write(content)
+        except OSError as error:
+            kind = OutputError if error.errno == errno.ENOSPC else ConfigError
+            raise kind(f"{name} can't be kept: {error.strerror}.") from error
 
     def _count(self, *, files: int = 0, size: int = 0) -> None:
         files, size = self.files + files, self.size + size
@@ -95,7 +102,7 @@ class Sent:
             DataError: a zip is broken.
             ConfigError, RefusedError: as :meth:`add`, for the files in it.
         """
-        for archive in sorted(self.folder.rglob("*.zip")):
+        for archive in sorted(file for file in self.folder.rglob("*") if file.suffix.lower() == ".zip"):
             try:
                 self._take_apart(archive)
             except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError) as error:
@@ -139,11 +146,13 @@ def directory_bytes(archive: Path) -> int:
         BadZipFile: it is no zip.
     """
     with archive.open("rb") as file:
-        file.seek(max(0, archive.stat().st_size - END.size - 0xFFFF))
+        file.seek(max(0, archive.stat().st_size - LARGE.size - END.size - 0x10000))
         tail = file.read()
     place = tail.rfind(b"PK\5\6")
     if place < 0 or len(tail) < place + END.size:
         raise zipfile.BadZipFile("it is no zip")
+    if tail[max(0, place - LARGE.size) :].startswith(b"PK\6\7"):  # then another size counts, said elsewhere
+        raise zipfile.BadZipFile("it is in the form for more than 4 GB")
     size: int = END.unpack_from(tail, place)[5]
     return size
 
@@ -165,6 +174,7 @@ def drop_abandoned(folder: Path) -> None:
     """Take away what was sent to an index a day ago or more, and measures nothing there."""
     needed = [record.picture for own in on_record(folder).values() for record in own.records]
     for place in (folder / SENT).glob("*"):
-        kept = any(isinstance(own, FilePicture) and own.path.is_relative_to(place.resolve()) for own in needed)
+        # by its drawn name: an earlier version noted where the index lay then
+        kept = any(isinstance(own, FilePicture) and place.name in own.path.parts for own in needed)
         if not kept and time.time() - place.stat().st_mtime > ABANDONED_SECONDS:
             remove_folder(place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import secrets
@@ -193,6 +194,8 @@ class Service:
         """Take over what other processes change; until it is ready, searches go on with what there was."""
         loop = asyncio.get_running_loop()
         seen, complaint = await loop.run_in_executor(self._refresher, self._mark), ""
+        with contextlib.suppress(Exception):  # what changed between opening and now; damage is told of when it is met
+            await loop.run_in_executor(self._refresher, self.index.refresh)
         await loop.run_in_executor(self._refresher, self._measure)
         while True:
             await asyncio.sleep(self._refresh_seconds)

@@ -39,29 +39,38 @@ class TablePicture:
         where = f"{self.path}, row {self.row} of group {self.group}"
         with naming(where):
             with _READING:
-                content = _pictures(self.path, self.group, self.column)[self.row]
+                content = _pictures(self.path, _stamp(self.path), self.group, self.column)[self.row]
             if content is None:
                 raise DataError(f"{where}: there is no picture in it. Is the file complete?")
             return open_image(io.BytesIO(content), where, side)
 
 
+Stamp = tuple[int, int, int]
+
+
+def _stamp(path: Path) -> Stamp:
+    """What tells a file from the one that lay in its place when it was read."""
+    status = path.stat()
+    return status.st_size, status.st_ino, status.st_mtime_ns
+
+
 @lru_cache(maxsize=2)  # pictures are asked for in their order, so the group at hand is enough
-def _pictures(path: Path, group: int, column: str) -> list[bytes | None]:
-    values = _column(path, group, column)
+def _pictures(path: Path, stamp: Stamp, group: int, column: str) -> list[bytes | None]:
+    values = _column(_table(path, stamp), path, group, column)
     return [value.get("bytes") if isinstance(value, dict) else value for value in values]
 
 
-def _column(path: Path, group: int, column: str) -> list[Any]:
+def _column(table: Any, path: Path, group: int, column: str) -> list[Any]:
     """One column of a row group, in plain values."""
     try:
-        values: list[Any] = _table(path).read_row_group(group, columns=[column]).column(column).to_pylist()
+        values: list[Any] = table.read_row_group(group, columns=[column]).column(column).to_pylist()
     except (ValueError, OSError) as error:  # pyarrow's own errors are among them
         raise DataError(f"{path}: row group {group} can't be read ({error}). Is the file complete?") from error
     return values
 
 
 @lru_cache(maxsize=8)
-def _table(path: Path) -> Any:
+def _table(path: Path, stamp: Stamp) -> Any:
     try:
         from pyarrow import ArrowInvalid, parquet
     except ImportError as error:
@@ -91,14 +100,14 @@ def read_table(
     """
     records = []
     for path in files:
-        table = _table(path)
+        table = _table(path, _stamp(path))
         names = table.schema_arrow.names
         column = next((name for name in captions if name in names), None)
         if column is None or image not in names:
             wanted = " or ".join(f'"{name}"' for name in captions)
             raise DataError(f'{path}: expected the columns "{image}" and {wanted}; found {", ".join(names)}.')
         for group in range(table.num_row_groups):
-            for row, caption in enumerate(_column(path, group, column)):
+            for row, caption in enumerate(_column(table, path, group, column)):
                 where = f"{path}, row {row} of group {group}"
                 try:
                     texts = clean_captions(caption if isinstance(caption, list) else [caption], where)
