@@ -43,7 +43,8 @@ COMPARED = {
 
 def figures(results: Results) -> str:
     lines = [
-        "| R@1 after 12 tasks, one gallery, per cent | text to image | image to text | mean | forgotten, full gallery |",
+        "| R@1 after 12 tasks, one gallery, per cent | text to image | image to text | mean "
+        "| forgotten, full gallery |",
         "|---|---|---|---|---|",
     ]
     rows = {"frozen": results.frozen, **{name: row.figures for name, row in results.rows.items()}}
@@ -72,7 +73,8 @@ def figures(results: Results) -> str:
 
 def comparison(results: Results, domains: Results) -> str:
     lines = [
-        "| R@1 after 4 tasks, one gallery, per cent | both directions | forgotten, growing gallery | held out | stored numbers |",
+        "| R@1 after 4 tasks, one gallery, per cent | both directions | forgotten, growing gallery | held out "
+        "| stored numbers |",
         "|---|---|---|---|---|",
     ]
     methods = {name: results.rows[name].figures for name in COMPARED if name in results.rows}
