@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from lpi.backbones.base import DualEncoder
+from lpi.backbones.features import FeatureBackbone
 from lpi.backbones.loading import load_backbone
-from lpi.errors import CheckpointError
+from lpi.errors import BackboneError, CheckpointError
 from lpi.methods import Named, named_class
 from lpi.methods import method as build_method
 from lpi.methods.base import Method, stored_state
@@ -106,6 +107,8 @@ def load_model(source: str | Path, method_file: Named | None = None) -> tuple[Me
             method = load_method(candidate, method=unless_registered(candidate, method_file))
             return _anchored(method), _run_in(candidate.parent)
     backbone = load_backbone(source)
+    if isinstance(backbone, FeatureBackbone):
+        raise BackboneError(f"{source} holds features, and no model that sees other pictures. Name a backbone.")
     if method_file is not None:
         return _anchored(build_method(named_class(method_file), backbone)), None
     return _anchored(build_method("lpi", backbone, preset="best")), None
