@@ -74,7 +74,7 @@ MISTAKES: list[tuple[str, Callable[[], object], str]] = [
     ("a line that is no JSON", lambda: task("birds", ["{'image': 'images/1.jpg'}"]), "data check my_tasks"),
     ("a split that is none", lambda: task("birds", [row(split="trian")]), "data check my_tasks"),
     ("no folder of pictures", lambda: None, "index photoz --index ix --model lpi-tiny"),
-    ("a new index without a model", indexed, "index photos --index other"),
+    ("a model that is none", indexed, "index photos --index other --model photos"),
     ("an index that isn't there", lambda: None, "search heron --index nowhere"),
     ("a folder that isn't in the index", indexed, "search heron --index ix --folder brids"),
     ("a domain that nobody taught", indexed, "search heron --index ix --domain birds"),
@@ -95,7 +95,7 @@ def say(command: str) -> str:
     finally:
         sys.argv = before
     lines = [line for line in (err.getvalue() + out.getvalue()).splitlines() if line.startswith(("lpi: ", "wrong: "))]
-    return lines[0] if lines else "?"
+    return lines[0] if lines else ""
 
 
 def page() -> str:
@@ -107,6 +107,8 @@ def page() -> str:
             prepare()
             said = say(command).replace(os.path.realpath(place) + "/", "").replace("|", "\\|")
             os.chdir(here)
+        if not said:
+            raise SystemExit(f"lpi {command} has nothing against that: it is no mistake any more.")
         rows.append(f"| {what} | `lpi {command}` | {said} |\n")
     return HEAD + "".join(rows)
 
