@@ -343,7 +343,7 @@ def pipeline(record: Record) -> Tables:
         "of_these_the_model": "of these the model",
     }
     for what, title in (("embed", "files to vectors"), ("train", "files to a trained task")):
-        rows = ((name, map(own.get, keys)) for name, own in record[what].items())
+        rows = ((words(name), map(own.get, keys)) for name, own in record[what].items())
         yield f"From {title}:", grid("model", keys.values(), rows)
 
 
