@@ -262,7 +262,7 @@ def test_a_run_goes_on_only_with_its_own_backbone(project: Project, monkeypatch:
     tiny.tiny_clip(own)
     ended = project.run("--set", f"backbone={own}")
     assert (ended.code, ended.err.count("\n")) == (2, 1)
-    assert f"{run / 'model'} was made for the backbone" in ended.err
+    assert f"{run} holds a run with another backbone of that name (identity " in ended.err
     assert not (run / "result.json").exists()
 
 

@@ -183,10 +183,11 @@ def test_a_model_is_refused_by_what_differs(
 
 def test_a_run_a_model_and_a_backbone_can_be_named(method: lpi.Method, tmp_path: Path) -> None:
     save_method(method, tmp_path / "run" / "model")
-    (tmp_path / "run" / "run.json").write_text('{"settings": {}}')
+    about = {"experiment": "mine", "row": "lpi", "settings": {"stream": {}, "training": {"epochs": 2}}}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(about))
     for name in ("run", "run/model"):
         loaded, run = load_model(tmp_path / name)
-        assert (loaded.tasks, run) == (["warm", "cold", "dull"], {"settings": {}})
+        assert (loaded.tasks, run) == (["warm", "cold", "dull"], about)
     loaded, run = load_model("lpi-tiny")
     assert (loaded.tasks, run) == ([], None)
     with pytest.raises(MissingFileError, match="no such model folder"):
