@@ -120,7 +120,7 @@ class TestSet:
 class FeatureCache:
     """Features of a test set's items under each route, encoded when first asked for."""
 
-    def __init__(self, test: TestSet, precision: Settled = "float32") -> None:
+    def __init__(self, test: TestSet, precision: Settled) -> None:
         self.test, self.precision = test, precision
         self._features: dict[tuple[str, int], Tensor] = {}
         self._known: dict[tuple[str, int], Tensor] = {}
