@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from results_page import earlier
+
 from lpi.evaluation.results import Results
 
 ROOT = Path(__file__).parents[1]
@@ -94,7 +96,8 @@ def comparison(results: Results, domains: Results) -> str:
         f"model with it {best['frozen_with_routing_r1']:.1f}. All {len(results.rows)} rows, what they cost and "
         "what they differ in: [docs/results.md](docs/results.md). From `results/compare_scenes.json`, made by"
     )
-    lines.append(f"`{results.command}`.\n\n{on_domains(domains)}")
+    lines.append(f"`{results.command}`.{' ' + known if (known := earlier(vars(results)).strip()) else ''}")
+    lines.append(f"\n{on_domains(domains)}")
     return "\n".join(lines)
 
 

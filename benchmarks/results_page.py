@@ -8,12 +8,15 @@ python benchmarks/results_page.py
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from asked import opening
 from benchmark_tables import tables
 
+import lpi
+from lpi.backbones.loading import EMBEDDED
 from lpi.evaluation.figures import column_list, markdown
 from lpi.evaluation.results import COMPARE, RUN, Results, table
 
@@ -68,7 +71,24 @@ def section(name: str, record: Record) -> str:
             body = f"{about(results)}{markdown(*table(results, COMPARE))}\n{legend(results)}{bars(results)}"
         else:
             body = f"{about(results)}{markdown(*table(results, RUN))}"
-    return f"### {name}\n\n{body}\n{origin(name, record)}\n"
+    return f"### {name}\n\n{body}\n{origin(name, record)}{earlier(record)}\n"
+
+
+@cache
+def embedded_identity() -> str:
+    """What stands for the weights of ``lpi-tiny`` as they are now."""
+    return lpi.backbone(EMBEDDED).identity
+
+
+def earlier(record: Record) -> str:
+    """A sentence where figures are of an ``lpi-tiny`` with other weights; else nothing."""
+    backbone = record.get("backbone")
+    if not isinstance(backbone, dict) or backbone["name"] != EMBEDDED or backbone["identity"] == embedded_identity():
+        return ""
+    return (
+        f"**Made with an earlier `{EMBEDDED}`** ({backbone['identity']}; now {embedded_identity()}), which knew "
+        "captions only at the first positions: figures of other files don't compare with these.\n"
+    )
 
 
 def about(results: Results) -> str:

@@ -23,8 +23,8 @@ from lpi.backbones.loading import load_backbone, quiet
 from lpi.config import TrainingSettings
 from lpi.data.records import CaptionedImage
 from lpi.data.scenes import BROAD, general_scenes
-from lpi.methods.finetune import FineTune
 from lpi.pretrain.phases import finish, learn_phase
+from lpi.pretrain.positions import AnyPosition, lengthened
 from lpi.tasks.stream import Task
 from lpi.trainer import OnStep, derived_seed
 
@@ -52,7 +52,7 @@ class TinyShape:
     heads: int = 4
     features: int = 128
     vocabulary: int = 1000
-    context: int = 56
+    context: int = 77  # CLIP's
 
 
 def train_tokenizer(captions: Iterable[str], shape: TinyShape) -> CLIPTokenizer:
@@ -151,24 +151,25 @@ def pretrain(
         say: told what is going on.
     """
     begun = time.monotonic()
-    general = tuple(general_scenes(pictures, seed=seed))
+    general = tuple(lengthened(general_scenes(pictures, seed=seed), seed=seed))
     start = out / "untrained"
     if not (start / "preprocessor_config.json").exists():
         untrained(start, (caption for record in general for caption in record.captions), shape or TinyShape(), seed)
-    phases: list[tuple[str, Callable[[], tuple[CaptionedImage, ...]], dict[str, float]]] = [
-        ("general", lambda: general, {"epochs": epochs}),
+    phases: list[tuple[str, Callable[[], tuple[CaptionedImage, ...]], dict[str, float], float]] = [
+        ("general", lambda: general, {"epochs": epochs}, 0.0),
         (
             "broad",
-            lambda: tuple(general_scenes(pictures // 2, seed=seed, world=BROAD)),
+            lambda: tuple(lengthened(general_scenes(pictures // 2, seed=seed, world=BROAD), seed=seed)),
             {"epochs": epochs // 2, "learning_rate": settings.learning_rate / 2},
+            30.0,  # captions that learned to be read anywhere come to mean the same everywhere
         ),
     ]
-    for name, records, changes in phases:
+    for name, records, changes, steady in phases:
         folder = out / name
         if not (folder / "model.safetensors").exists():
             say(f"{name}: training goes on in {out} if it is stopped")
             phase = settings.model_copy(update=changes)
-            learner = FineTune(load_backbone(start), FineTune.Options(learn_temperature=True))
+            learner = AnyPosition(load_backbone(start), AnyPosition.Options(learn_temperature=True, steady=steady))
             shown = records()
             task = Task(name, train=shown, validation=(), test=shown[:1])
             learn_phase(learner, task, start, folder, out / "progress.pt", settings=phase, seed=seed, on_step=on_step)
