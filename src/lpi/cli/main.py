@@ -146,7 +146,7 @@ def pretrain(
     epochs: Annotated[int | None, typer.Option(help="Epochs.", min=1, show_default="8, grounding: 24")] = None,
     seed: Annotated[int, typer.Option(help="Seed of pictures, weights and batches.")] = 0,
 ) -> None:
-    """Train a model that comes along: lpi-tiny from scratch, or its detector from it (half an hour to an hour on two cores)."""
+    """Train a model that comes along: lpi-tiny from scratch, or its detector from it (half an hour on two cores)."""
     known = {"scenes": ("lpi-tiny", 24_000, 8), "grounding": ("lpi-tiny-grounding", 2_500, 24)}
     if world not in known:
         raise UnknownNameError(f"Only 'scenes' and 'grounding' can be trained on; got {world!r}.")
