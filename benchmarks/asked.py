@@ -56,6 +56,11 @@ def at_a_million(kind: str, engine: str, search: str, what: str) -> Callable[[Re
     return found
 
 
+def apart(found: dict[str, float]) -> float:
+    """How far apart the largest and the smallest are."""
+    return max(found.values()) - min(found.values())
+
+
 def exact_of_flat(record: Record) -> float:
     """The slowest exact search at a million vectors, in medians of FAISS's flat one."""
     own = record["sizes"]["1000000"].values()
@@ -152,6 +157,8 @@ BARS = [
         -0.5,
         True,
     ),
+    Bar("backbone", "frozen R@1 of 192 pictures with captions moved, points apart", lambda d: apart(d["moved_r1"]), 1),
+    Bar("backbone", "of 768 pictures, likewise", lambda d: apart(d["more_pictures"]), 1),
     Bar(
         "published",
         "published LPI above the frozen model, points",

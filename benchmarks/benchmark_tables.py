@@ -401,6 +401,23 @@ def teach_archives(record: Record) -> Tables:
     yield "Recall among all pictures, per cent:", grid("archive", keys.values(), rows, 2)
 
 
+def backbone(record: Record) -> Tables:
+    """What moving the captions does to the embedded backbone, and did to the one before."""
+    heads = {
+        "moved_r1": "R@1, 192 pictures",
+        "more_pictures": "768 pictures",
+        "moved_cosine": "cosine with itself",
+        "before": "before: 192 pictures",
+        "more_pictures_before": "768 pictures",
+        "moved_cosine_before": "cosine",
+    }
+    rows = ((by, [record[key].get(by) for key in heads if key in record]) for by in record["moved_r1"])
+    yield (
+        "The frozen model on the tasks of `compare_scenes`:",
+        grid("captions moved by", [head for key, head in heads.items() if key in record], rows, 3),
+    )
+
+
 def one_device(record: Record) -> Tables:
     """What becomes of each method's loss, encoding and routing on a device whose tensors have no values."""
     parts = ("loss", "pictures", "captions", "routing")
@@ -422,6 +439,7 @@ def house(record: Record) -> Tables:
 
 MAKERS: dict[str, Callable[[Record], Tables]] = {
     "step": step,
+    "backbone": backbone,
     "pipeline": pipeline,
     "precision": precision,
     "scale": scale,

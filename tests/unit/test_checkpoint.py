@@ -285,6 +285,14 @@ def test_another_backbone_is_refused(folder: Path, clip: DualEncoder, tmp_path: 
         load_method(folder, backbone=other)
 
 
+def test_what_was_made_for_the_earlier_embedded_backbone_says_since_when_there_is_another(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["backbone"] |= {"name": "lpi-tiny", "identity": "be5ceb753a8ea2ae"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"be5ceb753a8ea2ae; .*lpi-tiny itself was trained anew on 2026-11-30"):
+        load_method(folder, backbone=load_backbone("lpi-tiny"))
+
+
 def test_a_task_file_made_for_another_backbone_is_refused_by_name(
     folder: Path, clip: DualEncoder, small: dict[str, Any], learn: Learn, stream: TaskStream, tmp_path: Path
 ) -> None:

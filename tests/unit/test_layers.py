@@ -101,7 +101,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },  # recall
     "serve": {"serve", "search", "methods.grounding.base", "data.pictures", "data.records", "tasks.stream", *LEAVES},
     # beside the command line: commands with something to say; nothing but it imports them
-    "pretrain": {"pretrain", *LEARNING, "methods", "metrics", "data", *BELOW_METHODS},
+    "pretrain": {"pretrain", *LEARNING, "methods", "metrics", "data", "options", *BELOW_METHODS},
     "doctor": {"backbones", "methods", *LEAVES},
     "damage": {"backbones", "evaluation", "methods", "report.reading", "search", "trainer", *LEAVES},
     "cli": {""},

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from lpi.backbones.base import DualEncoder
+from lpi.backbones.loading import EMBEDDED
 from lpi.errors import CheckpointError, ConfigError, LpiError, MissingFileError, OutputError
 from lpi.methods import Named, is_registered, loader_of, method_class, named_class, outside, recorded_name
 from lpi.methods import method as build_method
@@ -346,9 +347,11 @@ def check_identity(place: Path, made_for: dict[str, str], backbone: DualEncoder)
         CheckpointError: the identities differ.
     """
     if made_for["identity"] != backbone.identity:
+        since = f" {EMBEDDED} itself was trained anew on 2026-11-30." if backbone.name == EMBEDDED else ""
         raise CheckpointError(
             f"{place} was made for the backbone {made_for['identity']}; this one is {backbone.identity} "
-            f"({backbone.name}). Load it with the same weights and preprocessing it was trained on, or train again."
+            f"({backbone.name}).{since} Load it with the same weights and preprocessing it was trained on, or train "
+            "again; an index is made anew from its pictures."
         )
 
 
