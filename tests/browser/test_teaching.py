@@ -95,6 +95,22 @@ def test_a_dropped_zip_is_taught_and_let_go(own: Any, visit: Visit, tmp_path: Pa
     assert not list((own.world.index / "sent").glob("*"))
 
 
+def test_two_folders_at_once_are_refused_rather_than_mixed(own: Any, visit: Visit, tmp_path: Path) -> None:
+    page = visit(server=own)
+    begin(page)
+    files = []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        files.append(tmp_path / folder / "captions.jsonl")
+        files[-1].write_text('{"image": "a.png", "captions": ["a dot"]}\n')
+    page.set_input_files("#teaching input[multiple]", files)
+    page.wait_for_selector("#teaching [role=alert]:has-text('Two files are called captions.jsonl. Give one folder')")
+    assert page.is_disabled("#teaching :text-is('Learn it on trial')")
+    page.set_input_files("#teaching input[multiple]", files[:1])
+    page.wait_for_selector("#teaching :text-matches('^1 file, ')")
+    assert not page.is_visible("#teaching [role=alert]")
+
+
 def test_selected_pictures_are_taught_by_saying_what_they_are(own: Any, visit: Visit) -> None:
     page = visit("/?q=a+gray+dot", server=own)
     page.wait_for_selector(HITS)

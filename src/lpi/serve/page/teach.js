@@ -11,6 +11,7 @@ const FORMAT = `{"image": "001.jpg", "captions": ["a heron on one leg"]}`;
 const dialog = byId("teaching");
 let page; // `about`, and what is to be done once the index changed
 let given = { files: [], hits: [] }; // to be taught; and `domain` and `captions` by id, once they were typed
+let refused = ""; // why the files that were given aren't taken
 let sending = null; // how far it is: {sent, size}
 let told = { state: "none" }; // by the server
 let shown = ""; // which view
@@ -21,10 +22,18 @@ export const isOpen = () => dialog.open;
 /** Open the dialog. `files` are {name, file}, `hits` are pictures of the index; `from` has `about`, `changed(stage)` and `compare(stage, words)`. */
 export async function open(from, { files = [], hits = [] } = {}) {
   page = from;
-  if (files.length || hits.length) given = { files, hits };
+  if (files.length || hits.length) given = { files: distinct(files), hits };
   shown = "";
   if (!dialog.open) dialog.showModal();
   await attempt(api.teaching.state);
+}
+
+/** The files, if no two have the same name: of two folders, one's captions would take the place of the other's. */
+function distinct(files) {
+  const names = new Set();
+  const twice = files.find(({ name }) => names.size === names.add(name).size)?.name;
+  refused = twice === undefined ? "" : `Two files are called ${twice}. Give one folder at a time: a domain is one folder.`;
+  return refused ? [] : files;
 }
 
 async function attempt(call) {
@@ -59,8 +68,9 @@ function show() {
     shown = view;
   }
   const trouble = dialog.querySelector("[role=alert]"); // what was typed stays
-  trouble.hidden = !told.problem;
-  trouble.textContent = told.problem ?? "";
+  const problem = told.problem || (told.state === "none" ? refused : "");
+  trouble.hidden = !problem;
+  trouble.textContent = problem ?? "";
   advance();
 }
 
@@ -114,7 +124,7 @@ function described() {
 /** Where a folder or a zip is chosen or dropped. */
 function chosen() {
   const take = (event) => {
-    given.files = [...event.target.files].map((file) => ({ name: within(file.webkitRelativePath) || file.name, file }));
+    given.files = distinct([...event.target.files].map((file) => ({ name: within(file.webkitRelativePath) || file.name, file })));
     shown = "";
     show();
   };
