@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from transformers import CLIPModel
 
 from lpi import devices, trainer
+from lpi.backbones import load_backbone
 from lpi.cli import main as entry
 from lpi.config import Experiment, parse
 from lpi.errors import CheckpointError, ConfigError, DataError, LpiError, MissingFileError, UnknownNameError
@@ -35,7 +36,7 @@ from lpi.evaluation.scheduler import (
 from lpi.evaluation.tuning import beyond, trials_of, tune
 from lpi.methods import method_class
 from lpi.methods.checkpoint import load_method
-from lpi.storage import read_json, read_sealed, write_json
+from lpi.storage import read_json, read_sealed, sealed, unsealed, write_json
 
 COLOURS = {"cold": ("blue", "teal"), "warm": ("red", "gold")}
 OUTSIDE = '''"""Scales the features, which changes no ranking."""
@@ -421,6 +422,25 @@ def test_a_run_whose_backbone_was_replaced_under_the_same_name_is_refused(
     model.save_pretrained(tmp_path / "clip")
     with pytest.raises(ConfigError, match=r"another backbone of that name .* Put the model back as it was"):
         run_experiment(experiment, names=["zero_shot"], out=tmp_path, say=silent)
+
+
+def test_a_run_of_an_earlier_embedded_backbone_is_refused(world: dict[str, Any], tmp_path: Path) -> None:
+    experiment = parse({**world, "backbone": "lpi-tiny"}, "small.toml")
+    run_experiment(experiment, names=["zero_shot"], out=tmp_path, say=silent)
+    (about,) = tmp_path.rglob("run.json")
+    record = unsealed(about, read_json(about))
+    record["backbone"]["identity"] = "be5ceb753a8ea2ae"  # before it was trained anew
+    write_json(about, sealed(record))
+    with pytest.raises(ConfigError, match=r"another backbone of that name \(identity be5ceb753a8ea2ae there"):
+        run_experiment(experiment, names=["zero_shot"], out=tmp_path, say=silent)
+
+
+def test_settings_that_were_tuned_for_another_backbone_are_refused(world: dict[str, Any]) -> None:
+    for name in (world["backbone"], "lpi-tiny"):
+        experiment = parse({**world, "backbone": name}, "small.toml")
+        assert variants_of(experiment, ["lpi"], {"lpi": {"chosen": {}, "backbone": load_backbone(name).identity}})
+        with pytest.raises(ConfigError, match=r"tuned for another backbone than .* \(identity be5c there, "):
+            variants_of(experiment, ["lpi"], {"lpi": {"chosen": {}, "backbone": "be5c"}})
 
 
 def test_tuned_settings_of_other_rows_are_refused(experiment: Experiment) -> None:

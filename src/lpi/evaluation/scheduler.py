@@ -25,6 +25,8 @@ from typing import Any, Literal
 
 import torch
 
+from lpi.backbones.detectors.base import EMBEDDED as EMBEDDED_DETECTOR
+from lpi.backbones.loading import EMBEDDED
 from lpi.config import Experiment, check_name, merge, parse
 from lpi.errors import CheckpointError, ConfigError, LpiError, UnknownNameError, did_you_mean
 from lpi.evaluation.bench import PROBLEMS, Bench, Say, open_stream, problem_of, suited
@@ -138,10 +140,21 @@ def variants_of(
                 f"row {variant!r} isn't as it was when its tuned settings were chosen: method, training or size of the "
                 "stream differ. Choose them again with lpi tune, or leave --tuned away."
             )
+        _require_same_backbone(variant, settings, found.get("backbone"))
         variants[variant] = changed(settings, found.get("chosen", {}), variant)
     if tuned and not tuned.keys() & variants.keys():
         raise ConfigError(f"the tuned settings are of other rows ({', '.join(tuned)[:200]}). Leave --tuned away.")
     return variants
+
+
+def _require_same_backbone(variant: str, settings: Experiment, identity: Json) -> None:
+    """Refuse settings that were tuned for another backbone of that name."""
+    now = backbone_identity(settings.stream.problem, settings.backbone, settings.image_size) if identity else None
+    if now not in (None, identity):
+        raise ConfigError(
+            f"row {variant!r}: its settings were tuned for another backbone than {settings.backbone} is now (identity "
+            f"{identity} there, {now} now). Choose them again with lpi tune, or leave --tuned away."
+        )
 
 
 def fingerprint(settings: Experiment) -> str:
@@ -304,7 +317,7 @@ def run_cells(
     """
     outcome = Outcome(cells)
     _checksum.cache_clear()  # pictures may have changed since this process last looked, and models
-    _identity.cache_clear()
+    backbone_identity.cache_clear()
     _BENCHES.clear()
     waiting = []
     for index, cell in enumerate(cells):
@@ -313,7 +326,7 @@ def run_cells(
         own = cell.settings
         now = (
             partial(_checksum, _stream_key(cell)),
-            partial(_identity, own.stream.problem, own.backbone, own.image_size),
+            partial(backbone_identity, own.stream.problem, own.backbone, own.image_size),
         )
         if not finished(cell.folder, own, cell.seed, *now):
             waiting.append(index)
@@ -412,9 +425,12 @@ def _checksum(key: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _identity(problem: Literal["retrieval", "grounding"], backbone: str, image_size: int | None) -> str | None:
-    """What stands for a backbone in a folder or file; ``None`` of a name, which means the same model for ever."""
-    there = Path(backbone).expanduser().exists()
+def backbone_identity(problem: Literal["retrieval", "grounding"], backbone: str, image_size: int | None) -> str | None:
+    """What stands for a backbone that can change under its name: in a folder or file, or one that comes along.
+
+    ``None`` of a name on the hub, which means the same model for ever.
+    """
+    there = backbone in (EMBEDDED, EMBEDDED_DETECTOR) or Path(backbone).expanduser().exists()
     return str(PROBLEMS[problem].load_backbone(backbone, image_size).identity) if there else None
 
 

@@ -23,7 +23,7 @@ from lpi.errors import ConfigError
 from lpi.evaluation.bench import Say
 from lpi.evaluation.machine import environment
 from lpi.evaluation.records import METRICS, RunRecord, read_record
-from lpi.evaluation.scheduler import Cell, changed, fingerprint, run_cells
+from lpi.evaluation.scheduler import Cell, backbone_identity, changed, fingerprint, run_cells
 
 Json = Any
 """What goes into the file as it is."""
@@ -233,6 +233,7 @@ def _tuned(settings: Experiment, tried: Sequence[tuple[Trial, Sequence[Cell]]], 
     best = max((note for note in notes if note[figure] is not None), key=lambda note: note[figure])
     return {
         "settings": fingerprint(settings),
+        "backbone": backbone_identity(settings.stream.problem, settings.backbone, settings.image_size),
         "chosen": best["changes"],
         "at_edge": list(beyond(settings, [trial for trial, _ in tried], best["changes"])),
         figure: best[figure],
