@@ -18,12 +18,13 @@ from benchmark_tables import tables
 import lpi
 from lpi.backbones.loading import EMBEDDED
 from lpi.evaluation.figures import column_list, markdown
-from lpi.evaluation.results import COMPARE, RUN, Results, table
+from lpi.evaluation.results import COMPARE, RUN, Results, planned_lines, table
 
 ROOT = Path(__file__).parents[1]
 PAGE, COMPARING = ROOT / "docs" / "results.md", ROOT / "docs" / "comparing.md"
 FIRST = "<!-- columns: written by benchmarks/results_page.py from lpi.evaluation.figures -->"
 LAST = "<!-- end of columns -->"
+PUBLISHED_ORDER = ("lpi_paper", "s_prompts", "l2p", "frozen")
 JOINT, REHEARSE = {"joint"}, {"replay"}
 Record = dict[str, Any]
 
@@ -68,7 +69,8 @@ def section(name: str, record: Record) -> str:
     else:
         results = Results.from_json(record)
         if results.comparisons:
-            body = f"{about(results)}{markdown(*table(results, COMPARE))}\n{legend(results)}{bars(results)}"
+            body = f"{about(results)}{markdown(*table(results, COMPARE))}\n{legend(results)}"
+            body += planned(results) + bars(results)
         else:
             body = f"{about(results)}{markdown(*table(results, RUN))}"
     return f"### {name}\n\n{body}\n{origin(name, record)}{earlier(record)}\n"
@@ -154,6 +156,16 @@ def bars(results: Results) -> str:
         lines.append(("held-out retention of 99 %", best["retention"], best["retention"] >= 99))
     rows = [[what, f"{value:.1f}", "yes" if met else "**no**"] for what, value, met in lines]
     return "\n" + markdown(["asked of `lpi_best`", "found", "reached"], rows)
+
+
+def planned(results: Results) -> str:
+    """The pairs that the experiment names, with intervals; of the published regime, the paper's order beside ours."""
+    lines = [f"- {line}" for line in planned_lines(results)]
+    ours = {row: results.rows[row].figures["final_r1"] for row in PUBLISHED_ORDER if row in results.rows}
+    if len(ours) == len(PUBLISHED_ORDER):
+        here = ", ".join(f"`{row}` {ours[row]:.1f}" for row in sorted(ours, key=lambda row: -ours[row]))
+        lines.append(f"- As published: {' above '.join(f'`{row}`' for row in PUBLISHED_ORDER)}. Here: {here}.")
+    return "\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def origin(name: str, record: Record) -> str:
