@@ -451,6 +451,25 @@ def test_what_was_abandoned_goes_a_day_later(world: World, monkeypatch: Any) -> 
     assert not place.exists()
 
 
+def test_what_was_sent_for_a_domain_goes_with_it_when_it_is_forgotten_for_good(
+    world: World, type_command: Callable[..., Any]
+) -> None:
+    with client_of(world) as client:
+        taught(client, world)
+        ask(client.post("/api/teaching/adopt"))
+        settled(client, "done")
+    (sent,) = (world.index / "sent").iterdir()
+    other = world.index / "sent" / "another"
+    other.mkdir()
+    place = ("--index", str(world.index), "--device", "cpu")
+    assert type_command("forget", "dull", *place).code == 0
+    assert sent.exists(), "rollback can bring the domain back"
+    assert type_command("rollback", *place).code == 0
+    assert type_command("forget", "dull", "--for-good", *place).code == 0
+    assert not sent.exists()
+    assert other.exists(), "it may be another domain's, on its way"
+
+
 def test_the_size_of_a_picture_is_looked_up_in_its_first_bytes(tmp_path: Path) -> None:
     from lpi.data.records import CaptionedImage, FilePicture
 

@@ -161,14 +161,17 @@ def forget(
 ) -> None:
     """Take a domain away again, exactly: searches are then as if it had never been learned."""
     from lpi.counting import Counter
-    from lpi.search.recorded import drop_record
+    from lpi.search.recorded import drop_record, on_record
     from lpi.search.writer import change
+    from lpi.serve.sending import drop_sent
 
     with Counter() as counter, change(place, workers=workers, device=device, method_file=method_file) as writer:
         stage = writer.forget(name, on_progress=counter.count)
         if for_good:
             writer.drop_history()
+            known = on_record(place).get(name)
             drop_record(place, name)
+            drop_sent(place, known.records if known else ())
             stage = writer.manifest.current
     _show_stage(stage)
 

@@ -7,7 +7,7 @@ import struct
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from lpi.data.pictures import SUFFIXES, opened
@@ -172,9 +172,26 @@ def check_shapes(records: Iterable[CaptionedImage], pixels: int) -> None:
 
 def drop_abandoned(folder: Path) -> None:
     """Take away what was sent to an index a day ago or more, and measures nothing there."""
+    _drop(folder, lambda place: time.time() - place.stat().st_mtime > ABANDONED_SECONDS)
+
+
+def drop_sent(folder: Path, records: Iterable[CaptionedImage]) -> None:
+    """Take away at once, with all that was sent with them, pictures that measure nothing in the index any more.
+
+    Args:
+        folder: the index's.
+        records: of the test set that was forgotten; those that were never sent are left where they are.
+    """
+    parts = {
+        part for record in records if isinstance(record.picture, FilePicture) for part in record.picture.path.parts
+    }
+    _drop(folder, lambda place: place.name in parts)
+
+
+def _drop(folder: Path, due: Callable[[Path], bool]) -> None:
     needed = [record.picture for own in on_record(folder).values() for record in own.records]
     for place in (folder / SENT).glob("*"):
         # by its drawn name: an earlier version noted where the index lay then
         kept = any(isinstance(own, FilePicture) and place.name in own.path.parts for own in needed)
-        if not kept and time.time() - place.stat().st_mtime > ABANDONED_SECONDS:
+        if not kept and due(place):
             remove_folder(place)
