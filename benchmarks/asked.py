@@ -56,6 +56,11 @@ def at_a_million(kind: str, engine: str, search: str, what: str) -> Callable[[Re
     return found
 
 
+def planned(record: Record, row: str, against: str) -> Record:
+    """A planned pair of a comparison."""
+    return next((one for one in record["planned"] if (one["row"], one["against"]) == (row, against)), {})
+
+
 def apart(found: dict[str, float]) -> float:
     """How far apart the largest and the smallest are."""
     return max(found.values()) - min(found.values())
@@ -161,9 +166,9 @@ BARS = [
     Bar("backbone", "of 768 pictures, likewise", lambda d: apart(d["more_pictures"]), 1),
     Bar(
         "published",
-        "published LPI above the frozen model, points",
-        lambda d: r1(d, "lpi_paper") - r1(d, "frozen"),
-        0.1,
+        "published LPI above the frozen model, points, lower end of 95 %",
+        lambda d: planned(d, "lpi_paper", "frozen")["low"],
+        0,
         True,
     ),
     Bar(
