@@ -351,7 +351,7 @@ def check_identity(place: Path, made_for: dict[str, str], backbone: DualEncoder)
         raise CheckpointError(
             f"{place} was made for the backbone {made_for['identity']}; this one is {backbone.identity} "
             f"({backbone.name}).{since} Load it with the same weights and preprocessing it was trained on, or train "
-            "again; an index is made anew from its pictures."
+            "again. An index is made anew from its pictures."
         )
 
 
