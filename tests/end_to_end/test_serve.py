@@ -113,14 +113,15 @@ def test_mistakes_are_one_line_and_exit_code_2(
     photos: Path, tmp_path: Path, type_command: Type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LPI_INDEX", raising=False)
-    refused(type_command("serve"), "Name a folder of pictures, or an index with --index")
-    refused(type_command("serve", "--index", tmp_path / "no"), "there is no index")
-    refused(type_command("serve", tmp_path / "no"), "there is no such folder")
-    refused(type_command("serve", "--index", tmp_path, "--model", "lpi-tiny"), "--model is for a folder")
-    refused(type_command("serve", photos, "--token", "short"), "a token must have at least 8 letters")
+    serve = ("serve", "--port", 0)  # the usual port may be in use
+    refused(type_command(*serve), "Name a folder of pictures, or an index with --index")
+    refused(type_command(*serve, "--index", tmp_path / "no"), "there is no index")
+    refused(type_command(*serve, tmp_path / "no"), "there is no such folder")
+    refused(type_command(*serve, "--index", tmp_path, "--model", "lpi-tiny"), "--model is for a folder")
+    refused(type_command(*serve, photos, "--token", "short"), "a token must have at least 8 letters")
     refused(type_command("serve", "--index", tmp_path, "--port", 70_000), "--port")
     lpi.SearchIndex.build("lpi-tiny", photos, index=tmp_path / "index", device="cpu")
-    at = ("serve", "--index", tmp_path / "index")
+    at = (*serve, "--index", tmp_path / "index")
     refused(type_command(*at, "--ground", tmp_path / "no"), tmp_path / "no")
     refused(type_command(*at, "--host", "no-such-host.invalid"), "no-such-host.invalid", "--host")
     with socket.create_server(("127.0.0.1", 0)) as taken:
