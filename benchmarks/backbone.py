@@ -35,7 +35,7 @@ MOVES = (0, 2, 4, 8, 16)
 
 
 def shift_positions(module: Any, by: int) -> None:
-    """Have a text tower's module read its table of positions ``by`` rows further on, but for the start token's row."""
+    """Give a text tower's module a table of positions ``by`` rows further on, but for the start token's row."""
     table = module.embeddings.position_embedding.weight
     rows = (torch.arange(len(table)) + by).clamp_max(len(table) - 1)
     rows[0] = 0
@@ -57,10 +57,10 @@ def moved_recall(backbone: str | Path, *changes: str, moves: tuple[int, ...] = M
     bench = Bench(experiment, lambda line: print(line, file=sys.stderr))
     test = TestSet([task.test for task in bench.stream.tasks], bench.backbone, settings=experiment.evaluation)
     images, here, module = test.frozen["vision"], test.frozen["text"], bench.backbone.text.module
-    table = module.embeddings.position_embedding.weight.data.clone()
+    table = module.embeddings.position_embedding.weight.data
     recalls, cosines = {}, {}
     for by in moves:
-        module.embeddings.position_embedding.weight.data = table.clone()
+        module.embeddings.position_embedding.weight.data = table
         shift_positions(module, by)
         texts = frozen_text_features(bench.backbone, test.texts, test.batch)
         ranks = (

@@ -411,11 +411,9 @@ def backbone(record: Record) -> Tables:
         "more_pictures_before": "768 pictures",
         "moved_cosine_before": "cosine",
     }
-    rows = ((by, [record[key].get(by) for key in heads if key in record]) for by in record["moved_r1"])
-    yield (
-        "The frozen model on the tasks of `compare_scenes`:",
-        grid("captions moved by", [head for key, head in heads.items() if key in record], rows, 3),
-    )
+    heads = {key: head for key, head in heads.items() if key in record}
+    rows = ((by, [record[key].get(by) for key in heads]) for by in record["moved_r1"])
+    yield "The frozen model on the tasks of `compare_scenes`:", grid("captions moved by", heads.values(), rows, 3)
 
 
 def one_device(record: Record) -> Tables:

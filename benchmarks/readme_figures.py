@@ -96,7 +96,7 @@ def comparison(results: Results, domains: Results) -> str:
         f"model with it {best['frozen_with_routing_r1']:.1f}. All {len(results.rows)} rows, what they cost and "
         "what they differ in: [docs/results.md](docs/results.md). From `results/compare_scenes.json`, made by"
     )
-    lines.append(f"`{results.command}`.{' ' + known if (known := earlier(vars(results)).strip()) else ''}")
+    lines.append(f"`{results.command}`. {earlier(results.backbone)}".rstrip())
     lines.append(f"\n{on_domains(domains)}")
     return "\n".join(lines)
 

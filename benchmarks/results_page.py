@@ -73,7 +73,8 @@ def section(name: str, record: Record) -> str:
             body += planned(results) + bars(results)
         else:
             body = f"{about(results)}{markdown(*table(results, RUN))}"
-    return f"### {name}\n\n{body}\n{origin(name, record)}{earlier(record)}\n"
+    whole = f"### {name}\n\n{body}\n{origin(name, record)}{earlier(record.get('backbone'))}"
+    return f"{whole.rstrip()}\n\n"
 
 
 @cache
@@ -82,14 +83,13 @@ def embedded_identity() -> str:
     return lpi.backbone(EMBEDDED).identity
 
 
-def earlier(record: Record) -> str:
+def earlier(backbone: Record | None) -> str:
     """A sentence where figures are of an ``lpi-tiny`` with other weights; else nothing."""
-    backbone = record.get("backbone")
-    if not isinstance(backbone, dict) or backbone["name"] != EMBEDDED or backbone["identity"] == embedded_identity():
+    if backbone is None or backbone["name"] != EMBEDDED or backbone["identity"] == embedded_identity():
         return ""
     return (
         f"**Made with an earlier `{EMBEDDED}`** ({backbone['identity']}; now {embedded_identity()}), which knew "
-        "captions only at the first positions: figures of other files don't compare with these.\n"
+        "captions only at the first positions: figures of other files don't compare with these."
     )
 
 

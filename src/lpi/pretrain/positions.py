@@ -91,6 +91,4 @@ class AnyPosition(FineTune):
         room = self.tuned.text.context - texts.mask.sum(1)
         draw = torch.Generator().manual_seed(int(batch.caption_rows.sum()))  # a stopped training goes on alike
         by = (torch.rand(len(room), generator=draw).to(room.device) * (room + 1)).long()
-        images = self.tuned.encode_images(batch.images)
-        read = self.tuned.encode_texts(moved(self.tuned.text, texts, by))
-        return F.normalize(images, dim=-1), F.normalize(read, dim=-1)
+        return super().both(replace(batch, texts=moved(self.tuned.text, texts, by)))
