@@ -496,6 +496,31 @@ def test_the_command_compares_in_two_processes_and_goes_on(
     assert (code, err.strip()) == (2, "lpi: No row is called 'lourder'. Did you mean 'louder'?")
 
 
+def test_comparisons_lie_beside_each_other_in_the_parts_of_one_file(
+    lpi: Callable[..., tuple[int, str, str]], world: dict[str, Any], tmp_path: Path
+) -> None:
+    toml, file, out = write_toml(world, tmp_path / "small.toml"), tmp_path / "small.json", tmp_path / "runs"
+    words = ["compare", toml, "--methods", "zero_shot", "--jobs", "1", "--no-report", "--out", out, "--results", file]
+    assert lpi(*words, "--part", "first")[0] == 0
+    assert lpi(*words[:-2], "--results", file, "--seeds", "1", "--part", "second")[0] == 0
+    assert lpi(*words, "--part", "first")[0] == 0  # again: the other part stays
+    record = read_sealed(file)
+    assert {name: part["seeds"] for name, part in record.items()} == {"first": [0], "second": [1]}
+    code, _, err = lpi(*words)
+    assert code == 2
+    assert "small.json holds figures under the names first, second, which would be lost. Say which" in err
+    code, printed, _ = lpi("export", file, "--part", "second")
+    assert code == 0
+    assert "zero_shot" in printed
+    code, _, err = lpi("export", file)
+    assert (code, err.strip()) == (2, f"lpi: {file} has the parts first, second: choose one with --part.")
+    code, _, err = lpi("export", out / "small" / "compare.json", "--part", "first")
+    assert err.strip().endswith("compare.json has no parts.")
+    code, _, err = lpi(*words[:-2], "--part", "first")
+    assert code == 2
+    assert "--part NAME needs --results FILE" in err
+
+
 def test_a_process_that_dies_is_one_line_and_the_same_command_goes_on(
     lpi: Callable[..., tuple[int, str, str]], world: dict[str, Any], tmp_path: Path
 ) -> None:

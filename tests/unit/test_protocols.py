@@ -67,16 +67,50 @@ def naive_recall(evaluator: Evaluator, learner: Method, routes: dict[str, list[i
     """Text to image R@1 of each task, one query at a time; of equal scores, up to rounding, one is drawn."""
     test = evaluator.test
     images = torch.cat([test.encode(learner, "vision", torch.tensor([i]), r) for i, r in enumerate(routes["vision"])])
-    hits: list[list[float]] = [[] for _ in evaluator.stream.tasks]
-    for text, route in enumerate(routes["text"]):
-        scores = images @ test.encode(learner, "text", torch.tensor([text]), route)[0]
-        right = test.pairs[test.pairs[:, 0] == text, 1]
-        wrong = torch.ones(len(scores), dtype=torch.bool)
-        wrong[right] = False
-        first = scores >= scores.max() - 1e-6
-        share = float((first & ~wrong).sum() / first.sum())
-        hits[int(test.task["text"][text])].append(share)
-    return [sum(task) / len(task) for task in hits]
+    texts = torch.cat([test.encode(learner, "text", torch.tensor([i]), r) for i, r in enumerate(routes["text"])])
+    right = torch.zeros(len(texts), len(images), dtype=torch.bool)
+    right[test.pairs[:, 0], test.pairs[:, 1]] = True
+    own = [test.task["text"] == task for task in range(len(evaluator.stream.tasks))]
+    return [naive_r1(texts[rows] @ images.T, right[rows]) for rows in own]
+
+
+def naive_r1(scores: torch.Tensor, right: torch.Tensor) -> float:
+    """R@1 of a matrix of scores, one query at a time; of equal scores, up to rounding, one is drawn."""
+    hits = []
+    for own, fits in zip(scores, right, strict=True):
+        first = own >= own.max() - 1e-6
+        hits.append(float((first & fits).sum() / first.sum()))
+    return sum(hits) / len(hits)
+
+
+def test_held_out_queries_are_also_searched_among_everything(
+    clip: DualEncoder, stream: TaskStream, learn: Any, small: dict[str, Any]
+) -> None:
+    whole = TaskStream("with strangers", stream.tasks[:2], held_out=stream.tasks[2].test)
+    learner = learn(lpi.method("lpi", clip, **small), whole.tasks, learning_rate=0.5)
+    evaluator = Evaluator(clip, whole, EvaluationSettings(scoring="routed"))
+    record, tested = evaluator.stage(learner, 1), evaluator.final_features(learner)
+    strangers = evaluator._encoded(learner, evaluator.held_out, evaluator._held_out_cache, 1).features
+    pairs = evaluator.held_out.pairs
+    for metric, ours, theirs, columns in (("t2i_r1", "text", "vision", (0, 1)), ("i2t_r1", "vision", "text", (1, 0))):
+        gallery = torch.cat([strangers[theirs], tested[theirs]])
+        right = torch.zeros(len(strangers[ours]), len(gallery), dtype=torch.bool)
+        right[pairs[:, columns[0]], pairs[:, columns[1]]] = True
+        assert record.everything[metric] == pytest.approx(naive_r1(strangers[ours] @ gallery.T, right), abs=1e-6)
+        own = right[:, : len(strangers[theirs])]
+        assert record.held_out[metric] == pytest.approx(naive_r1(strangers[ours] @ strangers[theirs].T, own), abs=1e-6)
+        assert record.everything[metric] <= record.held_out[metric]
+    assert evaluator.stage(learner.stage(0), 0).everything is not None  # fixed_gallery has all test data at every stage
+    assert evaluator.frozen().stages[-1].everything is not None
+
+
+def test_items_of_a_task_have_its_figure_as_their_mean(evaluator: Evaluator, learner: Method) -> None:
+    record = evaluator.stage(learner, 2)
+    assert [len(task) for task in record.items] == [len(task.test) for task in evaluator.stream.tasks]
+    for task, items in enumerate(record.items):
+        expected = (record.seen["t2i_r1"][task] + record.seen["i2t_r1"][task]) / 2
+        assert sum(items) / len(items) == pytest.approx(expected)
+    assert evaluator.stage(learner.stage(1), 1).items is None
 
 
 @pytest.mark.parametrize("routing", ["image", "text", "pair"])

@@ -43,6 +43,7 @@ def stage(t2i, i2t, *, oracle=None, following=None, held_out=None, routing=None)
         oracle=None if oracle is None else recall(oracle, oracle),
         next=None if following is None else one(following),
         held_out=None if held_out is None else one(held_out),
+        everything=None if held_out is None else one(held_out / 2),
         routing=routing,
     )
 
@@ -71,7 +72,7 @@ def test_the_summary_of_a_run():
     assert result.forgetting["t2i_r1"] == pytest.approx(-0.2)
     assert result.bwt["i2t_r1"] == pytest.approx(0.0)
     assert result.fwt["r1"] == pytest.approx(0.05)
-    assert result.retention == pytest.approx(0.9)
+    assert result.retention == result.retention_everything == pytest.approx(0.9)
     assert result.routing_accuracy == pytest.approx({"vision": 0.9, "text": 0.7, "both": 0.8})
     assert result.oracle["r1"] == pytest.approx(0.65)
 

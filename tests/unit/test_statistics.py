@@ -1,5 +1,8 @@
 """Paired comparisons over seeds and orders, against counts made by hand and scipy's permutation test."""
 
+from random import Random
+from statistics import mean
+
 import pytest
 
 from lpi.errors import DataError
@@ -31,13 +34,32 @@ def test_a_single_pair_proves_nothing() -> None:
     assert (found.spread, found.p) == (None, 1.0)
 
 
-def test_an_interval_is_as_wide_as_runs_and_tasks_differ() -> None:
-    low, high = bootstrap_interval([[1.0, 3.0], [2.0, 4.0]], draws=4000)
+def test_an_interval_is_as_wide_as_runs_and_items_differ() -> None:
+    low, high = bootstrap_interval([[[1.0, 3.0]], [[2.0, 4.0]]], draws=4000)
     assert 1.0 <= low < 2.0 < 3.0 < high <= 4.0
-    narrow = bootstrap_interval([[2.4, 2.6]] * 8)
+    narrow = bootstrap_interval([[[2.4, 2.6]]] * 8)
     assert narrow[1] - narrow[0] < 0.2
     with pytest.raises(DataError, match="at least one run"):
         bootstrap_interval([])
+    with pytest.raises(DataError, match="items in each task"):
+        bootstrap_interval([[[1.0], []]])
+
+
+def test_tasks_that_differ_do_not_widen_an_interval_and_each_counts_alike() -> None:
+    assert bootstrap_interval([[[0.0] * 9, [10.0]]] * 2) == (5.0, 5.0)
+
+
+def test_an_interval_is_that_of_a_plain_loop() -> None:
+    chance = Random(3)
+    runs = [[[chance.gauss(m, 2) for _ in range(n)] for n in (5, 9)] for m in (0, 1, 2)]
+
+    def drawn() -> float:
+        picked = chance.choices(runs, k=3)
+        return mean(mean(mean(chance.choices(task, k=len(task))) for task in run) for run in picked)
+
+    plain = sorted(drawn() for _ in range(20_000))
+    low, high = bootstrap_interval(runs, draws=20_000)
+    assert (low, high) == (pytest.approx(plain[500], abs=0.06), pytest.approx(plain[-501], abs=0.06))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +118,7 @@ def test_fourteen_pairs_are_still_counted_exactly_and_sums_may_differ_in_their_l
 
 
 def test_an_interval_leaves_out_as_much_on_either_side_as_its_level_says() -> None:
-    differences = [[float(number)] for number in range(40)]
+    differences = [[[float(number)]] for number in range(40)]
     wide, narrow = (bootstrap_interval(differences, level=level, draws=1001) for level in (0.99, 0.5))
     assert wide[0] < narrow[0] < 19.5 < narrow[1] < wide[1]
     assert bootstrap_interval(differences) == bootstrap_interval(differences, level=0.95, draws=2_000, seed=0)

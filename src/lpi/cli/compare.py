@@ -50,6 +50,9 @@ def compare(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
     results: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
+    part: Annotated[
+        str | None, typer.Option(help="Write them there under this name, beside those of other comparisons.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 takes as many as suit this machine.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, even if a run is there already.")] = False,
     report: Annotated[bool, typer.Option(help="Write an HTML report at the end.")] = True,
@@ -63,14 +66,15 @@ def compare(
     """
     from lpi.cli.progress import Console, print_table
     from lpi.config import read_experiment
-    from lpi.evaluation.results import collect, planned_lines, table, write_tables
+    from lpi.evaluation.results import collect, planned_lines, table, write_results, write_tables
     from lpi.evaluation.scheduler import default_jobs, make_cells, read_tuned, run_cells, variants_of
-    from lpi.storage import sealed, write_json
 
+    if part is not None and results is None:
+        raise typer.BadParameter("--part NAME needs --results FILE, whose part it is.")
     settings = read_experiment(experiment, changes or [])
     places = [file for file in (results, out / settings.name / "compare.json") if file is not None]
-    for file in places:
-        make_folder(file)  # now, not when the figures are there
+    for file in places:  # now, not when the figures are there
+        make_folder(file, part if file is results else None)
     refuse_foreign_tables(places[-1])
     chosen = {row: found for file in tuned for row, found in read_tuned(file)["rows"].items()} if tuned else None
     names = [*(names_of(methods) or settings.variant_names()), *map(str, method_file or [])]
@@ -89,8 +93,9 @@ def compare(
             on_step=console.step,
         )
     found = collect(outcome, against=against, tuned=chosen, command=command_line())
-    for file in places:
-        write_json(file, sealed(found.to_json()))
+    write_results(places[-1], found)
+    if results is not None:
+        write_results(results, found, part)
     write_tables(found, out / settings.name)
     if as_json:
         print(json.dumps(found.to_json(), indent=1))

@@ -25,6 +25,9 @@ def export(
     figures: Annotated[
         Path | None, typer.Option(help="Also write the report's figures into this folder, as SVG and PDF.")
     ] = None,
+    part: Annotated[
+        str | None, typer.Option(help="Which comparison of a results file that holds several, by its name.")
+    ] = None,
     unfinished: Annotated[
         bool, typer.Option("--unfinished", help="The unfinished runs, which never share a table with finished ones.")
     ] = False,
@@ -35,7 +38,7 @@ def export(
 
     if out is not None and out.exists() and any(place.exists() and out.samefile(place) for place in places):
         raise OutputError(f"{out} holds the figures themselves, and would be lost. Give the table another --out.")
-    found = exported(places, unfinished=unfinished, figures=figures)
+    found = exported(places, unfinished=unfinished, figures=figures, part=part)
     if out is None:
         print(found.text(kind), end="")
     else:

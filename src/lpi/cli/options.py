@@ -102,23 +102,34 @@ def refuse_foreign_tables(figures: Path) -> None:
             raise OutputError(f"{file} is no table of a comparison, and would be lost. Give another --out.")
 
 
-def make_folder(file: Path) -> None:
+def make_folder(file: Path, part: str | None = None) -> None:
     """Make the folder of a file of figures that will be written.
+
+    Args:
+        file: of figures.
+        part: the only part of it that will be written.
 
     Raises:
         OutputError: it can't be made, or something else lies where the file shall be.
     """
+    from lpi.evaluation.results import holds_figures, parts_in
     from lpi.storage import read_json, reason
 
     if file.exists():
         try:
-            ours = isinstance(found := read_json(file), dict) and "command" in found
+            content = read_json(file)
         except CheckpointError:
-            ours = False
-        if not ours:
+            content = None
+        if not holds_figures(content):
             raise OutputError(
                 f"{file} holds something else than figures, and would be lost. Move it away, or give another --results."
             )
+        parts = parts_in(content)
+        if bool(parts) != bool(part):
+            has, advice = ("without parts", "Leave --part out")
+            if parts:
+                has, advice = f"under the names {', '.join(parts)}", "Say which to write with --part"
+            raise OutputError(f"{file} holds figures {has}, which would be lost. {advice}, or give another --results.")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -157,6 +157,8 @@ def _continual(m: str, label: str, gallery: bool) -> list[Figure]:
             explanation=f"{label} on data that no task learns from"),
         Figure("retention", "retention", lambda run: run.retention, tables=(COMPARE, REPORT), explanation=(
             f"what is left of the frozen model's {label} on held-out data, per cent")),
+        Figure("retention_everything", "among all", lambda run: run.retention_everything, tables=(COMPARE, REPORT),
+            explanation="retention with the test data of all tasks in the gallery, per cent"),
         Figure("routing_accuracy", "routed", lambda run: (run.routing_accuracy or {}).get("both"), digits=0,
             tables=(RUN, COMPARE, REPORT), explanation="queries sent to their own task, per cent"),
         Figure("routing_accuracy_vision", "pictures routed", lambda run: (run.routing_accuracy or {}).get("vision")),

@@ -190,7 +190,10 @@ class GroundingEvaluator:
         rows = self.test.upto(ahead)
         routes = self.test.routes(method, rows)
         every = self.test.precision(self.test.ranks(method, rows, routes), rows, ahead)
-        own = self.test.upto(seen)
+        own, items = self.test.upto(seen), None
+        if seen == len(self.stream.tasks):
+            first = self.test.ranks(method, own, routes).within(1)
+            items = [first[self.test.task[own] == task].tolist() for task in range(seen)]
         oracle = routing = None
         if method.router is not None:
             routing = {"both": routing_of(self.test.task[own], routes[: len(own)], seen)}
@@ -200,6 +203,7 @@ class GroundingEvaluator:
             stage=stage,
             task=self.stream.tasks[stage].name,
             seen=first_tasks(every, seen),
+            items=items,
             oracle=oracle,
             next=self._next(every, stage) if ahead > seen else None,
             held_out=self._held_out(method),

@@ -16,7 +16,7 @@ from lpi.evaluation.records import Averages, FrozenRecord, PerTask, StageRecord,
 from lpi.evaluation.test_set import DIRECTIONS, TOWERS, Encoded, FeatureCache, TestSet, Towers, routed
 from lpi.methods.base import Method
 from lpi.methods.experts import stage_of
-from lpi.metrics.ranking import Gallery, recall_both_directions
+from lpi.metrics.ranking import Gallery, Ranks, ranks_both_directions, recall_both_directions, recalls_of
 from lpi.routing.base import Routing
 from lpi.routing.score import Probe, scored_features, scored_features_with_frozen
 from lpi.tasks.stream import TaskStream
@@ -48,10 +48,13 @@ class Evaluator:
         """The frozen model in every stage."""
         stages: list[StageRecord] = []
         held_out = self._held_out(self.held_out.frozen) if self.held_out else None
+        everything = self._held_out(self.held_out.frozen, self.test.frozen) if self.held_out else None
         for stage, task in enumerate(self.stream.tasks):
             rows = {tower: self.test.upto(tower, stage + 1) for tower in TOWERS}
             features = {tower: self.test.frozen[tower][rows[tower]] for tower in TOWERS}
-            stages.append(StageRecord(stage, task.name, self.recall(rows, features), held_out=held_out))
+            stages.append(
+                StageRecord(stage, task.name, self.recall(rows, features), held_out=held_out, everything=everything)
+            )
         if self.settings.fixed_gallery:
             every = stages[-1].seen
             stages = [replace(record, fixed=first_tasks(every, record.stage + 1)) for record in stages]
@@ -67,7 +70,7 @@ class Evaluator:
             self.reset()
         known = self._encode(method, stage)
         seen = self.recall(*known.upto(self.test, stage + 1))
-        fixed = oracle = cosine = frozen = following = held_out = routing = None
+        fixed = oracle = cosine = frozen = following = held_out = everything = routing = None
         if self.settings.fixed_gallery:
             fixed = first_tasks(self.recall(known.rows, known.features), stage + 1)
         if method.router is not None:
@@ -83,16 +86,20 @@ class Evaluator:
         if self.held_out and self._held_out_cache:
             found = self._encoded(method, self.held_out, self._held_out_cache, self.held_out.tasks)
             held_out = self._held_out(found.features)
+            if len(known.rows["vision"]) == self.test.count("vision"):
+                everything = self._held_out(found.features, known.features)
         return StageRecord(
             stage=stage,
             task=self.stream.tasks[stage].name,
             seen=seen,
+            items=self.by_item(*known.upto(self.test, tasks)) if stage + 1 == tasks else None,
             fixed=fixed,
             oracle=oracle,
             cosine=cosine,
             frozen=frozen,
             next=following,
             held_out=held_out,
+            everything=everything,
             routing=routing,
         )
 
@@ -123,21 +130,36 @@ class Evaluator:
 
     def recall(self, rows: Towers, features: Towers, gallery: Gallery | None = None) -> PerTask:
         """Recall of each task among the items given, against that gallery; by default the settings'."""
+        return named(recalls_of(self._ranks(rows, features, gallery)))
+
+    def by_item(self, rows: Towers, features: Towers) -> list[list[float]]:
+        """What each picture with its captions adds to R@1, by task: the mean over a task's pictures is its R@1.
+
+        A picture adds half of whether it found a caption, and half of its captions that found it, by the mean number of
+        captions a picture.
+        """
+        ranks, found = self._ranks(rows, features), []
+        for task, (texts, images) in enumerate(zip(ranks["text_to_image"], ranks["image_to_text"], strict=True)):
+            owner = self.test.owner[rows["text"]][self.test.task["text"][rows["text"]] == task]
+            own = torch.zeros(len(images), dtype=torch.float64)
+            own.scatter_add_(0, owner - owner.min(), texts.within(1))  # every picture has captions, so min is the first
+            found.append(((images.within(1) + own * len(images) / len(texts)) / 2).tolist())
+        return found
+
+    def _ranks(self, rows: Towers, features: Towers, gallery: Gallery | None = None) -> dict[str, list[Ranks]]:
         place = torch.full((self.test.count("vision"),), -1)
         place[rows["vision"]] = torch.arange(len(rows["vision"]))
         text_place = torch.full((self.test.count("text"),), -1)
         text_place[rows["text"]] = torch.arange(len(rows["text"]))
         pairs = torch.stack([text_place[self.test.pairs[:, 0]], place[self.test.pairs[:, 1]]], dim=1)
-        return named(
-            recall_both_directions(
-                features["text"],
-                features["vision"],
-                pairs[(pairs >= 0).all(dim=1)],
-                text_task=self.test.task["text"][rows["text"]],
-                image_task=self.test.task["vision"][rows["vision"]],
-                gallery=gallery or self.settings.gallery,
-                similarity="dot",
-            )
+        return ranks_both_directions(
+            features["text"],
+            features["vision"],
+            pairs[(pairs >= 0).all(dim=1)],
+            text_task=self.test.task["text"][rows["text"]],
+            image_task=self.test.task["vision"][rows["vision"]],
+            gallery=gallery or self.settings.gallery,
+            similarity="dot",
         )
 
     def _encode(self, method: Method, stage: int) -> Encoded:
@@ -178,14 +200,22 @@ class Evaluator:
             frozen[tower] = torch.cat([self.test.frozen[tower][rows[tower]], agreement], dim=1)
         return self.recall(rows, cosine), self.recall(rows, frozen)
 
-    def _held_out(self, features: Towers) -> Averages:
+    def _held_out(self, features: Towers, tested: Towers | None = None) -> Averages:
+        """Recall of the held-out queries, in a gallery of their own or with the test data of all tasks in it."""
         assert self.held_out is not None
+        task = self.held_out.task
+        if tested is not None:  # behind the held-out ones, whose places stay
+            features = {tower: torch.cat([features[tower], tested[tower]]) for tower in TOWERS}
+            task = {
+                tower: torch.cat([task[tower], torch.ones(len(tested[tower]), dtype=torch.int64)]) for tower in TOWERS
+            }
         recall = recall_both_directions(
             features["text"],
             features["vision"],
             self.held_out.pairs,
-            text_task=self.held_out.task["text"],
-            image_task=self.held_out.task["vision"],
+            text_task=task["text"],
+            image_task=task["vision"],
+            tasks=1,
             similarity="dot",
         )
         return last_task(named(recall))

@@ -115,12 +115,15 @@ class StageRecord:
         stage: the task's place in the stream.
         task: its name.
         seen: each task seen so far, among the test data of all of them.
+        items: at the end, what each test item adds to the main metric, by task: the mean over a task's items is its
+            figure.
         fixed: the same tasks among the test data of all tasks, those to come included.
         oracle: with the true task given.
         cosine: where routing enters the score, without that.
         frozen: the frozen model with the same routing in its score.
         next: the task that comes next, before it is learned.
         held_out: data that no task learns from.
+        everything: the same queries among the test data of all tasks as well.
         routing: by tower, or ``both`` where a query is routed as a whole.
         protocols: under other papers' protocols, by their names.
         neighbour_overlap: the share of ten nearest neighbours that stayed since the stage before, by direction.
@@ -133,12 +136,14 @@ class StageRecord:
     stage: int
     task: str
     seen: PerTask
+    items: list[list[float]] | None = None
     fixed: PerTask | None = None
     oracle: PerTask | None = None
     cosine: PerTask | None = None
     frozen: PerTask | None = None
     next: Averages | None = None
     held_out: Averages | None = None
+    everything: Averages | None = None
     routing: dict[str, Routing] | None = None
     protocols: dict[str, PerTask] | None = None
     neighbour_overlap: Averages | None = None
@@ -179,6 +184,7 @@ class RunRecord:
         held_out: data that no task learns from, at the end.
         held_out_frozen: the frozen model on it.
         retention: the main metric's share that is left there.
+        retention_everything: likewise, where its queries are searched among the test data of all tasks as well.
         routing_accuracy: by tower, and ``both``: their mean.
         neighbour_overlap: mean over stages, by direction.
         fell_out_of_10: the share of queries that lost their place among the first ten, by direction.
@@ -204,6 +210,7 @@ class RunRecord:
     held_out: Averages | None = None
     held_out_frozen: Averages | None = None
     retention: float | None = None
+    retention_everything: float | None = None
     routing_accuracy: Averages | None = None
     neighbour_overlap: Averages | None = None
     fell_out_of_10: Averages | None = None
@@ -289,9 +296,6 @@ def summarise(
     before = None if frozen is None else _last_of(frozen, stages)
     seen, fixed = [stage.seen for stage in stages], [stage.fixed for stage in stages if stage.fixed is not None]
     held_out, held_out_frozen = _single(last.held_out, metrics), _single(before.held_out if before else None, metrics)
-    left = None
-    if held_out and held_out_frozen and held_out_frozen[metrics.main]:
-        left = retention(held_out[metrics.main], held_out_frozen[metrics.main])
     kept = last.parameters
     return RunRecord(
         tasks=last.tasks,
@@ -310,7 +314,10 @@ def summarise(
         frozen_with_routing=_means(last.frozen, metrics),
         held_out=held_out,
         held_out_frozen=held_out_frozen,
-        retention=left,
+        retention=_left(held_out, held_out_frozen, metrics),
+        retention_everything=_left(
+            _single(last.everything, metrics), _single(before.everything if before else None, metrics), metrics
+        ),
         routing_accuracy=_routing(last.routing),
         neighbour_overlap=_overlap(stages),
         fell_out_of_10=fell_out_of_10,
@@ -320,6 +327,13 @@ def summarise(
         peak_mb=max((stage.peak_mb for stage in stages if stage.peak_mb is not None), default=None),
         seconds=_seconds(stages),
     )
+
+
+def _left(found: Averages | None, frozen: Averages | None, metrics: Metrics) -> float | None:
+    """The share of the frozen model's main metric that is left."""
+    if not found or not frozen or not frozen[metrics.main]:
+        return None
+    return retention(found[metrics.main], frozen[metrics.main])
 
 
 def _averaged(

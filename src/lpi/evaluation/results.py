@@ -34,7 +34,7 @@ from lpi.evaluation.scheduler import Cell, Outcome
 from lpi.metrics.continual import Matrix, authors_average, authors_forgetting, final_average
 from lpi.metrics.continual import mean as mean_of
 from lpi.metrics.statistics import bootstrap_interval, holm, paired_difference
-from lpi.storage import read_json, read_sealed, write_text
+from lpi.storage import read_json, read_sealed, sealed, write_json, write_text
 
 Json = Any
 """What JSON holds and nobody here looks into: settings, streams, versions."""
@@ -162,6 +162,36 @@ class Results:
             raise CheckpointError("these are no results of lpi run or lpi compare.") from error
         found.rows.update(rows)
         return found
+
+
+def holds_figures(content: Json) -> bool:
+    """Whether a file's content is a command's figures, or such figures under names (:func:`write_results`)."""
+    return isinstance(content, dict) and ("command" in content or bool(parts_in(content)))
+
+
+def parts_in(content: Json) -> list[str]:
+    """The names under which a results file holds several comparisons; none where it holds one."""
+    if "rows" in content:
+        return []
+    return [name for name, part in content.items() if isinstance(part, dict) and "rows" in part]
+
+
+def write_results(file: Path, found: Results, part: str | None = None) -> None:
+    """Write what some runs found.
+
+    Args:
+        file: is replaced.
+        found: its content.
+        part: write it under that name instead, beside what the file has under others.
+
+    Raises:
+        CheckpointError: the file is damaged, so that its other parts would be lost.
+    """
+    content = found.to_json()
+    if part is not None:
+        before = read_sealed(file) if file.exists() else {}
+        content = {name: before[name] for name in parts_in(before)} | {part: content}
+    write_json(file, sealed(content))
 
 
 @dataclass(frozen=True)
@@ -319,24 +349,35 @@ def planned_pairs(
         metrics: of the problem.
     """
 
-    def tasks(own: Sequence[_Run]) -> dict[tuple[int, int], list[float]]:
-        return {(run.cell.order, run.cell.seed): metrics.per_task(run.stages[-1].seen, metrics.main) for run in own}
+    def last(own: Sequence[_Run]) -> dict[tuple[int, int], StageRecord]:
+        return {(run.cell.order, run.cell.seed): run.stages[-1] for run in own}
 
     found = []
     for row, against in pairs:
         if row not in runs or against not in runs:
             continue
-        mine, theirs = tasks(runs[row]), tasks(runs[against])
+        mine, theirs = last(runs[row]), last(runs[against])
         keys = sorted(mine.keys() & theirs.keys())
         if not keys:
             continue
-        each = [[100 * (a - b) for a, b in zip(mine[key], theirs[key], strict=True)] for key in keys]
+        each = [_differences(mine[key], theirs[key], metrics) for key in keys]
         low, high = bootstrap_interval(each)
-        pair = paired_difference([mean(one) for one in each], [0.0] * len(each))
+        pair = paired_difference([mean(map(mean, run)) for run in each], [0.0] * len(each))
         found.append(
             Planned(row, against, round(pair.mean, 3), round(low, 3), round(high, 3), round(pair.p, 5), len(keys))
         )
     return found
+
+
+def _differences(first: StageRecord, second: StageRecord, metrics: Metrics) -> list[list[float]]:
+    """Of each task's test items, in points; in runs of before items were noted, a task counts as an item."""
+
+    def items(one: StageRecord) -> list[list[float]]:
+        return (one.items if first.items and second.items else None) or [metrics.per_task(one.seen, metrics.main)]
+
+    return [
+        [100 * (a - b) for a, b in zip(*task, strict=True)] for task in zip(items(first), items(second), strict=True)
+    ]
 
 
 # ---- the table that a person reads -----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ model can tell apart, the right one is found first half of the time, and counts 
 differ by rounding alone: the same picture gets other last bits in another batch, or in a matrix's last columns.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -228,9 +228,44 @@ def recall_both_directions(
 
     Paper: LPI's protocol: after each stage, every seen task against the union gallery of all tasks seen so far.
     """
-    check_choice("gallery", gallery, Gallery)
     if not ks or min(ks) < 1:
         raise ConfigError(f"ks must be numbers of at least 1; got {list(ks)}.")
+    ranks = ranks_both_directions(
+        text_features,
+        image_features,
+        pairs,
+        text_task=text_task,
+        image_task=image_task,
+        tasks=tasks,
+        gallery=gallery,
+        similarity=similarity,
+        block=block,
+    )
+    return recalls_of(ranks, ks)
+
+
+def recalls_of(ranks: Mapping[str, Sequence[Ranks]], ks: Sequence[int] = KS) -> RecallPerTask:
+    """Recall@k from what :func:`ranks_both_directions` gave."""
+    return {way: {str(k): [recall_at(k, own) for own in by_task] for k in ks} for way, by_task in ranks.items()}
+
+
+def ranks_both_directions(
+    text_features: Tensor,
+    image_features: Tensor,
+    pairs: Tensor,
+    *,
+    text_task: Tensor,
+    image_task: Tensor,
+    tasks: int | None = None,
+    gallery: Gallery = "union",
+    similarity: Similarity = "cosine",
+    block: int = 1024,
+) -> dict[str, list[Ranks]]:
+    """The ranks of each task's test queries, text to image and image to text, in the order of the queries.
+
+    Arguments and errors are those of :func:`recall_both_directions`.
+    """
+    check_choice("gallery", gallery, Gallery)
     text_task = check_tasks("text", text_task, text_features)
     image_task = check_tasks("image", image_task, image_features)
     if not len(text_task) or not len(image_task):
@@ -238,7 +273,7 @@ def recall_both_directions(
     if tasks is None:
         tasks = int(max(text_task.max(), image_task.max())) + 1
     pairs = check_pairs(pairs, len(text_features), len(image_features))
-    recalls: RecallPerTask = {}
+    found: dict[str, list[Ranks]] = {}
     for direction, ours, theirs, our_task, their_task, columns, noun in (
         ("text_to_image", text_features, image_features, text_task, image_task, [0, 1], "text"),
         ("image_to_text", image_features, text_features, image_task, text_task, [1, 0], "image"),
@@ -253,8 +288,8 @@ def recall_both_directions(
             check_partners(local, mine, noun, task)
             score_block = cosine_block(ours[mine], theirs, among=among, similarity=similarity)
             by_task.append(count_ranks(score_block, len(mine), local, block=block))
-        recalls[direction] = {str(k): [recall_at(k, ranks) for ranks in by_task] for k in ks}
-    return recalls
+        found[direction] = by_task
+    return found
 
 
 def local_pairs(pairs: Tensor, mine: Tensor, among: Tensor | None, queries: int, gallery: int) -> Tensor:

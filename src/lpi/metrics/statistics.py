@@ -11,6 +11,8 @@ from itertools import product
 from random import Random
 from statistics import mean, stdev
 
+import numpy as np
+
 from lpi.errors import DataError
 
 EXACT_PAIRS = 14  # up to here all 2^n signs are tried
@@ -64,33 +66,39 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Paired
 
 
 def bootstrap_interval(
-    differences: Sequence[Sequence[float]], *, level: float = 0.95, draws: int = 2_000, seed: int = 0
+    differences: Sequence[Sequence[Sequence[float]]], *, level: float = 0.95, draws: int = 2_000, seed: int = 0
 ) -> tuple[float, float]:
-    """The percentile interval of a mean difference under drawing anew, with replacement: runs, then tasks inside each.
+    """The percentile interval of a mean difference under drawing anew, with replacement: runs, then items of each task.
 
-    >>> bootstrap_interval([[2.0, 2.0], [2.0, 2.0]])
+    A run's difference is the mean over its tasks of the means over their items. Tasks aren't drawn: they are what the
+    methods are compared on.
+
+    >>> bootstrap_interval([[[2.0, 2.0], [2.0]], [[2.0], [2.0, 2.0]]])
     (2.0, 2.0)
 
     Args:
-        differences: of two methods, a run a row and a task a column.
+        differences: of two methods, by run, by task, by test item (a picture with its captions, an expression).
         level: how much of the drawn means the interval holds.
         draws: how often.
         seed: of the drawing.
 
     Raises:
-        DataError: no runs, or a run without tasks.
+        DataError: no runs, a run without tasks, or a task without items.
 
     Paper: Efron, Bootstrap methods: another look at the jackknife (1979).
     """
-    if not differences or not all(differences):
-        raise DataError("an interval needs at least one run with at least one task.")
-    chance = Random(seed)
-    means = sorted(
-        mean(mean(chance.choices(run, k=len(run))) for run in chance.choices(differences, k=len(differences)))
-        for _ in range(draws)
-    )
+    if not differences or not all(run and all(map(len, run)) for run in differences):
+        raise DataError("an interval needs at least one run with at least one task, and items in each task.")
+    chance, runs = np.random.default_rng(seed), len(differences)
+    drawn = np.zeros((runs, draws, runs))  # a run may be drawn several times over, each time with items of its own
+    for place, run in enumerate(differences):
+        for task in run:
+            items = np.asarray(task)
+            drawn[place] += items[chance.integers(len(items), size=(draws, runs, len(items)))].mean(-1) / len(run)
+    which = chance.integers(runs, size=(draws, runs))
+    means = np.sort(drawn[which, np.arange(draws)[:, None], np.arange(runs)].mean(1))
     cut = round((1 - level) / 2 * (draws - 1))
-    return means[cut], means[-1 - cut]
+    return float(means[cut]), float(means[-1 - cut])
 
 
 def sign_flip_p(differences: Sequence[float], *, seed: int = 0) -> float:

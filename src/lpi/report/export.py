@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lpi.errors import CheckpointError, DataError
+from lpi.errors import CheckpointError, DataError, UnknownNameError
 from lpi.evaluation.figures import csv_table, latex, markdown, row_of
-from lpi.evaluation.results import Results, Row, table, tabulate
+from lpi.evaluation.results import Results, Row, parts_in, table, tabulate
 from lpi.report.page import compose, write_whole
 from lpi.report.reading import find_runs
 from lpi.report.variants import Variant, read_variants
@@ -47,14 +47,22 @@ class Exported:
         return (latex if kind == "latex" else markdown)(self.head, self.body)
 
 
-def of_results(file: Path) -> Exported:
+def of_results(file: Path, part: str | None = None) -> Exported:
     """The rows of a results file of ``lpi run`` or ``lpi compare``, which holds finished runs only.
 
     Raises:
         CheckpointError: it is no such file.
+        UnknownNameError: it has parts, and not this one.
     """
+    content = read_json(file, dict)
+    parts = parts_in(content)
+    if parts or part is not None:
+        if part not in parts:
+            has = f"has the parts {', '.join(parts)}: choose one with --part" if parts else "has no parts"
+            raise UnknownNameError(f"{file} {has}.")
+        content = content[part]
     try:
-        found = Results.from_json(read_json(file, dict))
+        found = Results.from_json(content)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
     return Exported(file.stem, found.problem, found.rows, *table(found))
@@ -79,12 +87,15 @@ def of_runs(variants: Sequence[Variant], *, unfinished: bool = False) -> Exporte
     return Exported(", ".join(names), problem, rows, *tabulate(problem, rows), len(variants) - len(chosen))
 
 
-def export(places: Sequence[Path], *, unfinished: bool = False, figures: Path | None = None) -> Exported:
+def export(
+    places: Sequence[Path], *, unfinished: bool = False, figures: Path | None = None, part: str | None = None
+) -> Exported:
     """What is to be exported of run folders (or folders that contain some), or of one results file.
 
     Args:
         places: the folders, or the file.
         unfinished: the runs that aren't finished, instead of those that are.
+        part: of a results file that holds several comparisons.
         figures: a folder to write every figure of the report to, as SVG and as PDF.
 
     Raises:
@@ -95,7 +106,7 @@ def export(places: Sequence[Path], *, unfinished: bool = False, figures: Path | 
     if any(place.is_file() for place in places):
         if len(places) > 1 or figures is not None or unfinished:
             raise DataError("a results file is exported alone: it has finished rows only, and nothing to draw from.")
-        return of_results(places[0])
+        return of_results(places[0], part)
     variants = read_variants([run for place in places for run in find_runs(place)])
     found = of_runs(variants, unfinished=unfinished)
     if figures is not None:
