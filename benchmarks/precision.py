@@ -27,7 +27,7 @@ from lpi.evaluation.scheduler import make_cells, run_cells, variants_of
 from lpi.storage import read_json, write_json
 
 PRECISIONS = ("float32", "bfloat16")
-ROWS = "lpi_best,lpi_best_large,dar,finetune"
+ROWS = "lpi_best,lpi_steps,dar,finetune"
 
 
 def final_recall(folder: Path) -> float:

@@ -153,43 +153,49 @@ def test_steps_that_help_no_pair_that_was_kept_out_are_let_go(clip: DualEncoder,
     assert bool(head.changed)
 
 
-def test_a_second_map_has_the_weight_that_kept_out_pairs_give_it(clip: DualEncoder) -> None:
+def test_what_steps_changed_has_the_weight_that_kept_out_pairs_give_it(clip: DualEncoder) -> None:
     x, y, _ = pairs(120)
     rows, held = torch.arange(120), torch.arange(120) % 6 == 5
     noise = torch.nn.functional.normalize(torch.randn(120, 12, generator=torch.Generator().manual_seed(1)), dim=1)
     features = {"vision": noise, "text": noise.roll(1, 0)}
 
-    def side(*columns: int) -> Pairs:  # knows some of what pictures and captions have in common
+    def side(*columns: int, own: torch.Tensor | None = None) -> Pairs:  # knows some of what both have in common
         blind = torch.zeros(5)
         blind[list(columns)] = 1
-        return Pairs(features, {"vision": x, "text": y * blind}, rows, rows)
+        both = features if own is None else dict.fromkeys(("vision", "text"), own)
+        return Pairs(both, {"vision": x, "text": y * blind}, rows, rows)
 
     by_heart = y.clone()
     by_heart[held] = y[held].roll(1, 0)
     whole, half, other = side(0, 1, 2, 3, 4), side(0, 1), side(2, 3, 4)
-    for frozen, changed, useful in (
-        (half, other, True),
-        (whole, replace(whole, states={"vision": x, "text": by_heart}), False),
+    for frozen, changed, features_help, map_helps in (
+        (half, other, False, True),
+        (half, side(own=noise), True, False),  # features that find everything, states that find nothing
+        (whole, replace(whole, states={"vision": x, "text": by_heart}), False, False),
     ):
-        head, second = Head(clip, 3, 6), Beside(3)
+        head, second = Head(clip, 3, 6), Beside(12, 3)
         second.fit(head, frozen, changed, held)
         assert not head.changed
-        assert bool(second.weight > 0) == useful
+        assert (second.weights > 0).tolist() == [features_help, map_helps]
         first = head("text", features["text"], frozen.states["text"])
-        found = second("text", first, lambda changed=changed: changed.states["text"])
-        assert found.shape == (120, 12 + 3 + 3)
+        found = second("text", first, lambda changed=changed: (changed.features["text"], changed.states["text"]))
+        assert found.shape == (120, 12 + 3 + 12 + 3)
         torch.testing.assert_close(found.norm(dim=1), torch.ones(120), rtol=1e-3, atol=1e-3)
-        assert second.map_text.numel() == (15 if useful else 0)  # what isn't used isn't kept
+        assert second.map_text.numel() == (15 if map_helps else 0)  # what isn't used isn't kept
 
 
-def test_two_maps_stand_side_by_side(clip: DualEncoder, stream: TaskStream, tmp_path: Path) -> None:
+@pytest.mark.parametrize("beside", ["features", "both"])
+def test_what_steps_changed_stands_beside_the_first_map(
+    beside: str, clip: DualEncoder, stream: TaskStream, tmp_path: Path
+) -> None:
     task = stream.tasks[0]
-    options = {"dimensions": 4, "check_every": 2, "adapter_rank": 1, "memory": 0, "beside": True}
+    options = {"dimensions": 4, "check_every": 2, "adapter_rank": 1, "memory": 0, "beside": beside}
     model = method("lpi", clip, depth=1, placement="last", **options)
     learn_task(model, task, settings=TrainingSettings(epochs=2, batch=8, device="cpu"))
     expert, pictures = model.experts[-1], clip.inputs.images([one.picture.open() for one in task.test])
-    expert.beside.weight.fill_(0.5)
-    for tower in ("vision", "text"):
+    both = beside == "both"
+    expert.beside.weights.copy_(torch.tensor([0.25, 0.5 if both else 0.0]))
+    for tower in ("vision", "text") if both else ():
         width = clip.summary_width(tower)
         setattr(expert.beside, f"mean_{tower}", torch.zeros(width, dtype=torch.float16))
         setattr(expert.beside, f"map_{tower}", torch.eye(width, 4, dtype=torch.float16))
@@ -198,8 +204,13 @@ def test_two_maps_stand_side_by_side(clip: DualEncoder, stream: TaskStream, tmp_
         frozen = expert.head("vision", *states_of(clip, "vision", pictures, projection=0))
         with model.adapted.with_deltas((expert.change, 1.0)) as changed:
             prompts = model.tower_prompts(0)["vision"]
-            second = expert.beside.vectors("vision", states_of(changed, "vision", pictures, prompts, projection=0)[1])
-    torch.testing.assert_close(found, torch.cat([0.5**0.5 * frozen, 0.5**0.5 * second], dim=1), rtol=1e-4, atol=1e-5)
+            features, states = states_of(changed, "vision", pictures, prompts, projection=0)
+    parts = [0.25**0.5 * frozen, 0.5 * features / features.norm(dim=1, keepdim=True)]
+    if both:
+        parts.append(0.5**0.5 * expert.beside.vectors("vision", states))
+    else:
+        parts[0] *= 3**0.5
+    torch.testing.assert_close(found, torch.cat(parts, dim=1), rtol=1e-4, atol=1e-5)
     model.save_pretrained(tmp_path / "saved")
     again = lpi.load(tmp_path / "saved", backbone=clip)
     with torch.no_grad():

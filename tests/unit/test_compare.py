@@ -15,7 +15,7 @@ from transformers import CLIPModel
 from lpi import devices, trainer
 from lpi.backbones import load_backbone
 from lpi.cli import main as entry
-from lpi.config import Experiment, parse
+from lpi.config import Experiment, StreamSettings, parse
 from lpi.errors import CheckpointError, ConfigError, DataError, LpiError, MissingFileError, UnknownNameError
 from lpi.evaluation.bench import Bench, open_stream
 from lpi.evaluation.figures import markdown
@@ -298,6 +298,24 @@ def test_each_seed_draws_material_of_its_own_where_that_is_wanted(experiment: Ex
     assert (three["seed"], three["limit_seed"], four["seed"], four["limit_seed"]) == (3, 3, 4, 4)
     assert [one["limit_seed"] for one in streams(kind="folder", redrawn=True)] == [3, 4]
     assert "seed" not in streams(kind="folder", redrawn=True)[0]  # what isn't drawn takes none
+
+
+def test_settings_are_tuned_for_material_however_it_is_drawn(experiment: Experiment) -> None:
+    def stamp(**changes: object) -> str:
+        stream = experiment.stream.model_copy(update={"kind": "scenes"}).model_dump()
+        return fingerprint(experiment.model_copy(update={"stream": StreamSettings(**{**stream, **changes})}))
+
+    assert stamp() == stamp(redrawn=True) == stamp(sources=False) == stamp(seed=7)
+    assert stamp() != stamp(train=3)
+
+
+def test_pairs_may_be_planned_when_runs_are_finished(world: dict[str, Any], tmp_path: Path) -> None:
+    before = parse(world, "small.toml")
+    run_experiment(before, names=["zero_shot"], out=tmp_path, say=silent)
+    lines: list[str] = []
+    after = parse({**world, "planned": [["zero_shot", "joint"]]}, "small.toml")
+    run_experiment(after, names=["zero_shot"], out=tmp_path, say=lines.append)
+    assert lines[0] == "1 runs, 1 of them finished already"
 
 
 def test_jobs_are_bounded_by_the_runs() -> None:

@@ -151,7 +151,7 @@ def test_a_row_changes_what_it_names_and_keeps_the_rest(file: Path) -> None:
 
 def test_a_row_of_another_preset_is_not_undone_by_the_options_of_the_main_variant(file: Path) -> None:
     assert read_experiment(file).variant("paper").method == {"name": "lpi", "preset": "paper"}
-    best, paper = (read_experiment("compare_scenes").variant(name).method for name in ("lpi_best", "lpi"))
+    best, paper = (read_experiment("compare_scenes").variant(name).method for name in ("lpi_small", "lpi"))
     small = {
         "rank": 2,
         "interaction_rank": 1,

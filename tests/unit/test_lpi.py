@@ -485,7 +485,7 @@ CHOICES: dict[str, list[Any]] = {
     "dimensions": [0, 4, 500],
     "projection": [0, 6],
     "check_every": [0, 2],
-    "beside": [True],
+    "beside": ["features", "both"],
     "clusters": [1, 50],
     "directions": [1, 16, 500],
     "metric": ["cosine", "l1", "whitened"],

@@ -28,6 +28,10 @@ FILES = "files.json"
 CHECKED = {"run.json", "frozen.json", "result.json", FILES, "error.txt"}
 
 
+ELSEWHERE = {"rows", "seeds", "about", "search", "planned"}
+"""Settings of an experiment that decide nothing about one of its runs."""
+
+
 def finished(
     folder: Path, settings: Experiment, seed: int, checksum: Callable[[], str], identity: Callable[[], str | None]
 ) -> bool:
@@ -53,9 +57,11 @@ def finished(
             "--out, or start over with --fresh."
         )
     before = unsealed(folder / "run.json", before)
-    now = comparable(settings, seed)
-    if before.get("settings") != now:
-        changed = _difference(before.get("settings"), now)
+    now, there = comparable(settings, seed), before.get("settings")
+    if isinstance(there, dict):  # runs of before this was left out of what decides
+        there.pop("planned", None)
+    if there != now:
+        changed = _difference(there, now)
         raise ConfigError(
             f"{folder} holds a run with other settings ({changed}). Choose another --out or --set name=..., "
             "or start over with --fresh."
@@ -167,7 +173,7 @@ def at_work(folder: Path) -> AbstractContextManager[None]:
 
 def comparable(settings: Experiment, seed: int) -> Json:
     """What decides a run, in plain values: its settings and seed, without the variants that it isn't."""
-    content = settings.model_dump(mode="json", exclude={"rows", "seeds", "about", "search"})
+    content = settings.model_dump(mode="json", exclude=ELSEWHERE)
     for table, names in NOT_OBEYED[settings.stream.problem].items():  # what such a stream doesn't obey decides nothing
         content[table] = {name: value for name, value in content[table].items() if name not in names}
     return {**json.loads(json.dumps(content)), "seed": seed}

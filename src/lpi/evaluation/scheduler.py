@@ -157,12 +157,22 @@ def _require_same_backbone(variant: str, settings: Experiment, identity: Json) -
         )
 
 
+DRAWING = ("seed", "sources")
+"""Of drawn streams: which scenes, and whether each collection has its own borders and words."""
+
+
 def fingerprint(settings: Experiment) -> str:
     """What tuned settings were chosen for, in 12 hexadecimal digits: a row's method, training and size of stream.
 
-    Names of folders and files aren't in it: they differ from machine to machine.
+    Names of folders and files aren't in it: they differ from machine to machine. Nor is what only draws the material
+    anew, or mounts it otherwise.
     """
-    stream = {key: value for key, value in settings.stream.model_dump().items() if not isinstance(value, str)}
+    stream = {
+        key: value
+        for key, value in settings.stream.model_dump().items()
+        if not isinstance(value, str) and key not in DRAWING
+    }
+    stream["redrawn"] = False
     content = [settings.method, settings.training.model_dump(exclude={"device"}), stream]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 

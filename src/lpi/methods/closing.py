@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -26,7 +27,7 @@ from lpi.methods.pairs import SHRINKAGES, Pairs, Ranked, chosen, closed, pairs_o
 from lpi.options import Size, Table
 from lpi.prompts.low_rank import TOWERS
 
-WEIGHTS = (0.0, 0.25, 0.5, 0.75)  # of a second map's vectors, beside those of the first
+WEIGHTS = (0.0, 0.25, 0.5, 0.75)  # of what was changed, beside the frozen states' map
 PROJECTION = (
     "states of more numbers than this are reduced to so many by a random map, the same for all tasks and stored "
     "nowhere; 0 leaves them as they are"
@@ -45,10 +46,18 @@ class ClosingTable(Table):
         "the changed states or the frozen ones; 0 keeps none out, and always takes the changed ones",
     ] = 6
     beside: Annotated[
-        bool,
-        "the states as the steps changed them get a second map beside that of the frozen ones, at a weight that the "
-        "pictures kept out decide; an item then goes through the last blocks twice",
-    ] = False
+        Literal["nothing", "features", "both"],
+        "what stands beside the frozen states' map, at weights that the pictures kept out decide: the ``features`` as "
+        "the steps changed them, which keeps no more numbers; or ``both``, these and a second map, of the changed "
+        "states. An item then goes through the last blocks twice",
+    ] = "nothing"
+
+    def widths(self, features: int) -> tuple[int, int]:
+        """Numbers of the features and of the second map in the part that stands beside the first map."""
+        return (
+            0 if self.beside == "nothing" else features,
+            self.dimensions if self.beside == "both" else 0,
+        )
 
 
 class ClosedMap(nn.Module):
@@ -142,38 +151,47 @@ class Head(ClosedMap):
 
 
 class Beside(ClosedMap):
-    """A task's second map, for states as its steps changed them, and the weight of its vectors beside the first's.
+    """What a task's steps changed, beside the map of the frozen states: features, maybe a second map, and weights.
 
     Args:
-        dimensions: of its vectors. It keeps nothing while its weight is zero.
+        features: width of the model's features.
+        dimensions: of the second map, for the changed states; 0 is none. It keeps nothing while its weight is zero.
+
+    Attributes:
+        weights: of the features and of the second map, [2]; the first map has what they leave.
     """
 
-    weight: Tensor
+    weights: Tensor
 
-    def __init__(self, dimensions: int) -> None:
+    def __init__(self, features: int, dimensions: int) -> None:
         super().__init__(dict.fromkeys(TOWERS, 0), dimensions)
-        self.register_buffer("weight", torch.zeros(()))
+        self.features = features
+        self.register_buffer("weights", torch.zeros(2))
 
-    def forward(self, tower: str, first: Tensor, states: Callable[[], Tensor]) -> Tensor:
-        """Vectors of length 1 with those of the second map behind them, [items, first + dimensions].
+    def forward(self, tower: str, first: Tensor, changed: Callable[[], tuple[Tensor, Tensor]]) -> Tensor:
+        """Vectors of length 1 with what was changed behind the first map's, [items, first + features + dimensions].
 
         Args:
             tower: which.
             first: what the task's :class:`Head` gives for the frozen states, [items, first].
-            states: gives the changed states, [items, states].
+            changed: gives the changed features, not normalised, [items, features], and states, [items, states].
         """
-        if not self.weight:
-            return F.pad(first, (0, self.dimensions))
-        weight = self.weight.to(first.device)
-        return torch.cat([(1 - weight).sqrt() * first, weight.sqrt() * self.vectors(tower, states())], dim=1)
+        if not self.weights.any():
+            return F.pad(first, (0, self.features + self.dimensions))
+        own, mapped = self.weights.to(first.device)
+        features, states = changed()
+        parts = [(1 - own - mapped).sqrt() * first, own.sqrt() * F.normalize(features, dim=-1)]
+        if mapped:
+            parts.append(mapped.sqrt() * self.vectors(tower, states))
+        return F.pad(torch.cat(parts, dim=1), (0, 0 if mapped else self.dimensions))
 
     def fit(self, head: Head, frozen: Pairs, changed: Pairs, held: Tensor) -> None:
-        """Fit the first map to all pairs, and choose the second's shrinkage and weight on those it hasn't seen.
+        """Fit the first map to all pairs, and choose shrinkage and weights on those that the steps haven't seen.
 
         Args:
             head: the first map, of the frozen states.
             frozen: the task's pairs as the frozen model sees them.
-            changed: as the task's steps changed the states.
+            changed: as the task's steps changed features and states.
             held: the pictures that the steps haven't seen, bool [pictures].
         """
         head.changed.fill_(False)
@@ -181,16 +199,21 @@ class Beside(ClosedMap):
         ranked = Ranked.of(frozen, held)
         maps = Correlations(frozen.moments(~held)).maps(head.dimensions, shrinkage)
         first = (1 - share) * ranked.own + share * ranked.scores(frozen, maps)
-        correlations, merit = Correlations(changed.moments(~held)), {}
-        for own in SHRINKAGES:
-            found = ranked.scores(changed, correlations.maps(self.dimensions, own))
-            for weight in WEIGHTS:
-                merit[own, weight] = reciprocal_rank((1 - weight) * first + weight * found, ranked.places)
+        trained, merit = Ranked.of(changed, held).own, {}
+        correlations = Correlations(changed.moments(~held)) if self.dimensions else None
+        for chosen_shrinkage in SHRINKAGES if correlations else (0.0,):
+            found = torch.zeros_like(first)
+            if correlations:
+                found = ranked.scores(changed, correlations.maps(self.dimensions, chosen_shrinkage))
+            for own, mapped in product(WEIGHTS, WEIGHTS if correlations else (0.0,)):
+                if own + mapped < 1:
+                    scores = (1 - own - mapped) * first + own * trained + mapped * found
+                    merit[chosen_shrinkage, own, mapped] = reciprocal_rank(scores, ranked.places)
         # where several do as well, the least weight: nothing is added that isn't worth it
-        shrinkage, weight = max(merit, key=lambda pair: (merit[pair], -pair[1], pair[0]))
-        if weight:
+        shrinkage, own, mapped = max(merit, key=lambda one: (merit[one], -one[1] - one[2], one))
+        if mapped:
             self.take(changed.moments(), shrinkage)
-        self.weight.fill_(weight)
+        self.weights.copy_(torch.tensor([own, mapped]))
 
 
 def states_of(

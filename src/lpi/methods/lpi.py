@@ -115,7 +115,7 @@ class LPI(LowRankTasks, Method):
                     cls(
                         interaction=InteractionTable(norm="none"),
                         adapter=AdapterTable(rank=4),
-                        closing=ClosingTable(dimensions=32, projection=600),
+                        closing=ClosingTable(dimensions=32, projection=600, beside="both"),
                     )
                 ),
                 "paper": Preset(
@@ -171,15 +171,15 @@ class LPI(LowRankTasks, Method):
         if self.extra_width:
             o = self.options.closing
             expert.head = Head(self.backbone, o.dimensions, o.projection)
-            if o.beside:
-                expert.beside = Beside(o.dimensions)
+            if o.beside != "nothing":
+                expert.beside = Beside(*o.widths(self.backbone.feature_width))
         return expert
 
     @property
     def extra_width(self) -> int:
         """See :class:`lpi.methods.encoder.Widened`."""
         o = self.options.closing
-        return o.dimensions * (2 if o.beside else 1)
+        return o.dimensions + sum(o.widths(self.backbone.feature_width)) if o.dimensions else 0
 
     # ---- learning ----------------------------------------------------------------------------------------------------
 
@@ -290,7 +290,7 @@ class LPI(LowRankTasks, Method):
         seen = self._states(self.backbone, tower, inputs, None) if frozen else changed()
         found: Tensor = expert.head(tower, *seen)
         if expert.beside is not None:
-            found = expert.beside(tower, found, lambda: changed()[1])
+            found = expert.beside(tower, found, changed)
         return found
 
     def _below(self, tower: str, inputs: Any) -> Any:
