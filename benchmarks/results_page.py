@@ -18,7 +18,7 @@ from benchmark_tables import tables
 import lpi
 from lpi.backbones.loading import EMBEDDED
 from lpi.evaluation.figures import column_list, markdown
-from lpi.evaluation.results import COMPARE, RUN, Results, planned_lines, table
+from lpi.evaluation.results import COMPARE, RUN, Results, parts_in, planned_lines, table
 
 ROOT = Path(__file__).parents[1]
 PAGE, COMPARING = ROOT / "docs" / "results.md", ROOT / "docs" / "comparing.md"
@@ -54,7 +54,8 @@ def page(results: dict[str, Record], published: Record) -> str:
 
 
 def _place(name: str, record: Record) -> tuple[int, str]:
-    return (0 if record.get("comparisons") else 1 if of_runs(record) else 2), name
+    compared = record.get("comparisons") or parts_in(record)
+    return (0 if compared else 1 if of_runs(record) else 2), name
 
 
 def of_runs(record: Record) -> bool:
@@ -63,18 +64,24 @@ def of_runs(record: Record) -> bool:
 
 
 def section(name: str, record: Record) -> str:
-    """One results file: its table if it holds runs, or a benchmark's own ones, and where it came from."""
+    """One results file: its tables if it holds runs, or a benchmark's own ones, and where they came from."""
+    parts = {f"#### {part}\n\n": record[part] for part in parts_in(record)} or {"": record}
+    bodies = [
+        f"{head}{of_one(name, one)}\n{origin(name, one)}{earlier(one.get('backbone'))}".rstrip()
+        for head, one in parts.items()
+    ]
+    return "\n\n".join([f"### {name}", *bodies]) + "\n\n"
+
+
+def of_one(name: str, record: Record) -> str:
+    """The tables of one comparison, one run or one benchmark."""
     if not of_runs(record):
-        body = tables(name, record)
-    else:
-        results = Results.from_json(record)
-        if results.comparisons:
-            body = f"{about(results)}{markdown(*table(results, COMPARE))}\n{legend(results)}"
-            body += planned(results) + bars(results)
-        else:
-            body = f"{about(results)}{markdown(*table(results, RUN))}"
-    whole = f"### {name}\n\n{body}\n{origin(name, record)}{earlier(record.get('backbone'))}"
-    return f"{whole.rstrip()}\n\n"
+        return tables(name, record)
+    results = Results.from_json(record)
+    if results.comparisons:
+        body = f"{about(results)}{markdown(*table(results, COMPARE))}\n{legend(results)}"
+        return body + planned(results) + bars(results)
+    return f"{about(results)}{markdown(*table(results, RUN))}"
 
 
 @cache

@@ -171,9 +171,8 @@ def holds_figures(content: Json) -> bool:
 
 def parts_in(content: Json) -> list[str]:
     """The names under which a results file holds several comparisons; none where it holds one."""
-    if "rows" in content:
-        return []
-    return [name for name, part in content.items() if isinstance(part, dict) and "rows" in part]
+    whole = {"problem", "rows", "command"}
+    return [name for name, part in content.items() if isinstance(part, dict) and part.keys() >= whole]
 
 
 def write_results(file: Path, found: Results, part: str | None = None) -> None:
