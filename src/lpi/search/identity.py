@@ -111,7 +111,8 @@ def load_model(source: str | Path, method_file: Named | None = None) -> tuple[Me
         raise BackboneError(f"{source} holds features, and no model that sees other pictures. Name a backbone.")
     if method_file is not None:
         return _anchored(build_method(named_class(method_file), backbone)), None
-    return _anchored(build_method("lpi", backbone, preset="best")), None
+    # what was changed beside the first map would make every vector of the index twice as wide
+    return _anchored(build_method("lpi", backbone, preset="best", beside="nothing")), None
 
 
 def _run_in(folder: Path) -> Json | None:
