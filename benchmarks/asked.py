@@ -75,6 +75,34 @@ def exact_of_flat(record: Record) -> float:
     )
 
 
+def of_scenes(part: str) -> list[Bar]:
+    """What is asked of ``lpi_best`` in one of the two tables of scenes."""
+    words = f"`lpi_best`, scenes {part.replace('_', ' ')}"
+
+    def of_best(name: str) -> Callable[[Record], float]:
+        return lambda d: float(d[part]["rows"]["lpi_best"][name])
+
+    def gain(d: Record) -> float:
+        return of_best("gain_by_learning")(d) / float(d[part]["rows"]["closed"]["gain_by_learning"])
+
+    file = "compare_scenes"
+    return [
+        *(
+            Bar(
+                file,
+                f"{words}: above `{rival}`, points, lower end of 95 %",
+                lambda d, r=rival: planned(d[part], "lpi_best", r)["low"],  # type: ignore[misc]
+                0,
+                True,
+            )
+            for rival in ("closed", "cca_routed", "dar_routed", "s_prompts_routed")
+        ),
+        Bar(file, f"{words}: gain by learning, in those of the closed form alone", gain, 1.15, True),
+        Bar(file, f"{words}: forgetting in one gallery, points", of_best("forgetting_fixed_r1"), -0.5, True),
+        Bar(file, f"{words}: retention among everything, per cent", of_best("retention_everything"), 97, True),
+    ]
+
+
 BARS = [
     *(
         Bar("step", f"{words} in float32 floors", lambda d, k=kind, p=part: d[k][p], limit)  # type: ignore[misc]
@@ -162,6 +190,7 @@ BARS = [
         -0.5,
         True,
     ),
+    *(bar for part in ("with_sources", "without_sources") for bar in of_scenes(part)),
     Bar("backbone", "frozen R@1 of 192 pictures with captions moved, points apart", lambda d: apart(d["moved_r1"]), 1),
     Bar("backbone", "of 768 pictures, likewise", lambda d: apart(d["more_pictures"]), 1),
     Bar(

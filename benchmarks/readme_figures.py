@@ -30,16 +30,31 @@ NAMES = {
     "joint": "joint training: all tasks at once",
 }
 COMPARED = {
-    "lpi_best_large": "**LPI**, `preset=best` without its closed form",
-    "lpi_best": "**LPI**, a tenth of DAR's size",
+    "lpi_best": "**LPI**, `preset=best` *",
+    "closed": "its closed form alone, without steps *",
+    "lpi_steps": "its steps alone *",
+    "lpi_small": "**LPI**, less than a tenth of DAR's size *",
+    "cca_routed": "canonical correlations, a map a task *",
+    "dar_routed": "DAR *",
+    "s_prompts_routed": "S-Prompts *",
+    "frozen_routed": "frozen model *",
+    "joint": "joint training: all tasks at once",
     "replay": "replay of kept pairs",
     "dar": "DAR: a LoRA expert a task",
     "finetune": "full fine-tuning, task after task",
     "ewc": "EWC",
     "c_clip": "C-CLIP",
-    "zero_shot": "frozen model",
+    "s_prompts": "S-Prompts",
     "lpi": "LPI as published",
-    "joint": "joint training: all tasks at once",
+    "zero_shot": "frozen model",
+}
+ON_DOMAINS = {
+    "lpi_best": "LPI in a tenth of DAR's size",
+    "dar": "DAR",
+    "joint": "joint training",
+    "zero_shot": "frozen model",
+    "finetune": "fine-tuning",
+    "lpi": "LPI as published",
 }
 
 
@@ -73,28 +88,33 @@ def figures(results: Results) -> str:
     return "\n".join(lines)
 
 
-def comparison(results: Results, domains: Results) -> str:
+def comparison(results: Results, without: Results, domains: Results) -> str:
     lines = [
-        "| R@1 after 4 tasks, one gallery, per cent | both directions | forgotten, growing gallery | held out "
-        "| stored numbers |",
-        "|---|---|---|---|---|",
+        "| R@1 after 4 tasks, one gallery | R@1 | learned | without sources | forgotten | kept | stored numbers |",
+        "|---|---|---|---|---|---|---|",
     ]
-    methods = {name: results.rows[name].figures for name in COMPARED if name in results.rows}
-    for name, row in sorted(methods.items(), key=lambda item: -item[1]["final_r1"]):
-        recall = f"{row['final_r1']:.1f} ± {row['final_r1_std']:.1f}"
-        lines.append(
-            f"| {COMPARED[name]} | {recall} | {row['forgetting_r1']:+.1f} | {row['retention']:.0f} % | "
-            f"{row['stored_numbers']:,} |"
+    rows = {name: results.rows[name].figures for name in COMPARED if name in results.rows}
+    for name, row in sorted(rows.items(), key=lambda item: -item[1]["final_r1"]):
+        other = without.rows[name].figures["final_r1"] if name in without.rows else None
+        forgotten = f"{row['forgetting_fixed_r1']:+.1f}" if "forgetting_fixed_r1" in row else ""
+        cells = (
+            f"{row['final_r1']:.1f} ± {row['final_r1_std']:.1f}",
+            f"{row['gain_by_learning']:+.1f}",
+            "" if other is None else f"{other:.1f}",
+            forgotten,
+            f"{row['retention_everything']:.0f}",
+            f"{row['stored_numbers']:,}",
         )
-    best = methods["lpi_best"]
-    seeds, orders = len(results.seeds), results.orders
+        lines.append(f"| {COMPARED[name]} | {' | '.join(cells)} |")
+    counted = sorted({len(row.runs) for row in results.rows.values()})
     lines.append("")
     lines.append(
-        f"{seeds} seeds, {orders} task order{'s' if orders > 1 else ''}, every method's rate chosen with the same "
-        "budget on validation pictures. The two upper rows of LPI count in their score whether query and candidate "
-        f"belong together by their routing: without that the smaller has {best['cosine_r1']:.1f}, and the frozen "
-        f"model with it {best['frozen_with_routing_r1']:.1f}. All {len(results.rows)} rows, what they cost and "
-        "what they differ in: [docs/results.md](docs/results.md). From `results/compare_scenes.json`, made by"
+        "\\* under one router and one score. *Learned*: above the frozen model with the same router and score. "
+        "*Without sources*: R@1 where no collection has borders and words of its own. *Forgotten*: last less best, in "
+        "one gallery of all tasks. *Kept*: per cent of what the frozen model finds in pictures of no task, searched "
+        f"among everything. {' or '.join(map(str, counted))} runs, each with scenes of its own, every method's rate "
+        f"chosen with the same budget on validation pictures. All {len(results.rows)} rows, intervals of the planned "
+        "differences and what it cost: [docs/results.md](docs/results.md). From `results/compare_scenes.json`, made by"
     )
     lines.append(f"`{results.command}`. {earlier(results.backbone)}".rstrip())
     lines.append(f"\n{on_domains(domains)}")
@@ -104,15 +124,9 @@ def comparison(results: Results, domains: Results) -> str:
 def on_domains(results: Results) -> str:
     """The comparison on real pictures in a sentence."""
     rows, tasks = {name: row.figures for name, row in results.rows.items()}, results.stream["tasks"]
-    shown = ("lpi_best", "dar", "joint", "zero_shot", "finetune", "lpi")
-    names = {
-        **COMPARED,
-        "lpi_best": "LPI in a tenth of DAR's size",
-        "dar": "DAR",
-        "joint": "joint training",
-        "finetune": "fine-tuning",
-    }
-    found = ", ".join(f"{names[row]} {rows[row]['final_r1']:.1f} ± {rows[row]['final_r1_std']:.1f}" for row in shown)
+    found = ", ".join(
+        f"{words} {rows[row]['final_r1']:.1f} ± {rows[row]['final_r1_std']:.1f}" for row, words in ON_DOMAINS.items()
+    )
     return (
         f"On photographs, stamps, clip art and four kinds of emoji, {tasks[0]['train']} training pictures each, with a "
         f"real encoder: {found} (`results/compare_domains.json`, {len(rows)} rows)."
@@ -137,18 +151,25 @@ def between(text: str, first: str, last: str, content: str) -> str:
     return f"{before}{first}\n{content}\n{last}{after}"
 
 
-def updated(readme: str, costs: dict[str, Any], scenes: Results, compared: Results, domains: Results) -> str:
+def updated(
+    readme: str, costs: dict[str, Any], scenes: Results, compared: Results, without: Results, domains: Results
+) -> str:
     readme = between(readme, FIRST_CHECKPOINTS, LAST_CHECKPOINTS, checkpoints(costs))
     readme = between(readme, FIRST, LAST, figures(scenes))
-    return between(readme, FIRST_COMPARED, LAST_COMPARED, comparison(compared, domains))
+    return between(readme, FIRST_COMPARED, LAST_COMPARED, comparison(compared, without, domains))
 
 
-def records() -> tuple[dict[str, Any], Results, Results, Results]:
+def records() -> tuple[dict[str, Any], Results, Results, Results, Results]:
     """The results that the figures are from, as :func:`updated` takes them."""
-    names = ("checkpoints", "scenes", "compare_scenes", "compare_domains")
-    costs, *runs = [json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8")) for name in names]
-    scenes, compared, domains = map(Results.from_json, runs)
-    return costs, scenes, compared, domains
+
+    def read(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        return found
+
+    compared = read("compare_scenes")
+    runs = (read("scenes"), compared["with_sources"], compared["without_sources"], read("compare_domains"))
+    scenes, sources, without, domains = map(Results.from_json, runs)
+    return read("checkpoints"), scenes, sources, without, domains
 
 
 def main() -> None:

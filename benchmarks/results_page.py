@@ -104,6 +104,9 @@ def about(results: Results) -> str:
     """What the figures are over, in a line."""
     stream, backbone = results.stream, results.backbone
     seeds = ", ".join(map(str, results.seeds))
+    counts = sorted({len(row.runs) for row in results.rows.values() if row.runs})
+    if len(counts) > 1:
+        seeds += f" (rows of planned pairs have {counts[-1]} runs, the others {counts[0]})"
     orders = f", {results.orders} task orders" if results.orders > 1 else ""
     tasks, items = stream["tasks"], "pictures" if results.problem == "retrieval" else "expressions"
     count = sum(task["train"] for task in tasks), sum(task["test"] for task in tasks)

@@ -539,6 +539,19 @@ def test_comparisons_lie_beside_each_other_in_the_parts_of_one_file(
     assert "--part NAME needs --results FILE" in err
 
 
+def test_rows_of_planned_pairs_may_have_more_seeds(
+    lpi: Callable[..., tuple[int, str, str]], world: dict[str, Any], tmp_path: Path
+) -> None:
+    toml = write_toml(world, tmp_path / "small.toml")
+    toml.write_text('planned = [["zero_shot", "joint"]]\n' + toml.read_text())
+    words = ["compare", toml, "--methods", "zero_shot,joint,centred", "--no-report", "--jobs", "1", "--json"]
+    code, out, _ = lpi(*words, "--out", tmp_path / "runs", "--seeds", "0,1", "--planned-seeds", "1-3")
+    assert code == 0
+    record = json.loads(out)
+    assert [len(record["rows"][name]["runs"]) for name in ("zero_shot", "joint", "centred")] == [4, 4, 2]
+    assert record["planned"][0]["runs"] == 4
+
+
 def test_a_process_that_dies_is_one_line_and_the_same_command_goes_on(
     lpi: Callable[..., tuple[int, str, str]], world: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,9 @@ def compare(
         list[Path] | None, typer.Option(help="A Python file with a method in it: one more row. May be repeated.")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, e.g. 0-2 or 0,1. By default the experiment's.")] = None,
+    planned_seeds: Annotated[
+        str | None, typer.Option(help="Seeds of the rows that the experiment's planned pairs name. By default --seeds.")
+    ] = None,
     orders: Annotated[
         int, typer.Option(min=1, help="Orders of the tasks: the stream's own, its reverse, then drawn ones.")
     ] = 1,
@@ -83,6 +87,10 @@ def compare(
         raise UnknownNameError(f"No row is called {against!r}. {did_you_mean(against, variants)}")
     numbered = settings.seeds if seeds is None else numbers(seeds)
     cells = make_cells(settings, variants, seeds=numbered, orders=orders, out=out)
+    if planned_seeds is not None:
+        of_pairs = {name: variants[name] for name in variants if name in chain(*settings.planned)}
+        more = [seed for seed in numbers(planned_seeds) if seed not in numbered]
+        cells += make_cells(settings, of_pairs, seeds=more, orders=orders, out=out)
     with Console(quiet=as_json) as console:
         outcome = run_cells(
             cells,
