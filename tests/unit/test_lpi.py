@@ -650,6 +650,7 @@ def test_the_best_preset_is_the_constructors_default_with_an_adapter_for_the_nor
         "adapter.rank": 4,
         "closing.dimensions": 32,
         "closing.projection": 600,
+        "closing.beside": "both",
     }
 
 
