@@ -31,10 +31,10 @@ ROOT = Path(__file__).parents[1]
 KS = (1, 5, 10)
 DRAWN = ("scenes", "compare_scenes")
 REAL = ("compare_domains", "real_domains", "real_topics")
-#: of each stream, the results files whose figures are of its pictures
+#: of each stream, the results files of before the rule whose figures are of its pictures
 FILES = {
-    "scenes": ("scenes",),
-    "compare_scenes": ("compare_scenes", "scenes_ablation", "tuned_scenes", "tuned_best"),
+    "scenes": (),
+    "compare_scenes": ("scenes_ablation",),
     "compare_domains": ("compare_domains", "tuned_domains", "tuned_domains_adapters"),
     "real_domains": ("real_domains",),
     "real_topics": ("real_topics",),
