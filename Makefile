@@ -27,12 +27,14 @@ results:
 	$(BIN)/lpi run scenes --rows all --seeds 0-4 --results results/scenes.json
 	$(BIN)/python benchmarks/step.py --results results/step.json
 
-# Every method on the embedded world, three seeds and two task orders, each with the same few trials on validation data.
+# Every method on the embedded world, with sources and without, each with the same few trials on validation data; three
+# hours on two cores.
+SCENES = $(BIN)/lpi compare compare_scenes --tuned results/tuned_scenes.json --set stream.redrawn=true --seeds 0-2 \
+	--planned-seeds 0-7 --results results/compare_scenes.json
 results-compare:
-	$(BIN)/lpi tune compare_scenes --trials 3 --results results/tuned_scenes.json
-	$(BIN)/lpi tune compare_scenes --methods lpi_best,lpi_best_large --trials 3 --results results/tuned_best.json
-	$(BIN)/lpi compare compare_scenes --tuned results/tuned_scenes.json --tuned results/tuned_best.json --seeds 0-2 \
-		--orders 2 --results results/compare_scenes.json
+	$(BIN)/lpi tune compare_scenes --trials 3 --further 1 --results results/tuned_scenes.json
+	$(SCENES) --part with_sources
+	$(SCENES) --part without_sources --set stream.sources=false --out runs/without
 
 # docs/results.md from results/*.json and docs/published.json; a test holds the page against them.
 results-page:

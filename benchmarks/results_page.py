@@ -80,7 +80,7 @@ def of_one(name: str, record: Record) -> str:
     results = Results.from_json(record)
     if results.comparisons:
         body = f"{about(results)}{markdown(*table(results, COMPARE))}\n{legend(results)}"
-        return body + planned(results) + bars(results)
+        return body + planned(results) + ("" if results.planned else bars(results))
     return f"{about(results)}{markdown(*table(results, RUN))}"
 
 
@@ -133,7 +133,7 @@ def legend(results: Results) -> str:
 
 
 def bars(results: Results) -> str:
-    """What the project asks of its best row, and whether it is reached; empty without that row."""
+    """What was asked of the best row before pairs were planned, and whether it is reached; empty without that row."""
     methods = {name: row.figures for name, row in results.rows.items()}
     best = methods.get("lpi_best")
     if best is None:

@@ -15,7 +15,7 @@ from lpi.report.export import export
 from lpi.report.page import write_report
 from lpi.storage import read_json
 
-RESULTS = Path(__file__).parents[2] / "results" / "compare_scenes.json"
+RESULTS = Path(__file__).parents[2] / "results" / "published.json"
 
 
 @pytest.fixture
