@@ -120,9 +120,11 @@ def on_sources(without: Results) -> str:
     best = without.rows["lpi_best"].figures
     gain, routed = best["gain_by_learning"], best["routing_accuracy_vision"]
     fewest = min(len(row.runs) for row in without.rows.values())
+    where = "above" if gain > 0 else "below"
     return (
-        f"Without sources ({fewest} run where none was planned) `preset=best` is {abs(gain):.1f} points {'above' if gain > 0 else 'below'} the frozen model: "
-        f"{routed:.0f} % of the pictures are sent to their own task (told the task, it has {best['oracle_r1']:.1f})."
+        f"Without sources ({fewest} run where none was planned) `preset=best` is {abs(gain):.1f} points {where} the frozen "
+        f"model: {routed:.0f} % of the pictures are sent to their own task (told the task, it has "
+        f"{best['oracle_r1']:.1f})."
     )
 
 
