@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from lpi.evaluation.figures import markdown
@@ -82,8 +83,9 @@ def of_scenes(part: str) -> list[Bar]:
     def of_best(name: str) -> Callable[[Record], float]:
         return lambda d: float(d[part]["rows"]["lpi_best"][name])
 
-    def gain(d: Record) -> float:
-        return of_best("gain_by_learning")(d) / float(d[part]["rows"]["closed"]["gain_by_learning"])
+    def gain(d: Record) -> float:  # who loses by learning gains nothing, however much more another one loses
+        best, closed = (float(d[part]["rows"][row]["gain_by_learning"]) for row in ("lpi_best", "closed"))
+        return 0.0 if best <= 0 else best / closed if closed > 0 else inf
 
     file = "compare_scenes"
     return [

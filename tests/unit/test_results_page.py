@@ -104,6 +104,15 @@ def test_bars_are_counted_from_the_figures() -> None:
     assert "| 0.4 | **no** |" in results_page.bars(comparison(best=47.4))
 
 
+@pytest.mark.parametrize(
+    ("best", "closed", "found"), [(3.0, 2.0, "1.5"), (-11.4, -5.0, "0"), (-1.0, 2.0, "0"), (1.0, -2.0, "inf")]
+)
+def test_a_gain_below_nothing_is_none(best: float, closed: float, found: str) -> None:
+    record = {"rows": {"lpi_best": {"gain_by_learning": best}, "closed": {"gain_by_learning": closed}}}
+    bar = next(one for one in asked.of_scenes("with_sources") if "gain by learning" in one.asked)
+    assert bar.row({"with_sources": record})[2:4] == [found, "yes" if float(found) >= 1.15 else "**no**"]
+
+
 def test_a_comparison_says_over_what_and_what_failed() -> None:
     published = {"marks": {}, "tables": [{"title": "T", "source": "S", "mark": "P", "columns": ["a"], "rows": [["1"]]}]}
     published["tables"][0] |= {"file": "x.json", "why": "no"}
