@@ -192,11 +192,11 @@ class LPI(LowRankTasks, Method):
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """Item, layer and task level, and the pull towards the frozen model, each times its weight."""
         o, expert = self.options.losses, self.expert(-1)
-        learned_from = ~self._held(batch.picture_rows)
-        if not bool(learned_from.any()):  # a short batch of kept-out pictures: the step changes nothing by them
+        held = self._held(batch.picture_rows)
+        if len(held) and bool(held.all()):  # a short batch of kept-out pictures: the step changes nothing by them
             return {"item": 0 * torch.stack([parameter.sum() for parameter in self.trainable()]).sum()}
-        if not bool(learned_from.all()):
-            batch = batch.only(learned_from)
+        if bool(held.any()):
+            batch = batch.only(~held)
         raw = expert.raw()
         states = expert(raw)
         with self._changed(expert) as model:
