@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -69,7 +69,8 @@ class Evaluator:
         if not method.stable:
             self.reset()
         known = self._encode(method, stage)
-        seen = self.recall(*known.upto(self.test, stage + 1))
+        own_rows, own_features = known.upto(self.test, stage + 1)
+        ranks = self._ranks(own_rows, own_features)
         fixed = oracle = cosine = frozen = following = held_out = everything = routing = None
         if self.settings.fixed_gallery:
             fixed = first_tasks(self.recall(known.rows, known.features), stage + 1)
@@ -91,8 +92,8 @@ class Evaluator:
         return StageRecord(
             stage=stage,
             task=self.stream.tasks[stage].name,
-            seen=seen,
-            items=self.by_item(*known.upto(self.test, tasks)) if stage + 1 == tasks else None,
+            seen=named(recalls_of(ranks)),
+            items=self._by_item(own_rows, ranks) if stage + 1 == tasks else None,
             fixed=fixed,
             oracle=oracle,
             cosine=cosine,
@@ -132,13 +133,13 @@ class Evaluator:
         """Recall of each task among the items given, against that gallery; by default the settings'."""
         return named(recalls_of(self._ranks(rows, features, gallery)))
 
-    def by_item(self, rows: Towers, features: Towers) -> list[list[float]]:
+    def _by_item(self, rows: Towers, ranks: Mapping[str, Sequence[Ranks]]) -> list[list[float]]:
         """What each picture with its captions adds to R@1, by task: the mean over a task's pictures is its R@1.
 
         A picture adds half of whether it found a caption, and half of its captions that found it, by the mean number of
         captions a picture.
         """
-        ranks, found = self._ranks(rows, features), []
+        found = []
         for task, (texts, images) in enumerate(zip(ranks["text_to_image"], ranks["image_to_text"], strict=True)):
             owner = self.test.owner[rows["text"]][self.test.task["text"][rows["text"]] == task]
             own = torch.zeros(len(images), dtype=torch.float64)
