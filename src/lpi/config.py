@@ -95,8 +95,8 @@ class EvaluationSettings(Settings):
             that doesn't grow, in which a model that doesn't change forgets nothing.
         scoring: ``plain`` cosines, or ``routed``: plus ``routed_weight`` times the agreement of both sides' routing.
         routed_weight: see ``scoring``.
-        unrouted_score: for ``routed``: what a pair is scored by of which one side belongs to no task: the vectors that
-            the method ``mixed``, or those of the ``frozen`` model, as if nothing had been learned.
+        unrouted_score: for ``routed``: what scores a pair as far as its sides don't belong to the same task: the
+            vectors that the method ``mixed``, or those of the ``frozen`` model, as if nothing had been learned.
         oracle: also measure with the true task given.
         transfer: also measure the next task before it is learned.
         batch: pictures or captions encoded at once.

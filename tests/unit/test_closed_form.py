@@ -1,5 +1,6 @@
 """Closed forms against slow, plain versions, and what a method makes of them."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from lpi.features import TrainingSet
 from lpi.methods import method
 from lpi.methods.base import stored_parameters
 from lpi.methods.closing import Beside, Head, drawn, states_of
-from lpi.methods.pairs import Pairs, chosen, pairs_of, reciprocal_rank
+from lpi.methods.pairs import TEMPERATURES, Pairs, chosen, likelihood, pairs_of
 from lpi.tasks.stream import TaskStream
 from lpi.trainer import learn_task
 
@@ -81,10 +82,24 @@ def test_ridge_is_least_squares_with_more_rows() -> None:
     torch.testing.assert_close(ridge(Moments.of(x, y, weights), strength=strength)["vision"].double(), plain)
 
 
-def test_reciprocal_rank_counts_half_of_what_is_equal() -> None:
-    scores = torch.tensor([[0.9, 0.1], [0.5, 0.5]])
-    # captions: first, and one wrong picture as good: place 1.5; pictures: first, first
-    assert reciprocal_rank(scores, torch.tensor([[0, 0], [1, 1]])) == pytest.approx((1 + 1 / 1.5 + 1 + 1) / 4)
+def test_the_likelihood_sets_what_is_right_against_itself_and_all_that_is_wrong() -> None:
+    scores = torch.tensor([[0.9, 0.8, 0.1], [0.5, 0.4, 0.7]])
+    pairs = torch.tensor([[0, 0], [0, 1], [1, 2]])  # the first caption fits two pictures, which don't compete
+
+    def plain(temperature: float) -> float:
+        rows = scores.tolist()
+        total = 0.0
+        for caption, picture in pairs.tolist():
+            right = math.exp(temperature * rows[caption][picture])
+            others = [rows[caption][other] for other in range(3) if [caption, other] not in pairs.tolist()]
+            total += math.log(right / (right + sum(math.exp(temperature * one) for one in others)))
+            others = [rows[other][picture] for other in range(2) if [other, picture] not in pairs.tolist()]
+            total += math.log(right / (right + sum(math.exp(temperature * one) for one in others)))
+        return total / 6
+
+    assert likelihood(scores, pairs) == pytest.approx(max(plain(each) for each in TEMPERATURES), abs=1e-6)
+    assert likelihood(torch.eye(2), torch.tensor([[0, 0], [1, 1]])) > -1e-6
+    assert likelihood(torch.ones(1, 1), torch.tensor([[0, 0]])) == 0  # nothing else is there
 
 
 @pytest.mark.parametrize("informative", [True, False])
@@ -168,20 +183,38 @@ def test_what_steps_changed_has_the_weight_that_kept_out_pairs_give_it(clip: Dua
     by_heart = y.clone()
     by_heart[held] = y[held].roll(1, 0)
     whole, half, other = side(0, 1, 2, 3, 4), side(0, 1), side(2, 3, 4)
+    shuffled = y[torch.randperm(120, generator=torch.Generator().manual_seed(2))]
     for frozen, changed, features_help, map_helps in (
         (half, other, False, True),
-        (half, side(own=noise), True, False),  # features that find everything, states that find nothing
+        (
+            half,
+            replace(side(own=noise), states={"vision": x, "text": shuffled}),
+            True,
+            False,
+        ),  # of states that tell nothing
         (whole, replace(whole, states={"vision": x, "text": by_heart}), False, False),
     ):
         head, second = Head(clip, 3, 6), Beside(12, 3)
         second.fit(head, frozen, changed, held)
         assert not head.changed
-        assert (second.weights > 0).tolist() == [features_help, map_helps]
+        for weight, helps in zip(second.weights.tolist(), (features_help, map_helps), strict=True):
+            assert weight > 0.25 if helps else weight < 0.2
         first = head("text", features["text"], frozen.states["text"])
         found = second("text", first, lambda changed=changed: (changed.features["text"], changed.states["text"]))
         assert found.shape == (120, 12 + 3 + 12 + 3)
         torch.testing.assert_close(found.norm(dim=1), torch.ones(120), rtol=1e-3, atol=1e-3)
-        assert second.map_text.numel() == (15 if map_helps else 0)  # what isn't used isn't kept
+        assert second.map_text.numel() == (15 if second.weights[1] else 0)  # what isn't used isn't kept
+
+
+def test_weights_are_averaged_by_how_likely_they_are() -> None:
+    tried = torch.tensor([[0.3, 0.0, 0.0], [0.3, 0.5, 0.0], [3.0, 0.25, 0.25], [3.0, 0.0, 0.5]])
+    likely = [0.1, 0.2, 0.3, 0.4]
+    shrinkage, weights = Beside.averaged(tried, 5 + torch.tensor(likely).log())
+    assert shrinkage == pytest.approx(3.0)
+    expected = [0.2 * 0.5 + 0.3 * 0.25, 0.3 * 0.25 + 0.4 * 0.5]
+    torch.testing.assert_close(weights, torch.tensor(expected))
+    _, alone = Beside.averaged(tried, torch.tensor([0.0, -60.0, -60.0, -60.0]))
+    assert alone.tolist() == [0.0, 0.0]  # too little to be worth a second pass
 
 
 @pytest.mark.parametrize("beside", ["features", "both"])
@@ -275,20 +308,20 @@ def test_without_a_step_the_closed_form_finds_what_the_frozen_model_does_not(
     model = method(name, clip, **options)
     learn_task(model, stream.tasks[0], settings=TrainingSettings(epochs=0, device="cpu"))
     training = TrainingSet(stream.tasks[0], clip)
-    before = chosen_rank(clip, training, method("zero_shot", clip))
-    after = chosen_rank(clip, training, model)
+    before = own_likelihood(clip, training, method("zero_shot", clip))
+    after = own_likelihood(clip, training, model)
     assert after > before
     assert model.encode_texts("a red dot", task=stream.tasks[0].name).shape == (clip.feature_width + 4,)
     assert stored_parameters(model) > 0
 
 
-def chosen_rank(clip: DualEncoder, training: TrainingSet, model: object) -> float:
-    """The mean reciprocal rank of a task's own training pairs under a method."""
+def own_likelihood(clip: DualEncoder, training: TrainingSet, model: object) -> float:
+    """How likely a task's own training pairs are under a method."""
     data = training.data(batches=training.once_more(model, TrainingSettings()))  # type: ignore[arg-type]
     found = pairs_of(data, lambda tower, inputs: (getattr(clip, tower)(inputs),) * 2)
     images = model.encode_images([record.picture.open() for record in training.records])  # type: ignore[attr-defined]
     texts = model.encode_texts(training.captions)  # type: ignore[attr-defined]
-    return reciprocal_rank(texts @ images.T, torch.stack([found.captions, found.pictures], dim=1))
+    return likelihood(texts @ images.T, torch.stack([found.captions, found.pictures], dim=1))
 
 
 def test_a_map_for_all_tasks_is_made_of_their_sums_alone(clip: DualEncoder, stream: TaskStream) -> None:

@@ -591,7 +591,7 @@ def test_an_unknown_preset_names_the_nearest(clip: DualEncoder) -> None:
         ("distill_weight", -1.0, "distill_weight must be at least 0; got -1.0."),
         ("memory", -1, "memory must be at least 0; got -1."),
         ("task_temperature", 0.0, "task_temperature must be above 0; got 0.0."),
-        ("posterior_temperature", -1.0, "posterior_temperature must be above 0; got -1.0."),
+        ("posterior_temperature", -1.0, "posterior_temperature must be at least 0; got -1.0."),
         ("task_temperature", math.nan, "task_temperature must be above 0; got nan."),
     ],
 )

@@ -236,29 +236,33 @@ def test_a_score_with_routing_is_held_against_cosines_and_against_the_frozen_mod
         assert records[1].frozen["t2i_r1"][task] == pytest.approx(float((own < 1).float().mean()))
 
 
-def test_a_pair_with_a_stranger_can_be_left_to_the_frozen_model(
+def test_a_pair_of_which_the_sides_share_no_task_can_be_left_to_the_frozen_model(
     clip: DualEncoder, stream: TaskStream, learn: Any, small: dict[str, Any]
 ) -> None:
-    learner = learn(
-        lpi.method("lpi", clip, **{**small, "ood": "fallback", "ood_quantile": 0.5}), stream.tasks, learning_rate=0.5
-    )
+    options = {**small, "ood": "fallback", "ood_quantile": 0.5, "soft_tasks": 2}
+    learner = learn(lpi.method("lpi", clip, **options), stream.tasks, learning_rate=0.5)
     settings = EvaluationSettings(scoring="routed", routed_weight=0.05, unrouted_score="frozen")
     evaluator = Evaluator(clip, stream, settings)
     record = evaluator.stage(learner, 2)
-    test, known, own, agreement = evaluator.test, {}, {}, {}
+    test, shares, own, agreement, vectors = evaluator.test, {}, {}, {}, {}
     for tower in TOWERS:
-        looks = test.routing_features(learner, tower)
-        known[tower] = learner.router(tower, looks).routes[:, 0] != FALLBACK
-        agreement[tower] = learner.router.posteriors(tower, learner.router(tower, looks).distances)
-        agreement[tower][~known[tower]] = 1 / 3
+        routing = learner.router(tower, test.routing_features(learner, tower))
         rows = torch.arange(test.count(tower))
-        own[tower] = evaluator.mixed(
-            learner, tower, rows, learner.router(tower, looks).routes, learner.router(tower, looks).weights
-        )
-    assert all(0 < float(part.float().mean()) < 1 for part in known.values())
-    both = known["text"][:, None] & known["vision"][None]
-    cosines = torch.where(both, own["text"] @ own["vision"].T, test.frozen["text"] @ test.frozen["vision"].T)
-    scores = cosines + 0.05 * agreement["text"] @ agreement["vision"].T
+        shares[tower] = torch.zeros(len(rows), 3)
+        for row, (routes, weights) in enumerate(zip(routing.routes.tolist(), routing.weights.tolist(), strict=True)):
+            for route, weight in zip(routes, weights, strict=True):
+                if route != FALLBACK:
+                    shares[tower][row, route] += weight
+        vectors[tower] = [evaluator.under(learner, tower, rows, torch.full_like(rows, task)) for task in range(3)]
+        agreement[tower] = torch.where((routing.tasks == FALLBACK)[:, None], 1 / 3, routing.posteriors)
+        own[tower] = evaluator.mixed(learner, tower, rows, routing.routes, routing.weights)
+        lost = shares[tower].sum(dim=1) == 0
+        assert 0 < float(lost.float().mean()) < 1
+    common = [shares["text"][:, task, None] * shares["vision"][None, :, task] for task in range(3)]
+    scores = (1 - sum(common)) * (test.frozen["text"] @ test.frozen["vision"].T)  # type: ignore[operator]
+    for task, each in enumerate(common):
+        scores += each * (vectors["text"][task] @ vectors["vision"][task].T)
+    scores += 0.05 * agreement["text"] @ agreement["vision"].T
     features = evaluator.final_features(learner)
     assert torch.allclose(features["text"] @ features["vision"].T, scores, atol=1e-5)
     assert record.cosine == evaluator.recall(

@@ -16,7 +16,7 @@ from lpi.routing.learned import LearnedKeys
 from lpi.routing.merged import MergedPrototypes, pair, tasks_behind
 from lpi.routing.nearest import NearestKeys
 from lpi.routing.reconstruction import Reconstruction, rebuilding_error
-from lpi.routing.whitened import WhitenedKeys
+from lpi.routing.whitened import TEMPERATURES, UNKNOWN, WhitenedKeys
 
 EVERY = {"depth_vision": 2 / 3, "depth_text": 0.0, "words": "plain"}
 NEAREST = {**EVERY, "clusters": 5, "quantile": 0.97}
@@ -28,7 +28,7 @@ DEFAULTS: dict[type[Router], dict[str, Any]] = {
     },
     WhitenedKeys: {
         **NEAREST, "view": "states", "metric": "whitened", "out_of_domain": "fallback", "soft_tasks": 3,
-        "posterior_temperature": 0.2, "covariance_rank": 16,
+        "posterior_temperature": 0.0, "covariance_rank": 64, "clusters": 1,
     },
     LearnedKeys: {
         **EVERY, "view": "features", "match_weight": 1.0, "key_start": "random", "posterior_temperature": 0.1,
@@ -282,3 +282,39 @@ def test_a_single_picture_makes_a_task_of_a_whitened_router(clip: DualEncoder, c
     router.begin_task(features_of(points), chance)
     router.end_task(features_of(points), chance)
     assert torch.isfinite(router.task_state(0)["radius_vision"])
+
+
+def test_the_temperature_is_the_one_under_which_unseen_items_are_likeliest_to_belong_where_they_do(
+    clip: DualEncoder, chance: torch.Generator
+) -> None:
+    def drawn(centre: int, count: int, apart: float) -> Tensor:
+        points = torch.randn(count, 6, generator=chance)
+        points[:, centre] += apart
+        return torch.nn.functional.normalize(points, dim=1)
+
+    chosen = {}
+    for apart in (0.7, 20.0):
+        router = made(WhitenedKeys, clip, clusters=1, covariance_rank=2, view="features")
+        for centre in range(2):
+            points = drawn(centre, 64, apart)
+            router.begin_task(features_of(points), chance)
+            router.end_task(features_of(points), chance)
+            if centre == 0:
+                assert router.calibrated("vision") == UNKNOWN  # one task can't be confused
+                assert not router.task_state(0)["likely_vision"].any()
+        fresh = [drawn(centre, 500, apart) for centre in range(2)]
+        distances = router.distances("vision", torch.cat(fresh))
+        true = torch.arange(2).repeat_interleave(500)
+        likely = {
+            each: float((-distances.square() / (20 * each)).log_softmax(dim=1).gather(1, true[:, None]).mean())
+            for each in TEMPERATURES
+        }
+        chosen[apart] = router.calibrated("vision")
+        best = sorted(likely, key=lambda each: -likely[each])[:2]
+        assert chosen[apart] in best or likely[chosen[apart]] == pytest.approx(likely[best[0]], abs=0.02)
+        expected = (-distances.square() / (20 * chosen[apart])).softmax(dim=1)
+        torch.testing.assert_close(router.posteriors("vision", distances), expected)
+        own = made(WhitenedKeys, clip, clusters=1, covariance_rank=2, view="features", posterior_temperature=0.4)
+        own.kept = router.kept
+        torch.testing.assert_close(own.posteriors("vision", distances), (-distances.square() / 8).softmax(dim=1))
+    assert chosen[0.7] > chosen[20.0]

@@ -20,7 +20,7 @@ from lpi.methods.encoder import route_images, route_texts
 from lpi.prompts.task_keys import FALLBACK
 from lpi.routing import Routing, all_under, router_class, router_names
 from lpi.routing.mix import mix
-from lpi.routing.score import Probe, routed_score, scored_features
+from lpi.routing.score import Probe, routed_score, scored_features, scored_features_by_task
 from lpi.storage import read_json
 from lpi.tasks.stream import TaskStream
 
@@ -203,6 +203,38 @@ def test_a_routed_score_is_the_cosine_and_the_agreement() -> None:
     for row in (0, 1, -2, -1):
         assert torch.equal(queries[row].vector, queries.vector[row][None])
         assert torch.equal(queries[row].membership, queries.membership[row][None])  # type: ignore[arg-type, index]
+
+
+def test_a_pair_is_scored_under_a_task_only_as_far_as_both_sides_belong_to_it() -> None:
+    generator = torch.Generator().manual_seed(2)
+
+    def unit(*shape: int) -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.randn(*shape, generator=generator), dim=-1)
+
+    vectors = {"text": unit(4, 3, 6), "vision": unit(5, 3, 6)}
+    frozen = {"text": unit(4, 2), "vision": unit(5, 2)}
+    shares = {tower: torch.rand(len(own), 3, generator=generator) for tower, own in vectors.items()}
+    shares = {tower: own / own.sum(dim=1, keepdim=True) for tower, own in shares.items()}
+    shares["text"][0] = torch.tensor([1.0, 0.0, 0.0])
+    shares["vision"][0] = torch.tensor([1.0, 0.0, 0.0])  # the same task as the first text
+    shares["vision"][1] = torch.tensor([0.0, 1.0, 0.0])  # another
+    shares["vision"][2] = 0.0  # none
+    membership = {tower: torch.rand(own.shape, generator=generator) for tower, own in shares.items()}
+    slow = torch.zeros(4, 5)
+    for i in range(4):
+        for j in range(5):
+            in_common = shares["text"][i] * shares["vision"][j]
+            under = sum(float(in_common[t] * (vectors["text"][i, t] @ vectors["vision"][j, t])) for t in range(3))
+            rest = (1 - float(in_common.sum())) * float(frozen["text"][i] @ frozen["vision"][j])
+            slow[i, j] = under + rest + 0.2 * float(membership["text"][i] @ membership["vision"][j])
+    found = {
+        tower: scored_features_by_task(
+            vectors[tower], shares[tower], frozen=frozen[tower], membership=membership[tower], weight=0.2, tower=tower
+        )
+        for tower in vectors
+    }
+    assert found["text"].shape == (4, 3 * (6 + 2) + 2 + 3)
+    torch.testing.assert_close(found["text"] @ found["vision"].T, slow)
 
 
 def test_what_belongs_to_no_task_agrees_with_all_alike() -> None:

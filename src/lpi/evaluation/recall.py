@@ -18,7 +18,7 @@ from lpi.methods.base import Method
 from lpi.methods.experts import stage_of
 from lpi.metrics.ranking import Gallery, Ranks, ranks_both_directions, recall_both_directions, recalls_of
 from lpi.routing.base import Routing
-from lpi.routing.score import Probe, scored_features, scored_features_with_frozen
+from lpi.routing.score import Probe, scored_features, scored_features_by_task
 from lpi.tasks.stream import TaskStream
 
 
@@ -178,16 +178,21 @@ class Evaluator:
             routes[tower] = routing.tasks
             mixed[tower] = features[tower] = cache.mixed(method, tower, rows[tower], routing.routes, routing.weights)
             if self.settings.scoring == "routed" and method.router is not None:
-                frozen = test.frozen[tower][rows[tower]]
-                features[tower] = self._scored(tower, mixed[tower], frozen, routing)
+                features[tower] = self._scored(method, tower, rows[tower], routing, mixed[tower], cache)
         return Encoded(rows, routes, features, mixed)
 
-    def _scored(self, tower: str, mixed: Tensor, frozen: Tensor, routing: Routing) -> Tensor:
+    def _scored(
+        self, method: Method, tower: str, rows: Tensor, routing: Routing, mixed: Tensor, cache: FeatureCache
+    ) -> Tensor:
         """Features whose inner product is the ``routed`` score; see :mod:`lpi.routing.score`."""
-        probe, weight = Probe(mixed, routing.membership), self.settings.routed_weight
+        weight = self.settings.routed_weight
         if self.settings.unrouted_score == "mixed":
-            return scored_features(probe, weight)
-        return scored_features_with_frozen(probe, weight, frozen=frozen, tasks=routing.tasks, tower=tower)
+            return scored_features(Probe(mixed, routing.membership), weight)
+        vectors, shares = cache.by_task(method, tower, rows, routing)
+        frozen = cache.test.frozen[tower][rows]
+        return scored_features_by_task(
+            vectors, shares, frozen=frozen, membership=routing.membership, weight=weight, tower=tower
+        )
 
     def _beside(self, method: Method, known: Encoded, rows: Towers) -> tuple[PerTask, PerTask]:
         """What a ``routed`` score is to be held against: plain cosines of the same features, and the frozen features

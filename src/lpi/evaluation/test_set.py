@@ -147,6 +147,21 @@ class FeatureCache:
             width=width_of(method),
         )
 
+    def by_task(self, method: Method, tower: str, rows: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
+        """Vectors of ``rows`` under each task, [rows, tasks, features], and how much each counts, [rows, tasks].
+
+        Only what counts is encoded; the rest is zero. A route that merges tasks counts for the first of them.
+        """
+        assert method.router is not None
+        vectors = torch.zeros(len(rows), len(method.tasks), width_of(method))
+        shares = torch.zeros(vectors.shape[:2])
+        for routes, weights in zip(routing.routes.T, routing.weights.T, strict=True):
+            tasks = method.router.tasks_of(routes)
+            own = ((tasks != FALLBACK) & (weights > 0)).nonzero()[:, 0]
+            vectors[own, tasks[own]] = self.features(method, tower, rows[own], routes[own])
+            shares[own, tasks[own]] = weights[own]
+        return vectors, shares
+
     def _under(self, method: Method, tower: str, rows: Tensor, route: int) -> Tensor:
         if route == FALLBACK:
             return self.test.frozen[tower][rows]

@@ -23,11 +23,12 @@ from lpi.errors import LpiError
 from lpi.methods.base import FALLBACK, Method, Saved, TaskData, TrainingBatch, router_losses, router_trainable
 from lpi.methods.experts import Experts
 from lpi.methods.options import MethodOptions, RoutedOptions
-from lpi.methods.pairs import SHRINKAGES, Pairs, Ranked, chosen, closed, pairs_of, reciprocal_rank
+from lpi.methods.pairs import SHRINKAGES, Pairs, Ranked, chosen, closed, likelihood, pairs_of
 from lpi.options import Size, Table
 from lpi.prompts.low_rank import TOWERS
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75)  # of what was changed, beside the frozen states' map
+NEGLIGIBLE = 0.01  # a weight below this isn't worth another pass through the last blocks
 PROJECTION = (
     "states of more numbers than this are reduced to so many by a random map, the same for all tasks and stored "
     "nowhere; 0 leaves them as they are"
@@ -186,7 +187,7 @@ class Beside(ClosedMap):
         return F.pad(torch.cat(parts, dim=1), (0, 0 if mapped else self.dimensions))
 
     def fit(self, head: Head, frozen: Pairs, changed: Pairs, held: Tensor) -> None:
-        """Fit the first map to all pairs, and choose shrinkage and weights on those that the steps haven't seen.
+        """Fit the first map to all pairs, and find shrinkage and weights on those that the steps haven't seen.
 
         Args:
             head: the first map, of the frozen states.
@@ -199,8 +200,10 @@ class Beside(ClosedMap):
         ranked = Ranked.of(frozen, held)
         maps = Correlations(frozen.moments(~held)).maps(head.dimensions, shrinkage)
         first = (1 - share) * ranked.own + share * ranked.scores(frozen, maps)
-        trained, merit = Ranked.of(changed, held).own, {}
+        trained = Ranked.of(changed, held).own
         correlations = Correlations(changed.moments(~held)) if self.dimensions else None
+        tried: list[tuple[float, float, float]] = []
+        merit: list[float] = []
         for chosen_shrinkage in SHRINKAGES if correlations else (0.0,):
             found = torch.zeros_like(first)
             if correlations:
@@ -208,12 +211,28 @@ class Beside(ClosedMap):
             for own, mapped in product(WEIGHTS, WEIGHTS if correlations else (0.0,)):
                 if own + mapped < 1:
                     scores = (1 - own - mapped) * first + own * trained + mapped * found
-                    merit[chosen_shrinkage, own, mapped] = reciprocal_rank(scores, ranked.places)
-        # where several do as well, the least weight: nothing is added that isn't worth it
-        shrinkage, own, mapped = max(merit, key=lambda one: (merit[one], -one[1] - one[2], one))
-        if mapped:
+                    tried.append((chosen_shrinkage, own, mapped))
+                    merit.append(likelihood(scores, ranked.places))
+        shrinkage, weights = self.averaged(torch.tensor(tried), len(ranked.pictures) * torch.tensor(merit))
+        self.weights.copy_(weights)
+        if weights[1]:
             self.take(changed.moments(), shrinkage)
-        self.weights.copy_(torch.tensor([own, mapped]))
+
+    @staticmethod
+    def averaged(tried: Tensor, likelihoods: Tensor) -> tuple[float, Tensor]:
+        """A shrinkage, and weights averaged by how likely each of those tried is.
+
+        A few pictures tell good weights from bad ones, but not the best one; the average errs less than any winner.
+
+        Args:
+            tried: a shrinkage and two weights a row, [tried, 3].
+            likelihoods: the logarithm of how likely all pairs are under each, [tried].
+        """
+        likely = likelihoods.double().softmax(dim=0)
+        shrinkages = sorted(set(tried[:, 0].tolist()))
+        shrinkage = max(shrinkages, key=lambda one: float(likely[tried[:, 0] == one].sum()))
+        averages = likely @ tried[:, 1:].double()
+        return shrinkage, torch.where(averages < NEGLIGIBLE, 0.0, averages).float()
 
 
 def states_of(

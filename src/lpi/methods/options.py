@@ -173,6 +173,8 @@ def rerouted(options: MethodOptions, wanted: dict[str, Any]) -> dict[str, Any]:
     if instead.get("router", options.router) != name:
         target = router_class(name).Options
         common = {part.name for part in fields(target)} & {part.name for part in fields(routing)} - {"metric"}
+        if not routing.posterior_temperature:  # only whitened keys find one themselves
+            common -= {"posterior_temperature"}
         kept = target(**{part: getattr(routing, part) for part in common})  # type: ignore[assignment]
         instead = {"router": name, "routing": kept}
     if name == "nearest":

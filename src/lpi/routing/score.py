@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lpi.prompts.task_keys import FALLBACK
-
 
 @dataclass(frozen=True)
 class Probe:
@@ -51,20 +49,29 @@ def scored_features(probe: Probe, weight: float) -> Tensor:
     return torch.cat([probe.vector, weight**0.5 * probe.membership], dim=1)
 
 
-def scored_features_with_frozen(probe: Probe, weight: float, *, frozen: Tensor, tasks: Tensor, tower: str) -> Tensor:
-    """As :func:`scored_features`, but a pair of which one side belongs to no task has the frozen model's cosine.
+def scored_features_by_task(
+    vectors: Tensor, shares: Tensor, *, frozen: Tensor, membership: Tensor, weight: float, tower: str
+) -> Tensor:
+    """Features whose inner product scores a pair under a task only as far as both sides belong to it.
 
-    With the frozen features f, the vectors v, and k, which is 1 for what belongs to a task and 0 for what doesn't, the
-    inner product is k k' v v' + (1 - k k') f f', plus the agreement.
+    Vectors under maps of two tasks don't compare. With the shares a_t of a pair's one side and b_t of the other, their
+    vectors v_t and w_t, and the frozen features f and g, the inner product is
+
+        sum_t a_t b_t v_t w_t + (1 - sum_t a_t b_t) f g
+
+    plus the agreement: what the sides don't share, the frozen model scores.
 
     Args:
-        probe: the items.
+        vectors: of each item under each task, L2-normalised, [items, tasks, features].
+        shares: how much each item belongs to each task, [items, tasks]; rows sum to 1, or to 0 for no task.
+        frozen: the frozen model's features, L2-normalised, [items, frozen features].
+        membership: see :class:`Probe`, [items, tasks].
         weight: of the agreement.
-        frozen: the frozen model's features, L2-normalised, [items, features].
-        tasks: the task of each item, int64 [items]; FALLBACK for none.
         tower: ``vision`` or ``text``: the two sides of a pair.
+
+    Returns:
+        Of shape [items, tasks * (features + frozen features) + frozen features + tasks].
     """
-    assert probe.membership is not None  # only routed items belong to tasks
-    known = (tasks != FALLBACK)[:, None]
     sign = 1 if tower == "vision" else -1
-    return torch.cat([known * probe.vector, frozen, sign * known * frozen, weight**0.5 * probe.membership], dim=1)
+    shared = torch.cat([vectors, sign * frozen[:, None].expand(-1, shares.shape[1], -1)], dim=2)
+    return torch.cat([(shares[:, :, None] * shared).flatten(1), frozen, weight**0.5 * membership], dim=1)

@@ -11,9 +11,14 @@ import torch
 from torch import Tensor
 
 from lpi.backbones.base import DualEncoder
-from lpi.options import Above, Count
-from lpi.prompts.task_keys import Metric, TaskKeys, task_distances, whitening
+from lpi.options import Count, Weight
+from lpi.prompts.task_keys import Metric, TaskKeys, task_distances, task_posteriors, whitening
 from lpi.routing.nearest import NearestKeys
+
+PARTS = 8  # that a task's items are cut into, to see how far what a key hasn't seen lies from it
+TEMPERATURES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+IMPOSSIBLE = 1e-30  # a task is never quite that, nor does one item decide for all
+UNKNOWN = 0.2  # the temperature while there is one task
 
 
 class WhitenedKeys(NearestKeys):
@@ -35,16 +40,21 @@ class WhitenedKeys(NearestKeys):
         metric: Annotated[
             Literal["whitened"], "distance between a query and the keys; another takes the nearest router"
         ] = "whitened"  # type: ignore[assignment]
+        clusters: Annotated[Count, "k-means keys for each task and tower"] = 1
         covariance_rank: Annotated[
             Count, "directions of a task's spread that are kept: more tell tasks apart better, and take more room"
-        ] = 16
+        ] = 64
         out_of_domain: Annotated[
             Literal["nearest", "fallback"], "fallback sends what is far from every task to the frozen model"
         ] = "fallback"
         soft_tasks: Annotated[
             Count, "a query's vector is mixed from so many of its likeliest tasks', weighted by their posteriors"
         ] = 3
-        posterior_temperature: Annotated[Above, "of the soft assignment to tasks; 0.1 is that of equal Gaussians"] = 0.2
+        posterior_temperature: Annotated[
+            Weight,
+            "of the soft assignment to tasks; 0.1 is that of equal Gaussians, and 0 takes the one under which training "
+            "items that the keys haven't seen are likeliest to belong where they do",
+        ] = 0.0
 
     options: Options
 
@@ -72,23 +82,39 @@ class WhitenedKeys(NearestKeys):
     def fit(self, tower: str, points: Tensor, generator: torch.Generator) -> None:
         """See :class:`Router`."""
         keys = self.made(points, generator)
-        radius = self._radius(tower, points.cpu(), generator)
-        self.keep(tower, replace(keys, radius=radius), points.device)
+        distances = self._unseen(tower, points.cpu(), generator)
+        self.keep(tower, replace(keys, radius=distances[:, -1].quantile(self.options.quantile)), points.device)
+        own = [task_posteriors(distances, (), metric="whitened", temperature=each)[:, -1] for each in TEMPERATURES]
+        likely = torch.stack(own).clamp(min=IMPOSSIBLE).log().sum(dim=1)
+        self._task(-1).keep(f"likely_{tower}", likely.to(points.device))
 
-    def _radius(self, tower: str, points: Tensor, generator: torch.Generator) -> Tensor:
-        """How far what belongs to the newest task lies from keys that haven't seen it, scalar, in whitened distance.
+    def _unseen(self, tower: str, points: Tensor, generator: torch.Generator) -> Tensor:
+        """Whitened distances of the newest task's training items to each task, itself last, [items, tasks].
 
-        Each half of the points is measured against keys of the other half: a covariance from a hundred points fits
+        Each part of the points is measured against keys of the other parts: a covariance from a hundred points fits
         those very points, and would call most new ones far.
         """
         earlier = self.stage(len(self.kept) - 2).keys(tower)
-        order = torch.randperm(len(points), generator=generator)
-        halves = order.chunk(2) if len(points) > 1 else (order, order)
-        distances = [
-            task_distances(points[own], [*earlier, self.made(points[other], generator)], "whitened")[:, -1]
-            for own, other in (halves, halves[::-1])
-        ]
-        return torch.cat(distances).quantile(self.options.quantile)
+        parts = torch.randperm(len(points), generator=generator).chunk(PARTS)
+        found = []
+        for place, own in enumerate(parts):
+            others = torch.cat([*parts[:place], *parts[place + 1 :]]) if len(parts) > 1 else own
+            found.append(task_distances(points[own], [*earlier, self.made(points[others], generator)], "whitened"))
+        return torch.cat(found)
+
+    def posteriors(self, tower: str, distances: Tensor) -> Tensor:
+        """See :class:`Router`."""
+        temperature = self.options.posterior_temperature or self.calibrated(tower)
+        return task_posteriors(distances, self.keys(tower), metric="whitened", temperature=temperature)
+
+    def calibrated(self, tower: str) -> float:
+        """The temperature under which all tasks' training items are likeliest to belong where they do.
+
+        Each task's items were measured against the tasks before it and keys of its own that hadn't seen them; so much
+        of each temperature is kept, and nothing of an item.
+        """
+        likely = torch.stack(self._column(f"likely_{tower}")).sum(dim=0)
+        return TEMPERATURES[int(likely.argmax())] if likely.any() else UNKNOWN  # a first task can't be confused
 
     def distances(self, tower: str, features: Tensor) -> Tensor:
         """See :class:`Router`."""
