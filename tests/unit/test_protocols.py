@@ -225,7 +225,7 @@ def test_a_score_with_routing_is_held_against_cosines_and_against_the_frozen_mod
         distances = learner.router(tower, looks).distances
         scores[tower] = learner.router.posteriors(tower, distances)
         lost = learner.router(tower, looks).tasks == FALLBACK
-        scores[tower][lost] = 1 / 3  # of no task: agrees with all of them alike
+        scores[tower][lost] = 3**-0.5  # of no task: agrees with all of them alike
     slow = test.frozen["text"] @ test.frozen["vision"].T + 0.5 * scores["text"] @ scores["vision"].T
     right = torch.zeros_like(slow, dtype=torch.bool)
     right[test.pairs[:, 0], test.pairs[:, 1]] = True
@@ -254,7 +254,7 @@ def test_a_pair_of_which_the_sides_share_no_task_can_be_left_to_the_frozen_model
                 if route != FALLBACK:
                     shares[tower][row, route] += weight
         vectors[tower] = [evaluator.under(learner, tower, rows, torch.full_like(rows, task)) for task in range(3)]
-        agreement[tower] = torch.where((routing.tasks == FALLBACK)[:, None], 1 / 3, routing.posteriors)
+        agreement[tower] = torch.where((routing.tasks == FALLBACK)[:, None], 3**-0.5, routing.posteriors)
         own[tower] = evaluator.mixed(learner, tower, rows, routing.routes, routing.weights)
         lost = shares[tower].sum(dim=1) == 0
         assert 0 < float(lost.float().mean()) < 1

@@ -19,6 +19,7 @@ from lpi.methods.checkpoint import load_method
 from lpi.methods.encoder import route_images, route_texts
 from lpi.prompts.task_keys import FALLBACK
 from lpi.routing import Routing, all_under, router_class, router_names
+from lpi.routing.base import most_agreement
 from lpi.routing.mix import mix
 from lpi.routing.score import Probe, routed_score, scored_features, scored_features_by_task
 from lpi.storage import read_json
@@ -247,5 +248,11 @@ def test_what_belongs_to_no_task_agrees_with_all_alike() -> None:
         torch.ones(2, 1),
         torch.tensor([0, FALLBACK]),
     )
-    assert routing.membership.tolist() == [pytest.approx([0.9, 0.1]), [0.5, 0.5]]
+    assert routing.membership.tolist() == [pytest.approx([0.9, 0.1]), pytest.approx([0.5**0.5, 0.5**0.5])]
+    assert float(routing.membership[1] @ routing.membership[1]) == pytest.approx(1)  # and fully with its like
+    for own in (*routing.membership, 0.3 * torch.tensor([0.3, 0.25, 0.25, 0.2])):
+        count = len(own)
+        others = [*torch.eye(count), *torch.rand(50, count).softmax(1), torch.full((count,), count**-0.5)]
+        assert most_agreement(own) == pytest.approx(max(float(own @ other) for other in others))
+    assert most_agreement(torch.empty(0)) == 0
     assert all_under(0, torch.zeros(3, 2)).membership.shape == (3, 0)

@@ -5,6 +5,7 @@ A method has one router or none. The router never changes what a task learned; i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -57,14 +58,22 @@ class Routing:
 def membership(posteriors: Tensor, tasks: Tensor) -> Tensor:
     """How much items belong to each task, [items, tasks]; the inner product of two says whether they agree.
 
-    These are the posteriors; but what belongs to no task agrees with every task alike.
+    These are the posteriors; but what belongs to no task agrees with every task alike, and with its like as much as two
+    items of one task do.
 
     Args:
         posteriors: how likely each task is, [items, tasks].
         tasks: the task that each item was sent to, int64 [items]; FALLBACK for none.
     """
     lost = (tasks == FALLBACK).to(posteriors.device)[:, None]
-    return torch.where(lost, 1 / max(1, posteriors.shape[1]), posteriors)
+    return torch.where(lost, max(1, posteriors.shape[1]) ** -0.5, posteriors)
+
+
+def most_agreement(memberships: Tensor) -> float:
+    """The largest inner product of an item's membership, [tasks], with any: one task's alone, or that of no task."""
+    if not len(memberships):
+        return 0.0
+    return max(float(memberships.max()), float(memberships.sum()) / math.sqrt(len(memberships)))
 
 
 def all_under(route: int, features: Tensor) -> Routing:

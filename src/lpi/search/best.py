@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from lpi.errors import ConfigError
+from lpi.routing.base import most_agreement
 from lpi.search.filters import Filters, quoted
 from lpi.search.scoring import Probe
 from lpi.search.table import Row, Rows
@@ -64,8 +65,8 @@ def _routed(
 ) -> list[list[Row]]:
     """The best rows of several queries by cosine plus agreement on the tasks.
 
-    The store finds by cosine alone. What it hasn't given yet has a smaller cosine than its last row, and no agreement
-    is above the query's largest membership; so more is asked for until nothing further can be among the best.
+    The store finds by cosine alone. What it hasn't given yet has a smaller cosine than its last row, and an agreement
+    within :func:`lpi.routing.base.most_agreement`; so more is asked for until nothing further can be among the best.
     """
     found: list[list[Row]] = [[] for _ in probes]
     waiting, asked = list(range(len(probes))), WIDER * count
@@ -81,7 +82,7 @@ def _routed(
                 {**row, "score": row["score"] + more} for row, more in zip(near, agreement, strict=True)
             ]
             found[place] = in_order(scored)[:count]
-            if len(near) == asked and near[-1]["score"] + float(tasks.max()) >= found[place][-1]["score"]:
+            if len(near) == asked and near[-1]["score"] + most_agreement(tasks) >= found[place][-1]["score"]:
                 unsure.append(place)
         waiting, asked = unsure, WIDER * asked
     return found
