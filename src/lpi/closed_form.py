@@ -16,6 +16,9 @@ Affine = tuple[Tensor, Tensor]
 """The mean that is taken off, [width], and the map that follows, [width, dimensions]."""
 
 
+NOTHING = 1e-10  # of the largest variance: what varies less is rounding
+
+
 @dataclass(frozen=True)
 class Moments:
     """Sums over weighted pairs x, y of states of a picture and a caption, in double precision.
@@ -83,25 +86,93 @@ def cca(moments: Moments, dimensions: int, *, shrinkage: float) -> dict[str, Aff
 
     Paper: regularised canonical correlation analysis (Vinod 1976, Journal of Econometrics 4).
     """
-    return Correlations(moments).maps(dimensions, shrinkage)
+    return Correlations.of(moments).maps(dimensions, shrinkage)
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """A covariance by the directions in which anything varies.
+
+    Attributes:
+        mean: [width].
+        variances: [rank].
+        directions: orthonormal columns, [width, rank].
+    """
+
+    mean: Tensor
+    variances: Tensor
+    directions: Tensor
+
+    @classmethod
+    def of_covariance(cls, mean: Tensor, covariance: Tensor) -> Spectrum:
+        """From the covariance itself, [width, width]."""
+        variances, directions = torch.linalg.eigh(covariance)
+        kept = variances > NOTHING * variances[-1].clamp_min(0)
+        return cls(mean, variances[kept], directions[:, kept])
+
+    @classmethod
+    def of_items(cls, items: Tensor, weights: Tensor) -> Spectrum:
+        """From weighted items, [items, width] and [items], in double precision.
+
+        Fewer items than numbers vary in few directions: the products of the items tell them in a fraction of the time.
+        """
+        share = (weights / weights.sum())[:, None]
+        mean = (share * items).sum(0)
+        centred = share.sqrt() * (items - mean)
+        if len(items) >= items.shape[1]:
+            return cls.of_covariance(mean, centred.T @ centred)
+        variances, places = torch.linalg.eigh(centred @ centred.T)
+        kept = variances > NOTHING * variances[-1].clamp_min(0)
+        return cls(mean, variances[kept], centred.T @ places[:, kept] * variances[kept].rsqrt())
+
+    def whitening(self, shrinkage: float) -> Tensor:
+        """What scales each direction to variance 1, [rank]; with so many mean variances added to each."""
+        return (self.variances + shrinkage * (self.variances.sum() / len(self.mean)).clamp_min(1e-12)).rsqrt()
 
 
 class Correlations:
     """The covariances of pairs, decomposed once for any shrinkage; see :func:`cca`.
 
     Args:
-        moments: of the pairs.
+        vision: of the pictures.
+        text: of the captions.
+        between: the covariance of the two, in the directions of both, [vision rank, text rank].
     """
 
-    def __init__(self, moments: Moments) -> None:
-        xx, yy, self.between = moments.covariances()
-        self.spectra: list[tuple[Tensor, Tensor]] = [torch.linalg.eigh(xx), torch.linalg.eigh(yy)]
-        self.means = {"vision": moments.x / moments.weight, "text": moments.y / moments.weight}
+    def __init__(self, vision: Spectrum, text: Spectrum, between: Tensor) -> None:
+        self.vision, self.text, self.between = vision, text, between
+
+    @classmethod
+    def of(cls, moments: Moments) -> Correlations:
+        """From sums over pairs."""
+        xx, yy, xy = moments.covariances()
+        vision = Spectrum.of_covariance(moments.x / moments.weight, xx)
+        text = Spectrum.of_covariance(moments.y / moments.weight, yy)
+        return cls(vision, text, vision.directions.T @ xy @ text.directions)
+
+    @classmethod
+    def of_pairs(cls, x: Tensor, y: Tensor, rows: tuple[Tensor, Tensor], weights: Tensor) -> Correlations:
+        """From the pairs themselves, which is faster for fewer of them than the states have numbers.
+
+        Args:
+            x: states of pictures, each once, [pictures, vision width].
+            y: of captions, [captions, text width].
+            rows: the picture and the caption of each pair, int64 [pairs].
+            weights: above 0, [pairs].
+        """
+        weights = weights.double()
+        spectra, inside = [], []
+        for items, own in zip((x.double(), y.double()), rows, strict=True):
+            used, place = torch.unique(own, return_inverse=True)
+            each = torch.zeros(len(used), dtype=torch.float64).index_add_(0, place, weights)
+            spectra.append(Spectrum.of_items(items[used], each))
+            inside.append(((items[used] - spectra[-1].mean) @ spectra[-1].directions)[place])
+        return cls(spectra[0], spectra[1], (weights / weights.sum() * inside[0].T) @ inside[1])
 
     def maps(self, dimensions: int, shrinkage: float) -> dict[str, Affine]:
         """See :func:`cca`."""
-        left, right = (_inverse_root(values, vectors, shrinkage) for values, vectors in self.spectra)
-        whitened = left @ self.between @ right
+        left, right = self.vision.whitening(shrinkage), self.text.whitening(shrinkage)
+        whitened = left[:, None] * self.between * right
         # of the smaller square, which takes a third of the time of the decomposition itself
         tall = whitened.shape[0] > whitened.shape[1]
         squares, vectors = torch.linalg.eigh(whitened.T @ whitened if tall else whitened @ whitened.T)
@@ -111,17 +182,14 @@ class Correlations:
         own = vectors * squares
         u, v = (other, own) if tall else (own, other)
         found = {}
-        for tower, full in (("vision", left @ u), ("text", right @ v)):
-            kept = torch.zeros(len(full), dimensions)
-            kept[:, : full.shape[1]] = full.float()
-            found[tower] = (self.means[tower].float(), kept)
+        for tower, spectrum, full in (
+            ("vision", self.vision, left[:, None] * u),
+            ("text", self.text, right[:, None] * v),
+        ):
+            kept = torch.zeros(len(spectrum.mean), dimensions)
+            kept[:, : full.shape[1]] = (spectrum.directions @ full).float()
+            found[tower] = (spectrum.mean.float(), kept)
         return found
-
-
-def _inverse_root(values: Tensor, vectors: Tensor, shrinkage: float) -> Tensor:
-    shrunk = values.clamp_min(0) + shrinkage * values.clamp_min(0).mean().clamp_min(1e-12)
-    root: Tensor = vectors * shrunk.rsqrt() @ vectors.T
-    return root
 
 
 def ridge(moments: Moments, *, strength: float) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 import lpi
 from lpi.backbones.base import DualEncoder
 from lpi.backbones.tower import pooled_states
-from lpi.closed_form import Moments, cca, ridge
+from lpi.closed_form import Affine, Correlations, Moments, cca, ridge
 from lpi.config import TrainingSettings
 from lpi.errors import LpiError, ShapeError
 from lpi.features import TrainingSet
@@ -64,6 +64,31 @@ def test_cca_solves_the_generalised_eigenproblem() -> None:
         b = torch.linalg.solve(yy, xy.T @ found) / s2.sqrt()
         torch.testing.assert_close(maps["text"][1][:, place].double(), b, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(maps["vision"][0].double(), x.mul(share[:, None]).sum(0), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [7, 40])
+def test_few_pairs_of_wide_states_give_the_maps_that_their_sums_give(count: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    x, y = torch.randn(count, 20, generator=generator), torch.randn(count, 15, generator=generator)
+    rows = torch.randint(
+        count, (2, 2 * count), generator=generator
+    )  # pictures and captions of several pairs, and of none
+    weights = torch.rand(2 * count, generator=generator) + 0.5
+    slow = cca(Moments.of(x[rows[0]], y[rows[1]], weights), 5, shrinkage=SHRUNK)
+    fast = Correlations.of_pairs(x, y, (rows[0], rows[1]), weights).maps(5, SHRUNK)
+
+    def scores(maps: dict[str, Affine]) -> Tensor:  # a direction's sign means nothing
+        images, texts = ((own - maps[t][0]) @ maps[t][1] for t, own in (("vision", x), ("text", y)))
+        return texts @ images.T
+
+    torch.testing.assert_close(scores(fast), scores(slow), rtol=1e-4, atol=1e-5)
+
+
+def test_pairs_in_which_nothing_varies_have_no_directions() -> None:
+    rows = torch.zeros(1, dtype=torch.int64)
+    maps = Correlations.of_pairs(torch.ones(1, 6), torch.ones(1, 5), (rows, rows), torch.ones(1)).maps(3, SHRUNK)
+    assert maps["vision"][1].tolist() == torch.zeros(6, 3).tolist()
+    assert maps["text"][0].tolist() == [1.0] * 5
 
 
 def test_directions_beyond_the_widths_are_zero() -> None:

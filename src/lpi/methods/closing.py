@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lpi.backbones.base import DualEncoder, Images, Texts, TowerPrompts
-from lpi.closed_form import Correlations, Moments, cca
+from lpi.closed_form import Correlations, Moments
 from lpi.devices import in_full
 from lpi.errors import LpiError
 from lpi.methods.base import FALLBACK, Method, Saved, TaskData, TrainingBatch, router_losses, router_trainable
@@ -79,9 +79,9 @@ class ClosedMap(nn.Module):
         """States under the tower's map, L2-normalised, [items, dimensions]."""
         return closed((getattr(self, f"mean_{tower}").float(), getattr(self, f"map_{tower}").float()), states)
 
-    def take(self, moments: Moments, shrinkage: float) -> None:
+    def take(self, correlations: Correlations, shrinkage: float) -> None:
         """Fit both maps."""
-        for tower, (mean, weights) in cca(moments, self.dimensions, shrinkage=shrinkage).items():
+        for tower, (mean, weights) in correlations.maps(self.dimensions, shrinkage).items():
             setattr(self, f"mean_{tower}", mean.half().to(self.get_buffer(f"mean_{tower}").device))
             setattr(self, f"map_{tower}", weights.half().to(self.get_buffer(f"map_{tower}").device))
 
@@ -130,7 +130,7 @@ class Head(ClosedMap):
         """
         shrinkages = SHRINKAGES if shrinkage is None else (shrinkage,)
         _, shrinkage, share = chosen(pairs, self.dimensions, shrinkages)
-        self.take(pairs.moments() if moments is None else moments, shrinkage)
+        self.take(pairs.correlations() if moments is None else Correlations.of(moments), shrinkage)
         self.share.fill_(share)
         return shrinkage, share
 
@@ -145,7 +145,7 @@ class Head(ClosedMap):
         before, after = (chosen(own, self.dimensions, held=held) for own in (frozen, changed))
         self.changed.fill_(after[0] > before[0])
         if self.changed:
-            self.take(changed.moments(), after[1])
+            self.take(changed.correlations(), after[1])
             self.share.fill_(after[2])
         else:  # of the frozen states all pairs are unseen: each may decide
             self.fit(frozen)
@@ -198,10 +198,10 @@ class Beside(ClosedMap):
         head.changed.fill_(False)
         shrinkage, share = head.fit(frozen)
         ranked = Ranked.of(frozen, held)
-        maps = Correlations(frozen.moments(~held)).maps(head.dimensions, shrinkage)
+        maps = frozen.correlations(~held).maps(head.dimensions, shrinkage)
         first = (1 - share) * ranked.own + share * ranked.scores(frozen, maps)
         trained = Ranked.of(changed, held).own
-        correlations = Correlations(changed.moments(~held)) if self.dimensions else None
+        correlations = changed.correlations(~held) if self.dimensions else None
         tried: list[tuple[float, float, float]] = []
         merit: list[float] = []
         for chosen_shrinkage in SHRINKAGES if correlations else (0.0,):
@@ -216,7 +216,7 @@ class Beside(ClosedMap):
         shrinkage, weights = self.averaged(torch.tensor(tried), len(ranked.pictures) * torch.tensor(merit))
         self.weights.copy_(weights)
         if weights[1]:
-            self.take(changed.moments(), shrinkage)
+            self.take(changed.correlations(), shrinkage)
 
     @staticmethod
     def averaged(tried: Tensor, likelihoods: Tensor) -> tuple[float, Tensor]:

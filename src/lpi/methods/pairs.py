@@ -40,16 +40,20 @@ class Pairs:
     pictures: Tensor
     captions: Tensor
 
-    def moments(self, among: Tensor | None = None) -> Moments:
-        """Sums over the pairs whose pictures are ``among`` those given (bool [pictures]); by default over all.
+    def moments(self) -> Moments:
+        """Sums over all pairs; every picture counts as one, however many captions it has."""
+        x, y = self.states["vision"][self.pictures], self.states["text"][self.captions]
+        return Moments.of(x, y, self._weights())
 
-        Every picture counts as one, however many captions it has.
-        """
+    def correlations(self, among: Tensor | None = None) -> Correlations:
+        """Of the pairs whose pictures are ``among`` those given (bool [pictures]); of all by default."""
+        kept = torch.arange(len(self.pictures)) if among is None else among[self.pictures].nonzero()[:, 0]
+        rows = self.pictures[kept], self.captions[kept]
+        return Correlations.of_pairs(self.states["vision"], self.states["text"], rows, self._weights()[kept])
+
+    def _weights(self) -> Tensor:
         count = torch.bincount(self.pictures, minlength=len(self.states["vision"]))[self.pictures]
-        weights = 1 / count.double()
-        if among is not None:
-            weights = weights * among[self.pictures]
-        return Moments.of(self.states["vision"][self.pictures], self.states["text"][self.captions], weights)
+        return 1 / count.double()
 
 
 @torch.no_grad()
@@ -122,7 +126,7 @@ def chosen(
     """
     merit: dict[tuple[float, float], float] = {}
     for fold in folds(len(pairs.states["vision"])) if held is None else [held]:
-        ranked, correlations = Ranked.of(pairs, fold), Correlations(pairs.moments(~fold))
+        ranked, correlations = Ranked.of(pairs, fold), pairs.correlations(~fold)
         for shrinkage in shrinkages:
             found = ranked.scores(pairs, correlations.maps(dimensions, shrinkage))
             for share in SHARES:
