@@ -123,7 +123,7 @@ def on_sources(without: Results) -> str:
     where = "above" if gain > 0 else "below"
     return (
         f"Without sources ({fewest} run where none was planned) `preset=best` is {abs(gain):.1f} points {where} the "
-        f"frozen model: {routed:.0f} % of the pictures are sent to their own task (told the task, it has "
+        f"frozen model; {routed:.0f} % of the pictures are sent to their own task (told the task, it has "
         f"{best['oracle_r1']:.1f})."
     )
 
