@@ -7,6 +7,7 @@ everywhere else a recall or precision is a fraction.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -117,7 +118,8 @@ class Results:
         command: what made it.
         stream, backbone, settings: what it is about; settings by variant.
         tuned: what ``lpi tune`` tried and chose, by variant, if the settings are from there.
-        versions, machine, commit: see :func:`lpi.evaluation.machine.environment`.
+        versions, machine: see :func:`lpi.evaluation.machine.environment`; of the first run.
+        commit: that of the runs, or several; see :func:`commits`.
     """
 
     problem: str
@@ -252,8 +254,19 @@ def collect(
         settings={variant: own[0].info["settings"] for variant, own in runs.items()},
         planned=planned_pairs(runs, outcome.cells[0].settings.planned, metrics) if runs else [],
         tuned={variant: found for variant, found in (tuned or {}).items() if variant in rows} or None,
-        **{key: of_run[key] for key in ("stream", "backbone", "versions", "machine", "commit")},
+        commit=commits([run.info["commit"] for own in runs.values() for run in own]) if runs else of_run["commit"],
+        **{key: of_run[key] for key in ("stream", "backbone", "versions", "machine")},
     )
+
+
+def commits(of_runs: Sequence[str | None]) -> str | None:
+    """What all runs were made with: one commit, or several, the most frequent first.
+
+    >>> commits(["a1", "b2", "b2"]), commits([None])
+    ('b2, a1', None)
+    """
+    counted = Counter(one or "no commit" for one in of_runs)
+    return None if set(counted) == {"no commit"} else ", ".join(one for one, _ in counted.most_common())
 
 
 def _row(runs: Sequence[_Run], problem: str) -> Row:

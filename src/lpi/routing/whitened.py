@@ -94,7 +94,9 @@ class WhitenedKeys(NearestKeys):
         Each part of the points is measured against keys of the other parts: a covariance from a hundred points fits
         those very points, and would call most new ones far.
         """
-        earlier = self.stage(len(self.kept) - 2).keys(tower)
+        # copied: where a tensor lies in memory, fresh or read from a file, decides the last bits of its products
+        before = self.stage(len(self.kept) - 2).keys(tower)
+        earlier = [TaskKeys(**{name: part.clone() for name, part in vars(own).items()}) for own in before]
         parts = torch.randperm(len(points), generator=generator).chunk(PARTS)
         found = []
         for place, own in enumerate(parts):
