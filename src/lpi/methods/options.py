@@ -16,6 +16,7 @@ from lpi.errors import ConfigError, UnknownNameError, check_choice, did_you_mean
 from lpi.options import Table, as_values, changed, hints, leaves, value_at
 from lpi.routing import Router, router_class, router_names
 from lpi.routing.nearest import NearestKeys
+from lpi.routing.whitened import UNKNOWN, WhitenedKeys
 
 FLAT = {
     "rank": "prompts.rank",
@@ -173,9 +174,12 @@ def rerouted(options: MethodOptions, wanted: dict[str, Any]) -> dict[str, Any]:
     if instead.get("router", options.router) != name:
         target = router_class(name).Options
         common = {part.name for part in fields(target)} & {part.name for part in fields(routing)} - {"metric"}
-        if not routing.posterior_temperature:  # only whitened keys find one themselves
-            common -= {"posterior_temperature"}
-        kept = target(**{part: getattr(routing, part) for part in common})  # type: ignore[assignment]
+        taken = {part: getattr(routing, part) for part in common}
+        if isinstance(routing, WhitenedKeys.Options):  # whose one key a task and own temperature no other keys have
+            if routing.clusters == WhitenedKeys.Options.clusters:
+                del taken["clusters"]
+            taken["posterior_temperature"] = routing.posterior_temperature or UNKNOWN
+        kept = target(**taken)  # type: ignore[assignment]
         instead = {"router": name, "routing": kept}
     if name == "nearest":
         instead = {**instead, "router": name, "routing": changed(kept, {"metric": metric})}
