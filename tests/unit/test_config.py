@@ -153,6 +153,7 @@ def test_a_row_of_another_preset_is_not_undone_by_the_options_of_the_main_varian
     assert read_experiment(file).variant("paper").method == {"name": "lpi", "preset": "paper"}
     best, paper = (read_experiment("compare_scenes").variant(name).method for name in ("lpi_small", "lpi"))
     small = {
+        "view": "both",
         "ood_quantile": 0.95,
         "rank": 2,
         "interaction_rank": 1,
