@@ -105,9 +105,7 @@ def test_the_older_word_for_keys_keeps_what_both_routers_have(clip: DualEncoder)
     options = method("lpi", clip, metric="cosine", clusters=2).options
     assert (options.router, options.routing.metric) == ("nearest", "cosine")
     assert (options.routing.clusters, options.routing.view, options.routing.soft_tasks) == (2, "states", 3)
-    plain = method(
-        "lpi", clip, metric="cosine"
-    ).options.routing  # only whitened keys find a temperature
+    plain = method("lpi", clip, metric="cosine").options.routing  # only whitened keys find a temperature
     assert (plain.clusters, plain.posterior_temperature) == (5, 0.2)
     assert method("lpi", clip, metric="l1", posterior_temperature=0.4).options.routing.posterior_temperature == 0.4
     assert method("s_prompts", clip, metric="whitened").options.router == "whitened"
