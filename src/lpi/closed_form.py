@@ -106,9 +106,7 @@ class Spectrum:
     @classmethod
     def of_covariance(cls, mean: Tensor, covariance: Tensor) -> Spectrum:
         """From the covariance itself, [width, width]."""
-        variances, directions = torch.linalg.eigh(covariance)
-        kept = variances > NOTHING * variances[-1].clamp_min(0)
-        return cls(mean, variances[kept], directions[:, kept])
+        return cls(mean, *_varying(covariance))
 
     @classmethod
     def of_items(cls, items: Tensor, weights: Tensor) -> Spectrum:
@@ -121,13 +119,19 @@ class Spectrum:
         centred = share.sqrt() * (items - mean)
         if len(items) >= items.shape[1]:
             return cls.of_covariance(mean, centred.T @ centred)
-        variances, places = torch.linalg.eigh(centred @ centred.T)
-        kept = variances > NOTHING * variances[-1].clamp_min(0)
-        return cls(mean, variances[kept], centred.T @ places[:, kept] * variances[kept].rsqrt())
+        variances, places = _varying(centred @ centred.T)
+        return cls(mean, variances, centred.T @ places * variances.rsqrt())
 
     def whitening(self, shrinkage: float) -> Tensor:
         """What scales each direction to variance 1, [rank]; with so many mean variances added to each."""
         return (self.variances + shrinkage * (self.variances.sum() / len(self.mean)).clamp_min(1e-12)).rsqrt()
+
+
+def _varying(square: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues of a symmetric matrix that are more than rounding, [rank], and their vectors, [width, rank]."""
+    values, vectors = torch.linalg.eigh(square)
+    kept = values > NOTHING * values[-1].clamp_min(0)
+    return values[kept], vectors[:, kept]
 
 
 class Correlations:
@@ -162,11 +166,12 @@ class Correlations:
         """
         weights = weights.double()
         spectra, inside = [], []
-        for items, own in zip((x.double(), y.double()), rows, strict=True):
+        for items, own in zip((x, y), rows, strict=True):
             used, place = torch.unique(own, return_inverse=True)
+            different = items[used].double()
             each = torch.zeros(len(used), dtype=torch.float64).index_add_(0, place, weights)
-            spectra.append(Spectrum.of_items(items[used], each))
-            inside.append(((items[used] - spectra[-1].mean) @ spectra[-1].directions)[place])
+            spectra.append(Spectrum.of_items(different, each))
+            inside.append(((different - spectra[-1].mean) @ spectra[-1].directions)[place])
         return cls(spectra[0], spectra[1], (weights / weights.sum() * inside[0].T) @ inside[1])
 
     def maps(self, dimensions: int, shrinkage: float) -> dict[str, Affine]:

@@ -73,8 +73,11 @@ class NearestKeys(Router):
 
     def posteriors(self, tower: str, distances: Tensor) -> Tensor:
         """See :class:`Router`."""
-        temperature = self.options.posterior_temperature
-        return task_posteriors(distances, self.keys(tower), metric=self.metric, temperature=temperature)
+        return task_posteriors(distances, self.keys(tower), metric=self.metric, temperature=self.temperature(tower))
+
+    def temperature(self, tower: str) -> float:
+        """Of the posteriors in one tower."""
+        return self.options.posterior_temperature
 
     def nearest(self, tower: str, distances: Tensor) -> Tensor:
         """The nearest task of each item, int64 [items]; FALLBACK beyond its radius, if the options say so."""

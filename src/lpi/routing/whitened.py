@@ -104,10 +104,9 @@ class WhitenedKeys(NearestKeys):
             found.append(task_distances(points[own], [*earlier, self.made(points[others], generator)], "whitened"))
         return torch.cat(found)
 
-    def posteriors(self, tower: str, distances: Tensor) -> Tensor:
-        """See :class:`Router`."""
-        temperature = self.options.posterior_temperature or self.calibrated(tower)
-        return task_posteriors(distances, self.keys(tower), metric="whitened", temperature=temperature)
+    def temperature(self, tower: str) -> float:
+        """See :class:`NearestKeys`: the one that is given, or the one that fits."""
+        return self.options.posterior_temperature or self.calibrated(tower)
 
     def calibrated(self, tower: str) -> float:
         """The temperature under which all tasks' training items are likeliest to belong where they do.
