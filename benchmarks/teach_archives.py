@@ -85,8 +85,14 @@ def taught(place: Path, domain: Task, *, steps: bool, changes: dict[str, Any]) -
     return round(seconds, 1), stage.embedded, stage.pictures
 
 
-def measured(options: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """What is measured of each archive, taught last."""
+def save(place: Path, found: dict[str, Any]) -> None:
+    """Write what is measured by now."""
+    command = shlex.join(["python", "benchmarks/teach_archives.py", *sys.argv[1:]])
+    write_json(place, {"archives": found, "command": command, **environment()})
+
+
+def measure(options: argparse.Namespace, work: Path) -> None:
+    """Measure each archive, taught last, and write what is found."""
     folders = sorted(folder for folder in options.root.iterdir() if (folder / "captions.jsonl").exists())
     domains = {folder.name: read_domain(folder, folder.name) for folder in folders}
     right, place = right_pictures(domains.values()), work / "index"
@@ -95,7 +101,7 @@ def measured(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         writer.update()
     frozen = {name: recall(place, domain, right) for name, domain in domains.items()}
     first = {name: taught(place, domain, steps=False, changes={}) for name, domain in domains.items()}
-    found = {}
+    found: dict[str, Any] = {}
     for name, domain in domains.items():
         if options.only and name not in options.only:
             continue
@@ -124,7 +130,7 @@ def measured(options: argparse.Namespace, work: Path) -> dict[str, Any]:
             row["rankings_equal"] = equal_to_rebuild(place, work / "rebuilt", options.root, chosen)
         found[name] = row
         print(f"{name}: {row}", flush=True)
-    return found
+        save(options.results, found)  # a stop costs one archive; the others are there to be read, and --only does the rest
 
 
 def main() -> None:
@@ -139,11 +145,9 @@ def main() -> None:
     options = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="lpi-archives-"))
     try:
-        archives = measured(options, work)
+        measure(options, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    command = shlex.join(["python", "benchmarks/teach_archives.py", *sys.argv[1:]])
-    write_json(options.results, {"archives": archives, "command": command, **environment()})
 
 
 if __name__ == "__main__":
