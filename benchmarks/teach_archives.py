@@ -130,7 +130,7 @@ def measure(options: argparse.Namespace, work: Path) -> None:
             row["rankings_equal"] = equal_to_rebuild(place, work / "rebuilt", options.root, chosen)
         found[name] = row
         print(f"{name}: {row}", flush=True)
-        save(options.results, found)  # a stop costs one archive; the others are there to be read, and --only does the rest
+        save(options.results, found)  # now: a stop costs one archive, and --only measures the rest
 
 
 def main() -> None:
