@@ -20,7 +20,8 @@ from lpi.errors import CheckpointError, ConfigError, DataError, LpiError, Missin
 from lpi.evaluation.bench import Bench, open_stream
 from lpi.evaluation.figures import markdown
 from lpi.evaluation.recall import Evaluator
-from lpi.evaluation.results import collect, table
+from lpi.evaluation.records import METRICS
+from lpi.evaluation.results import Row, add_way, collect, table
 from lpi.evaluation.run import Run
 from lpi.evaluation.scheduler import (
     Outcome,
@@ -537,6 +538,45 @@ def test_comparisons_lie_beside_each_other_in_the_parts_of_one_file(
     code, _, err = lpi(*words[:-2], "--part", "first")
     assert code == 2
     assert "--part NAME needs --results FILE" in err
+
+
+def test_the_way_to_joint_training_starts_at_the_frozen_model() -> None:
+    rows = {name: Row({"final_r1": value}) for name, value in {"half": 15.0, "joint": 20.0, "below": 5.0}.items()}
+    add_way(rows, start=10.0, end=20.0, metrics=METRICS["retrieval"])
+    assert [row.figures["way_to_joint"] for row in rows.values()] == [50.0, 100.0, -50.0]
+    add_way(worse := {"joint": Row({"final_r1": 5.0})}, start=10.0, end=5.0, metrics=METRICS["retrieval"])
+    assert "way_to_joint" not in worse["joint"].figures  # there is no such way
+
+
+def test_rows_are_added_to_those_of_a_results_file(
+    lpi: Callable[..., tuple[int, str, str]], world: dict[str, Any], tmp_path: Path
+) -> None:
+    toml, file, whole = write_toml(world, tmp_path / "small.toml"), tmp_path / "small.json", tmp_path / "whole.json"
+    words = ["compare", toml, "--jobs", "1", "--no-report", "--seeds", "0,1"]
+    assert lpi(*words, "--methods", "zero_shot,joint,centred", "--out", tmp_path / "a", "--results", whole)[0] == 0
+    assert lpi(*words, "--methods", "zero_shot,joint", "--out", tmp_path / "b", "--results", file, "--add")[0] == 0
+    adding = [*words, "--methods", "centred", "--out", tmp_path / "c", "--results", file, "--add"]
+    assert lpi(*adding)[0] == 0
+    added, at_once = read_sealed(file), read_sealed(whole)
+    timed = ("seconds", "train_seconds", "peak_mb")
+    for record in (added, at_once):
+        for row in record["rows"].values():
+            for name in [name for name in row if name.startswith(timed)]:
+                del row[name]
+    assert [part.split("--methods ")[1].split()[0] for part in added["command"].split(" && ")] == [
+        "zero_shot,joint",
+        "centred",
+    ]
+    for what in ("rows", "comparisons", "settings", "against", "frozen", "stream", "seeds"):
+        assert added[what] == at_once[what], what
+    code, _, err = lpi(*adding, "--set", "evaluation.routed_weight=0.5")
+    assert code == 2
+    assert "row 'zero_shot' in" in err
+    assert "was made with other settings (evaluation.routed_weight: 0.1 there, 0.5 now)" in err
+    assert read_sealed(file)["rows"].keys() == added["rows"].keys()  # nothing is lost
+    code, _, err = lpi(*words, "--methods", "centred", "--out", tmp_path / "c", "--add")
+    assert code == 2
+    assert "--add needs --results FILE" in err
 
 
 def test_rows_of_planned_pairs_may_have_more_seeds(

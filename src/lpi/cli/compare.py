@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +25,9 @@ from lpi.cli.options import (
 )
 from lpi.cli.run import write_page
 from lpi.errors import LpiError, UnknownNameError, did_you_mean
+
+if TYPE_CHECKING:
+    from lpi.config import Experiment
 
 LEGEND = (
     "learned: points above the frozen model with the same router and score. vs: ± is the spread of the paired "
@@ -57,6 +61,9 @@ def compare(
     part: Annotated[
         str | None, typer.Option(help="Write them there under this name, beside those of other comparisons.")
     ] = None,
+    add: Annotated[
+        bool, typer.Option("--add", help="Keep the rows that the results file has and this call doesn't run.")
+    ] = False,
     jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 takes as many as suit this machine.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, even if a run is there already.")] = False,
     report: Annotated[bool, typer.Option(help="Write an HTML report at the end.")] = True,
@@ -70,11 +77,14 @@ def compare(
     """
     from lpi.cli.progress import Console, print_table
     from lpi.config import read_experiment
+    from lpi.evaluation.adding import beside, rows_before
     from lpi.evaluation.results import collect, planned_lines, table, write_results, write_tables
     from lpi.evaluation.scheduler import default_jobs, make_cells, read_tuned, run_cells, variants_of
 
     if part is not None and results is None:
         raise typer.BadParameter("--part NAME needs --results FILE, whose part it is.")
+    if add and results is None:
+        raise typer.BadParameter("--add needs --results FILE, whose rows stay.")
     settings = read_experiment(experiment, changes or [])
     places = [file for file in (results, out / settings.name / "compare.json") if file is not None]
     for file in places:  # now, not when the figures are there
@@ -83,6 +93,14 @@ def compare(
     chosen = {row: found for file in tuned for row, found in read_tuned(file)["rows"].items()} if tuned else None
     names = [*(names_of(methods) or settings.variant_names()), *map(str, method_file or [])]
     variants = variants_of(settings, names, chosen, given=keys_of(changes))
+    before = None
+    if add and results is not None:  # refused now, not when the figures are there
+
+        def today(rows: Sequence[str]) -> dict[str, Experiment]:
+            others = [row for row in rows if row not in variants]
+            return variants_of(settings, [*names, *others], chosen, given=keys_of(changes))
+
+        before = rows_before(results, part, today)
     if against is not None and against not in variants:
         raise UnknownNameError(f"No row is called {against!r}. {did_you_mean(against, variants)}")
     numbered = settings.seeds if seeds is None else numbers(seeds)
@@ -103,7 +121,7 @@ def compare(
     found = collect(outcome, against=against, tuned=chosen, command=command_line())
     write_results(places[-1], found)
     if results is not None:
-        write_results(results, found, part)
+        write_results(results, found if before is None else beside(found, before, against), part)
     write_tables(found, out / settings.name)
     if as_json:
         print(json.dumps(found.to_json(), indent=1))

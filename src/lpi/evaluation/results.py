@@ -317,26 +317,40 @@ def _add_way(rows: dict[str, Row], runs: Mapping[str, Sequence[_Run]], metrics: 
     Where joint training found less than the frozen model does, there is no such way.
     """
     joint = next((variant for variant, own in runs.items() if own[0].result.joint), None)
-    if joint is None:
-        return
-    final = f"final_{metrics.main}"
-    start = 100 * mean(run.result.frozen[metrics.main] for run in runs[joint] if run.result.frozen)
-    end = rows[joint].figures[final]
+    if joint is not None:
+        start = 100 * mean(run.result.frozen[metrics.main] for run in runs[joint] if run.result.frozen)
+        add_way(rows, start, rows[joint].figures[f"final_{metrics.main}"], metrics)
+
+
+def add_way(rows: Mapping[str, Row], start: float, end: float, metrics: Metrics) -> None:
+    """Put the share of the way from ``start`` to ``end``, in per cent, among the figures of every row."""
     for row in rows.values():
         if end > start:
-            row.figures["way_to_joint"] = round(100 * (row.figures[final] - start) / (end - start), 1)
+            come = row.figures[f"final_{metrics.main}"] - start
+            row.figures["way_to_joint"] = round(100 * come / (end - start), 1)
 
 
 def _comparisons(runs: Mapping[str, Sequence[_Run]], against: str | None, metrics: Metrics) -> dict[str, Comparison]:
     """Each variant's main metric less that of ``against``, over the seeds and orders that both have."""
     assert against is not None
+    return compared(
+        {
+            variant: {(run.cell.order, run.cell.seed): 100 * run.result.final[metrics.main] for run in own}
+            for variant, own in runs.items()
+        },
+        against,
+    )
 
-    def figures(own: Sequence[_Run]) -> dict[tuple[int, int], float]:
-        return {(run.cell.order, run.cell.seed): 100 * run.result.final[metrics.main] for run in own}
 
-    reference, found = figures(runs[against]), {}
-    for variant, own in runs.items():
-        mine = figures(own)
+def compared(figures: Mapping[str, Mapping[tuple[int, int], float]], against: str) -> dict[str, Comparison]:
+    """Paired differences from one variant, over the orders and seeds that both have; in points.
+
+    Args:
+        figures: by variant, then by order and seed.
+        against: the variant that all others are compared with.
+    """
+    reference, found = figures[against], {}
+    for variant, mine in figures.items():
         keys = sorted(reference.keys() & mine.keys())
         if variant == against or not keys:
             continue

@@ -61,7 +61,7 @@ def finished(
     if isinstance(there, dict):  # runs of before this was left out of what decides
         there.pop("planned", None)
     if there != now:
-        changed = _difference(there, now)
+        changed = difference(there, now)
         raise ConfigError(
             f"{folder} holds a run with other settings ({changed}). Choose another --out or --set name=..., "
             "or start over with --fresh."
@@ -179,9 +179,10 @@ def comparable(settings: Experiment, seed: int) -> Json:
     return {**json.loads(json.dumps(content)), "seed": seed}
 
 
-def _difference(before: Any, now: Any, place: str = "") -> str:
+def difference(before: Any, now: Any, place: str = "") -> str:
+    """The first of the settings in which two runs differ, in words."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted(set(before) | set(now)):
             if before.get(key) != now.get(key):
-                return _difference(before.get(key), now.get(key), f"{place}.{key}" if place else key)
+                return difference(before.get(key), now.get(key), f"{place}.{key}" if place else key)
     return f"{place}: {before!r} there, {now!r} now"
