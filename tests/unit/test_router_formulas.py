@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lpi.backbones import DualEncoder
 from lpi.errors import ConfigError
-from lpi.prompts.task_keys import FALLBACK
+from lpi.prompts.task_keys import FALLBACK, TaskKeys, own_distances
 from lpi.routing import merged
 from lpi.routing.base import Kept, Router, membership
 from lpi.routing.learned import LearnedKeys
@@ -28,7 +28,7 @@ DEFAULTS: dict[type[Router], dict[str, Any]] = {
     },
     WhitenedKeys: {
         **NEAREST, "view": "states", "metric": "whitened", "out_of_domain": "fallback", "soft_tasks": 3,
-        "posterior_temperature": 0.0, "covariance_rank": 64, "clusters": 1,
+        "posterior_temperature": 0.0, "covariance_rank": 64, "clusters": 1, "reach": "average",
     },
     LearnedKeys: {
         **EVERY, "view": "features", "match_weight": 1.0, "key_start": "random", "posterior_temperature": 0.1,
@@ -106,14 +106,14 @@ def test_two_merged_tasks_are_one_route_and_come_apart_again() -> None:
 def test_the_two_nearest_are_merged_where_they_are_near_each_other(clip: DualEncoder) -> None:
     router = made(MergedPrototypes, clip)
     distances = torch.tensor([[0.10, 0.14, 0.5], [0.10, 0.16, 0.5], [0.5, 0.3, 0.26]])
-    routes, weights = router.choose("vision", distances, distances)
+    routes, weights = router.choose("vision", distances, distances, distances)
     assert routes.tolist() == [[0, 1], [0, 1], [2, 1]]
     assert weights.tolist() == [[0.5, 0.5], [1.0, 0.0], [0.5, 0.5]]
     router.merges = True
-    routes, weights = router.choose("vision", distances, distances)
+    routes, weights = router.choose("vision", distances, distances, distances)
     assert (routes.tolist(), weights.tolist()) == ([[1001], [0], [3001]], [[1.0]] * 3)
     assert router.tasks_of(torch.tensor([1001, 0, 3001, 999, 1000])).tolist() == [0, 0, 2, 999, 0]
-    routes, weights = router.choose("vision", distances[:, :1], distances[:, :1])
+    routes, weights = router.choose("vision", distances, distances[:, :1], distances[:, :1])
     assert (routes.tolist(), weights.tolist()) == ([[0]] * 3, [[1.0]] * 3)
 
 
@@ -183,14 +183,14 @@ def test_what_no_task_rebuilds_as_well_as_in_training_falls_back(clip: DualEncod
         Kept({f"{part}_vision": value for part, value in (("radius", torch.tensor(radius)),)}) for radius in (0.5, 0.1)
     )
     distances = torch.tensor([[0.5, 0.6], [0.6, 0.7], [0.4, 0.2], [0.4, 0.1]])
-    routes, weights = router.choose("vision", distances, distances)
+    routes, weights = router.choose("vision", distances, distances, distances)
     assert (routes.tolist(), weights.tolist()) == ([[0], [FALLBACK], [FALLBACK], [1]], [[1.0]] * 4)
     unit = (0.25 + 0.01) / 2
     expected = (-torch.tensor([[0.25, 0.36]]) / unit).softmax(1)
     torch.testing.assert_close(router.posteriors("vision", distances[:1]), expected)
     nearest = made(Reconstruction, clip, out_of_domain="nearest")
     nearest.kept = router.kept
-    assert nearest.choose("vision", distances, distances)[0].tolist() == [[0], [0], [1], [1]]
+    assert nearest.choose("vision", distances, distances, distances)[0].tolist() == [[0], [0], [1], [1]]
 
 
 # ---- learned keys ----------------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def test_likeliest_tasks_share_a_query_and_what_falls_back_has_one_alone(clip: D
     first = found.posteriors[0].topk(2).values
     torch.testing.assert_close(found.weights[0], first / first.sum())
     posteriors = torch.tensor([[0.2, 0.5, 0.3]])
-    routes, weights = router.choose("vision", found.distances[:1], posteriors)
+    routes, weights = router.choose("vision", found.features[:1], found.distances[:1], posteriors)
     assert routes.tolist() == [[1, 2]]
     torch.testing.assert_close(weights, torch.tensor([[0.5, 0.3]]) / 0.8)
     assert found.routes[1].tolist() == [FALLBACK, FALLBACK]
@@ -282,6 +282,55 @@ def test_a_single_picture_makes_a_task_of_a_whitened_router(clip: DualEncoder, c
     router.begin_task(features_of(points), chance)
     router.end_task(features_of(points), chance)
     assert torch.isfinite(router.task_state(0)["radius_vision"])
+
+
+def test_a_distance_in_units_of_a_tasks_own_spread_is_mahalanobis(chance: torch.Generator) -> None:
+    points = torch.nn.functional.normalize(torch.randn(40, 6, generator=chance), dim=1)
+    keys = TaskKeys.fit(points, clusters=2, directions=3, metric="whitened", quantile=1.0, generator=chance)
+    covariance = keys.spread.double().T @ keys.spread.double() + keys.rest.double() * torch.eye(6)
+    covariance += 0.05 * covariance.diagonal().mean() * torch.eye(6)
+    queries = torch.randn(7, 6, generator=chance)
+    units = torch.nn.functional.normalize(queries, dim=1).double()
+    away = units[:, None] - keys.centroids.double()
+    slow = torch.einsum("qci,ij,qcj->qc", away, torch.linalg.inv(covariance), away).amin(dim=1).sqrt()
+    torch.testing.assert_close(own_distances(queries, keys).double(), slow, rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_task_reaches_by_its_own_spread_stays_as_tasks_arrive(
+    clip: DualEncoder, chance: torch.Generator
+) -> None:
+    def drawn(centre: int, count: int, wide: float) -> Tensor:
+        points = 0.1 * torch.randn(count, 6, generator=chance)
+        points[:, 5] *= wide
+        points[:, centre] += 2
+        return torch.nn.functional.normalize(points, dim=1)
+
+    own, average = (
+        made(WhitenedKeys, clip, covariance_rank=2, view="features", reach=reach, quantile=0.99)
+        for reach in ("own", "average")
+    )
+    narrow, wide, odd = drawn(0, 200, 1.0), drawn(1, 200, 8.0), drawn(0, 200, 5.0)
+    states = torch.get_rng_state()
+    for router in (own, average):
+        for points in (narrow, wide):
+            router.begin_task(features_of(points), torch.Generator().manual_seed(0))
+            router.end_task(features_of(points), torch.Generator().manual_seed(0))
+    assert torch.equal(states, torch.get_rng_state())
+    radius = own.task_state(0)["radius_vision"]
+    share = (own_distances(narrow, own.keys("vision")[0]) > radius).float().mean()
+    assert share < 0.02  # so few of the task's own are far, at a quantile of 0.99
+    fresh = own("vision", drawn(0, 500, 1.0))
+    assert (fresh.tasks == FALLBACK).float().mean() < 0.05
+    # what lies oddly for the narrow task lies well within what tasks spread on average
+    lost_own, lost_average = ((router("vision", odd).tasks == FALLBACK).float().mean() for router in (own, average))
+    assert lost_own > lost_average + 0.2
+    assert torch.equal(own.distances("vision", odd), average.distances("vision", odd))
+    first = own.stage(0)
+    lost, still = first("vision", odd).tasks == FALLBACK, own("vision", odd).tasks == FALLBACK
+    assert (lost == still)[own("vision", odd).distances.argmin(dim=1) == 0].all()
+    near = made(WhitenedKeys, clip, covariance_rank=2, view="features", reach="own", out_of_domain="nearest")
+    near.kept = own.kept
+    assert (near("vision", odd).tasks != FALLBACK).all()
 
 
 def test_the_temperature_is_the_one_under_which_unseen_items_are_likeliest_to_belong_where_they_do(

@@ -12,6 +12,7 @@ from lpi.errors import ConfigError, DataError, check_choice
 
 Metric = Literal["cosine", "l1", "whitened"]
 DIRECTIONS = 16  # of a task's spread that are kept for the whitened distance
+RIDGE = 0.05  # of the mean variance, added to each direction of a covariance
 FALLBACK = -1  # the route of a query that is far from every task: the frozen backbone
 
 
@@ -149,7 +150,32 @@ def principal_spread(points: Tensor, directions: int = DIRECTIONS) -> tuple[Tens
     return scales[:, None] * basis[:, -kept:].T, rest
 
 
-def whitening(keys: Sequence[TaskKeys], *, ridge: float = 0.05) -> Tensor:
+def own_distances(features: Tensor, key: TaskKeys, *, ridge: float = RIDGE) -> Tensor:
+    """Distance of each query to the nearest centroid of one task, in units of that task's own spread, [queries].
+
+    The Mahalanobis distance under ``spread.T @ spread + (rest + ridge * mean variance) * I``. What other tasks there
+    are doesn't change it.
+
+    Args:
+        features: frozen, [queries, features].
+        key: of the task.
+        ridge: see :func:`whitening`.
+    """
+    points = F.normalize(features.float(), dim=-1)
+    spread, rest, width = key.spread.float(), float(key.rest), points.shape[1]
+    variances = spread.square().sum(dim=1)
+    level = rest + max(ridge * (float(variances.sum()) / width + rest), 1e-6)
+    along = F.normalize(spread, dim=1)
+    squared = []
+    for centre in key.centroids:
+        away = points - centre
+        inside = (away @ along.T).square()
+        outside = (away.square().sum(dim=1) - inside.sum(dim=1)).clamp(min=0)
+        squared.append(outside / level + (inside / (variances + level)).sum(dim=1))
+    return torch.stack(squared).amin(dim=0).sqrt()
+
+
+def whitening(keys: Sequence[TaskKeys], *, ridge: float = RIDGE) -> Tensor:
     """The map [features, features] under which the tasks' average spread is the same in every direction.
 
     What varies inside every task (style, place) says little about which task it is; dividing by it is what linear

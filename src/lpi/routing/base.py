@@ -215,8 +215,14 @@ class Router(nn.Module):
         """How likely each task is, [items, tasks], from :meth:`distances`; rows sum to 1."""
         raise NotImplementedError
 
-    def choose(self, tower: str, distances: Tensor, posteriors: Tensor) -> tuple[Tensor, Tensor]:
-        """Routes int64 [items, k], the likeliest first, and their weights [items, k]; the nearest task by default."""
+    def choose(self, tower: str, features: Tensor, distances: Tensor, posteriors: Tensor) -> tuple[Tensor, Tensor]:
+        """Routes int64 [items, k], the likeliest first, and their weights [items, k]; the nearest task by default.
+
+        Args:
+            tower: ``vision`` or ``text``.
+            features: [items, routing features].
+            distances, posteriors: of them, [items, tasks].
+        """
         routes = distances.argmin(dim=1, keepdim=True)
         return routes, torch.ones(routes.shape)
 
@@ -236,7 +242,7 @@ class Router(nn.Module):
             return all_under(FALLBACK, features)
         distances = self.distances(tower, features).cpu()
         posteriors = self.posteriors(tower, distances)
-        routes, weights = self.choose(tower, distances, posteriors)
+        routes, weights = self.choose(tower, features, distances, posteriors)
         return Routing(features, distances, posteriors, routes, weights, self.tasks_of(routes[:, 0]))
 
     # ---- saving ------------------------------------------------------------------------------------------------------

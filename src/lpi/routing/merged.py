@@ -91,10 +91,10 @@ class MergedPrototypes(Router):
         temperature = self.options.posterior_temperature
         return task_posteriors(distances, self.keys(tower), metric="cosine", temperature=temperature)
 
-    def choose(self, tower: str, distances: Tensor, posteriors: Tensor) -> tuple[Tensor, Tensor]:
+    def choose(self, tower: str, features: Tensor, distances: Tensor, posteriors: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Router`: the nearest task, or the two nearest where the margin between them is small."""
         if distances.shape[1] == 1:
-            return super().choose(tower, distances, posteriors)
+            return super().choose(tower, features, distances, posteriors)
         near, tasks = distances.topk(2, dim=1, largest=False)
         undecided = near[:, 1] - near[:, 0] < self.options.margin
         if not self.merges:

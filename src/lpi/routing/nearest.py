@@ -79,13 +79,13 @@ class NearestKeys(Router):
         """Of the posteriors in one tower."""
         return self.options.posterior_temperature
 
-    def nearest(self, tower: str, distances: Tensor) -> Tensor:
+    def nearest(self, tower: str, features: Tensor, distances: Tensor) -> Tensor:
         """The nearest task of each item, int64 [items]; FALLBACK beyond its radius, if the options say so."""
         return route(distances, self.keys(tower), fall_back=self.options.out_of_domain == "fallback")
 
-    def choose(self, tower: str, distances: Tensor, posteriors: Tensor) -> tuple[Tensor, Tensor]:
+    def choose(self, tower: str, features: Tensor, distances: Tensor, posteriors: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Router`: the ``soft_tasks`` likeliest tasks; one alone for an item that falls back."""
-        routes = self.nearest(tower, distances)[:, None]
+        routes = self.nearest(tower, features, distances)[:, None]
         count = min(self.options.soft_tasks, distances.shape[1])
         if count <= 1:
             return routes, torch.ones(routes.shape)

@@ -84,7 +84,7 @@ class Reconstruction(Router):
         unit = torch.stack(self._column(f"radius_{tower}")).square().mean().clamp(min=1e-6)
         return (-distances.square() / unit).softmax(dim=1)
 
-    def choose(self, tower: str, distances: Tensor, posteriors: Tensor) -> tuple[Tensor, Tensor]:
+    def choose(self, tower: str, features: Tensor, distances: Tensor, posteriors: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Router`; FALLBACK where the best task rebuilds worse than it ever did in training."""
         error, task = distances.min(dim=1)
         if self.options.out_of_domain == "fallback":

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from lpi.backbones.base import DualEncoder
 from lpi.options import Count, Weight
-from lpi.prompts.task_keys import Metric, TaskKeys, task_distances, task_posteriors, whitening
+from lpi.prompts.task_keys import (
+    FALLBACK,
+    Metric,
+    TaskKeys,
+    own_distances,
+    task_distances,
+    task_posteriors,
+    whitening,
+)
 from lpi.routing.nearest import NearestKeys
 
 PARTS = 8  # that a task's items are cut into, to see how far what a key hasn't seen lies from it
@@ -47,6 +55,11 @@ class WhitenedKeys(NearestKeys):
         out_of_domain: Annotated[
             Literal["nearest", "fallback"], "fallback sends what is far from every task to the frozen model"
         ] = "fallback"
+        reach: Annotated[
+            Literal["average", "own"],
+            "far from a task is measured by how the tasks spread on average, or by how that ``own`` one spreads, which "
+            "tells more of what belongs to none, and doesn't change as tasks arrive",
+        ] = "average"
         soft_tasks: Annotated[
             Count, "a query's vector is mixed from so many of its likeliest tasks', weighted by their posteriors"
         ] = 3
@@ -82,14 +95,17 @@ class WhitenedKeys(NearestKeys):
     def fit(self, tower: str, points: Tensor, generator: torch.Generator) -> None:
         """See :class:`Router`."""
         keys = self.made(points, generator)
-        distances = self._unseen(tower, points.cpu(), generator)
-        self.keep(tower, replace(keys, radius=distances[:, -1].quantile(self.options.quantile)), points.device)
+        distances, own_spread = self._unseen(tower, points.cpu(), generator)
+        reached = own_spread if self.options.reach == "own" else distances[:, -1]
+        self.keep(tower, replace(keys, radius=reached.quantile(self.options.quantile)), points.device)
         own = [task_posteriors(distances, (), metric="whitened", temperature=each)[:, -1] for each in TEMPERATURES]
         likely = torch.stack(own).clamp(min=IMPOSSIBLE).log().sum(dim=1)
         self._task(-1).keep(f"likely_{tower}", likely.to(points.device))
 
-    def _unseen(self, tower: str, points: Tensor, generator: torch.Generator) -> Tensor:
+    def _unseen(self, tower: str, points: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Whitened distances of the newest task's training items to each task, itself last, [items, tasks].
+
+        Beside them those to itself in units of its own spread, [items].
 
         Each part of the points is measured against keys of the other parts: a covariance from a hundred points fits
         those very points, and would call most new ones far.
@@ -98,11 +114,23 @@ class WhitenedKeys(NearestKeys):
         before = self.stage(len(self.kept) - 2).keys(tower)
         earlier = [TaskKeys(**{name: part.clone() for name, part in vars(own).items()}) for own in before]
         parts = torch.randperm(len(points), generator=generator).chunk(PARTS)
-        found = []
+        found, own_spread = [], []
         for place, own in enumerate(parts):
             others = torch.cat([*parts[:place], *parts[place + 1 :]]) if len(parts) > 1 else own
-            found.append(task_distances(points[own], [*earlier, self.made(points[others], generator)], "whitened"))
-        return torch.cat(found)
+            keys = self.made(points[others], generator)
+            found.append(task_distances(points[own], [*earlier, keys], "whitened"))
+            own_spread.append(own_distances(points[own], keys))
+        return torch.cat(found), torch.cat(own_spread)
+
+    def nearest(self, tower: str, features: Tensor, distances: Tensor) -> Tensor:
+        """See :class:`NearestKeys`; how far an item is from its task is measured as ``reach`` says."""
+        if self.options.reach == "average" or self.options.out_of_domain == "nearest":
+            return super().nearest(tower, features, distances)
+        tasks, points = distances.argmin(dim=1), features.cpu()
+        for index, keys in enumerate(self.keys(tower)):
+            own = (tasks == index).nonzero()[:, 0]
+            tasks[own[own_distances(points[own], keys) > keys.radius]] = FALLBACK
+        return tasks
 
     def temperature(self, tower: str) -> float:
         """See :class:`NearestKeys`: the one that is given, or the one that fits."""
