@@ -9,7 +9,7 @@ from pathlib import Path
 from lpi.config import Experiment
 from lpi.errors import ConfigError
 from lpi.evaluation.results import Results, add_way, commits, compared
-from lpi.evaluation.resume import comparable, difference
+from lpi.evaluation.resume import difference
 from lpi.evaluation.scheduler import of_seed
 from lpi.storage import read_sealed
 
@@ -39,11 +39,10 @@ def rows_before(
     before = Results.from_json(content if part is None else content[part])
     settings = today(list(before.rows))
     for name, there in before.settings.items():
-        now = comparable(of_seed(settings[name], there["seed"]), there["seed"])
-        if now != there:
+        if changed := difference(there, of_seed(settings[name], there["seed"]), there["seed"]):
             raise ConfigError(
-                f"row {name!r} in {file} was made with other settings ({difference(there, now)}). Run it again, by "
-                "naming it in --methods, or write to another file."
+                f"row {name!r} in {file} was made with other settings ({changed}). Run it again, by naming it in "
+                "--methods, or write to another file."
             )
     return before
 

@@ -13,6 +13,8 @@ from lpi.config import NOT_OBEYED, Experiment
 from lpi.data.content import content_id
 from lpi.errors import CheckpointError, ConfigError, OutputError
 from lpi.evaluation.records import FORMAT
+from lpi.methods import method_class
+from lpi.methods.options import options_of
 from lpi.storage import locked, read_json, read_sealed, sealed, unsealed, write_json
 
 Json = Any
@@ -30,6 +32,10 @@ CHECKED = {"run.json", "frozen.json", "result.json", FILES, "error.txt"}
 
 ELSEWHERE = {"rows", "seeds", "about", "search", "planned"}
 """Settings of an experiment that decide nothing about one of its runs."""
+
+
+OF_ROUTES = ("scoring", "routed_weight", "unrouted_score")
+"""What of the evaluation says how routes are scored."""
 
 
 def finished(
@@ -57,11 +63,10 @@ def finished(
             "--out, or start over with --fresh."
         )
     before = unsealed(folder / "run.json", before)
-    now, there = comparable(settings, seed), before.get("settings")
+    there = before.get("settings")
     if isinstance(there, dict):  # runs of before this was left out of what decides
         there.pop("planned", None)
-    if there != now:
-        changed = difference(there, now)
+    if changed := difference(there, settings, seed):
         raise ConfigError(
             f"{folder} holds a run with other settings ({changed}). Choose another --out or --set name=..., "
             "or start over with --fresh."
@@ -179,10 +184,37 @@ def comparable(settings: Experiment, seed: int) -> Json:
     return {**json.loads(json.dumps(content)), "seed": seed}
 
 
-def difference(before: Any, now: Any, place: str = "") -> str:
-    """The first of the settings in which two runs differ, in words."""
+def difference(before: Json, settings: Experiment, seed: int) -> str:
+    """The first setting in which a run isn't as it would be made now, in words; empty for none.
+
+    Without a router there is no score of routes: how it would be made decides nothing.
+
+    Args:
+        before: what :func:`comparable` gave for it.
+        settings, seed: of now.
+    """
+    ignored = () if _routes(settings) else OF_ROUTES
+    pair = [_without(content, "evaluation", ignored) for content in (before, comparable(settings, seed))]
+    return "" if pair[0] == pair[1] else _first_difference(*pair)
+
+
+def _routes(settings: Experiment) -> bool:
+    """Whether a run's method sends queries to tasks."""
+    given = {name: value for name, value in settings.method.items() if name not in ("name", "preset")}
+    name, preset = settings.method.get("name", "lpi"), settings.method.get("preset")
+    kind = method_class(name, settings.stream.problem).Options
+    return getattr(options_of(kind, given, preset=preset, called=name), "router", None) is not None
+
+
+def _without(settings: Json, table: str, names: Sequence[str]) -> Json:
+    if not isinstance(settings, dict) or not isinstance(settings.get(table), dict):
+        return settings
+    return {**settings, table: {name: value for name, value in settings[table].items() if name not in names}}
+
+
+def _first_difference(before: Any, now: Any, place: str = "") -> str:
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted(set(before) | set(now)):
             if before.get(key) != now.get(key):
-                return difference(before.get(key), now.get(key), f"{place}.{key}" if place else key)
+                return _first_difference(before.get(key), now.get(key), f"{place}.{key}" if place else key)
     return f"{place}: {before!r} there, {now!r} now"
