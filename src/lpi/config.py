@@ -96,7 +96,9 @@ class EvaluationSettings(Settings):
         scoring: ``plain`` cosines, or ``routed``: plus ``routed_weight`` times the agreement of both sides' routing.
         routed_weight: see ``scoring``.
         unrouted_score: for ``routed``: what scores a pair as far as its sides don't belong to the same task: the
-            vectors that the method ``mixed``, or those of the ``frozen`` model, as if nothing had been learned.
+            vectors that the method ``mixed``, or those of the ``frozen`` model, as if nothing had been learned. With
+            ``matched`` every pair is scored by what its sides would most likely belong to if they belonged together
+            (:class:`lpi.routing.score.Matched`), and ``routed_weight`` is of the evidence that they do.
         oracle: also measure with the true task given.
         transfer: also measure the next task before it is learned.
         batch: pictures or captions encoded at once.
@@ -113,7 +115,7 @@ class EvaluationSettings(Settings):
     fixed_gallery: bool = True
     scoring: Literal["plain", "routed"] = "plain"
     routed_weight: float = Field(default=ROUTED_WEIGHT, ge=0)
-    unrouted_score: Literal["mixed", "frozen"] = "mixed"
+    unrouted_score: Literal["mixed", "frozen", "matched"] = "mixed"
     oracle: bool = True
     transfer: bool = True
     batch: int = Field(default=128, ge=1)

@@ -497,6 +497,7 @@ CHOICES: dict[str, list[Any]] = {
     "routing_words": ["plain", "placeholders"],
     "soft_tasks": [1, 2, 9],
     "posterior_temperature": [1.0],
+    "reach": ["average", "own"],
 }
 EVERY = [(name, value) for name, values in CHOICES.items() for value in values]
 
@@ -516,7 +517,7 @@ def test_every_value_trains_and_encodes(
     pictures: Tensor,
     captions: list[str],
 ) -> None:
-    whitened = {"metric": "whitened"} if name == "directions" else {}
+    whitened = {"metric": "whitened"} if name in ("directions", "reach") else {}
     model = learn(build(**whitened, **{name: value}), stream.tasks[:2], steps=1)
     path = path_of(model.options, name, {})
     assert path is not None
@@ -685,7 +686,7 @@ def test_what_falls_back_is_not_mixed(
     found = model.encode_images(pictures)
     torch.testing.assert_close(found[lost], plain[lost], rtol=1e-4, atol=1e-5)
     evaluator = Evaluator(clip, stream, EvaluationSettings(transfer=False))
-    encoded = evaluator.final_features(model)["vision"]
+    encoded = evaluator.final(model).features["vision"]
     torch.testing.assert_close(encoded, found, rtol=1e-4, atol=1e-5)
 
 

@@ -14,7 +14,8 @@ from lpi.evaluation.protocols import first_captions, protocols
 from lpi.evaluation.recall import Evaluator
 from lpi.evaluation.stability import Stability, nearest, neighbour_overlap
 from lpi.methods.base import FALLBACK, Method
-from lpi.storage import read_json
+from lpi.routing.score import Matched
+from lpi.storage import read_json, read_tensors
 from lpi.tasks.stream import TaskStream
 from lpi.trainer import learn_task
 
@@ -89,7 +90,7 @@ def test_held_out_queries_are_also_searched_among_everything(
     whole = TaskStream("with strangers", stream.tasks[:2], held_out=stream.tasks[2].test)
     learner = learn(lpi.method("lpi", clip, **small), whole.tasks, learning_rate=0.5)
     evaluator = Evaluator(clip, whole, EvaluationSettings(scoring="routed"))
-    record, tested = evaluator.stage(learner, 1), evaluator.final_features(learner)
+    record, tested = evaluator.stage(learner, 1), evaluator.final(learner).features
     strangers = evaluator._encoded(learner, evaluator.held_out, evaluator._held_out_cache, 1).features
     pairs = evaluator.held_out.pairs
     for metric, ours, theirs, columns in (("t2i_r1", "text", "vision", (0, 1)), ("i2t_r1", "vision", "text", (1, 0))):
@@ -263,9 +264,45 @@ def test_a_pair_of_which_the_sides_share_no_task_can_be_left_to_the_frozen_model
     for task, each in enumerate(common):
         scores += each * (vectors["text"][task] @ vectors["vision"][task].T)
     scores += 0.05 * agreement["text"] @ agreement["vision"].T
-    features = evaluator.final_features(learner)
+    features = evaluator.final(learner).features
     assert torch.allclose(features["text"] @ features["vision"].T, scores, atol=1e-5)
     assert record.cosine == evaluator.recall(
         {tower: torch.arange(test.count(tower)) for tower in TOWERS}, own, gallery="union"
     )
     assert record.seen != record.cosine
+
+
+def test_a_score_of_matched_pairs_is_measured_everywhere_alike(
+    clip: DualEncoder, stream: TaskStream, learn: Any, small: dict[str, Any], tmp_path: Path
+) -> None:
+    options = {**small, "metric": "whitened", "ood": "fallback", "ood_quantile": 0.5, "soft_tasks": 2}
+    learner = learn(lpi.method("lpi", clip, **options), stream.tasks, learning_rate=0.5)
+    settings = EvaluationSettings(scoring="routed", routed_weight=0.05, unrouted_score="matched", diagnostics=True)
+    evaluator = Evaluator(clip, stream, settings)
+    record = evaluator.stage(learner, 2)
+    found, test, packed = evaluator.final(learner), evaluator.test, {}
+    score = Matched(3, found.mixed["text"].shape[1], 0.05)
+    for tower in TOWERS:
+        routing = learner.router(tower, test.routing_features(learner, tower))
+        rows = torch.arange(test.count(tower))
+        assert 0 < float((routing.tasks == FALLBACK).float().mean()) < 1
+        assert ((routing.inside < 0.5) == (routing.tasks == FALLBACK)).all()
+        top = routing.posteriors.topk(2, dim=1)
+        shares = torch.zeros(len(rows), 3).scatter(1, top.indices, top.values)
+        shares = shares / shares.sum(dim=1, keepdim=True) * routing.inside[:, None]
+        shares = torch.where(shares < 0.01, 0.0, shares)
+        vectors = torch.stack(
+            [evaluator.under(learner, tower, rows, torch.full_like(rows, task)) for task in range(3)], dim=1
+        )
+        packed[tower] = score.pack(vectors, shares, test.frozen[tower], routing.posteriors, routing.inside)
+    slow = score(packed["text"], packed["vision"])
+    torch.testing.assert_close(score(found.features["text"], found.features["vision"]), slow, atol=1e-5, rtol=1e-4)
+    query = 3
+    assert [place for place, _ in evaluator.top(found, "text_to_image", query)] == slow[query].topk(5).indices.tolist()
+    assert protocols(evaluator, learner, 2)["pooled_routed"] == record.seen
+    kept = Stability(evaluator, tmp_path)
+    assert kept.note(learner, 2) is None  # nothing to compare with
+    near = read_tensors(tmp_path / "002.safetensors")["text_to_image"]
+    assert torch.equal(near[query].long(), slow[query].topk(near.shape[1]).indices)
+    assert record.frozen != record.seen
+    assert record.cosine != record.seen

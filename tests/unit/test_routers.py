@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lpi.backbones import DualEncoder
@@ -21,7 +22,7 @@ from lpi.prompts.task_keys import FALLBACK
 from lpi.routing import Routing, all_under, router_class, router_names
 from lpi.routing.base import most_agreement
 from lpi.routing.mix import mix
-from lpi.routing.score import Probe, routed_score, scored_features, scored_features_by_task
+from lpi.routing.score import Matched, Probe, routed_score, scored_features, scored_features_by_task
 from lpi.storage import read_json
 from lpi.tasks.stream import TaskStream
 
@@ -241,6 +242,48 @@ def test_a_pair_is_scored_under_a_task_only_as_far_as_both_sides_belong_to_it() 
     torch.testing.assert_close(found["text"] @ found["vision"].T, slow)
 
 
+def test_a_matched_pair_is_scored_by_what_explains_it_best() -> None:
+    generator, tasks, width = torch.Generator().manual_seed(3), 3, 5
+    matched = Matched(tasks, width, weight=0.2)
+    items: dict[str, dict[str, Tensor]] = {}
+    for name, count in (("text", 4), ("vision", 6)):
+        posteriors = torch.rand(count, tasks, generator=generator).softmax(dim=1)
+        inside = torch.rand(count, generator=generator)
+        inside[0] = 0.0  # certainly of no task
+        shares = posteriors * inside[:, None]
+        shares[1, 2] = 0.0  # not worth a vector
+        items[name] = {
+            "vectors": F.normalize(torch.randn(count, tasks, width, generator=generator), dim=2),
+            "shares": shares,
+            "frozen": F.normalize(torch.randn(count, 2, generator=generator), dim=1),
+            "posteriors": posteriors,
+            "inside": inside,
+        }
+    slow, unlearned = torch.zeros(4, 6), torch.zeros(4, 6)
+    for i in range(4):
+        for j in range(6):
+            mine, theirs = (
+                {key: value[at] for key, value in items[n].items()} for n, at in (("text", i), ("vision", j))
+            )
+            cosine = mine["frozen"] @ theirs["frozen"]
+            neither = (1 - mine["inside"]) * (1 - theirs["inside"])
+            explained, together, mean = neither + 1e-3, neither + 1e-3, neither * cosine
+            for task in range(tasks):
+                share = mine["shares"][task] * theirs["shares"][task]
+                explained = explained + share
+                mean = mean + share * (mine["vectors"][task] @ theirs["vectors"][task])
+                belongs = mine["inside"] * theirs["inside"] * mine["posteriors"][task] * theirs["posteriors"][task]
+                together = together + belongs
+            slow[i, j] = mean / explained + 0.2 * together.log()
+            unlearned[i, j] = (explained - 1e-3) * cosine / explained + 0.2 * together.log()
+    text, vision = (matched.pack(**items[name]) for name in ("text", "vision"))
+    assert text.shape == (4, 3 + 3 + 1 + 3 * 5 + 2)
+    torch.testing.assert_close(matched(text, vision), slow)
+    torch.testing.assert_close(matched(vision, text), slow.T)
+    plain, left = matched.unlearned(text)
+    torch.testing.assert_close(plain(left, matched.unlearned(vision)[1]), unlearned)
+
+
 def test_what_belongs_to_no_task_agrees_with_all_alike() -> None:
     posteriors = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
     routing = Routing(
@@ -250,6 +293,7 @@ def test_what_belongs_to_no_task_agrees_with_all_alike() -> None:
         torch.tensor([[0], [FALLBACK]]),
         torch.ones(2, 1),
         torch.tensor([0, FALLBACK]),
+        torch.tensor([1.0, 0.0]),
     )
     assert routing.membership.tolist() == [pytest.approx([0.9, 0.1]), pytest.approx([0.5**0.5, 0.5**0.5])]
     assert float(routing.membership[1] @ routing.membership[1]) == pytest.approx(1)  # and fully with its like

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lpi.evaluation.recall import Evaluator
-from lpi.evaluation.test_set import Towers
+from lpi.evaluation.test_set import Encoded
 from lpi.methods.base import Method
 from lpi.metrics.ranking import ROUNDING
 from lpi.storage import write_atomically, write_json
@@ -27,8 +27,8 @@ def write_examples(evaluator: Evaluator, method: Method, folder: Path, count: in
     """
     if count == 0:
         return
-    after = evaluator.final_features(method)
-    before = evaluator.test.frozen
+    after = evaluator.final(method)
+    before = Encoded({}, {}, evaluator.test.frozen)
     shown = []
     for direction in ("text_to_image", "image_to_text"):
         for query in _pick(evaluator, before, after, direction, count):
@@ -53,7 +53,7 @@ def write_examples(evaluator: Evaluator, method: Method, folder: Path, count: in
     write_json(folder / "examples.json", shown)
 
 
-def _pick(evaluator: Evaluator, before: Towers, after: Towers, direction: str, count: int) -> list[int]:
+def _pick(evaluator: Evaluator, before: Encoded, after: Encoded, direction: str, count: int) -> list[int]:
     side = "text" if direction == "text_to_image" else "vision"
     total = evaluator.test.count(side)
     spread = sorted(set(torch.linspace(0, total - 1, min(total, 40 * count)).round().long().tolist()))
@@ -69,10 +69,9 @@ def half_and_half(won: Sequence[int], every: Sequence[int], count: int) -> list[
     return chosen + others[:: max(1, len(others) // max(1, rest))][:rest]
 
 
-def _right(evaluator: Evaluator, features: Towers, direction: str, query: int) -> bool:
+def _right(evaluator: Evaluator, encoded: Encoded, direction: str, query: int) -> bool:
     """Whether a right candidate stands first; one that a wrong one equals stands there by chance only."""
-    ours, theirs = ("text", "vision") if direction == "text_to_image" else ("vision", "text")
-    scores = features[theirs] @ features[ours][query]
+    scores = evaluator.scores(encoded, direction, query)
     best = scores >= scores.max() - ROUNDING
     return set(best.nonzero()[:, 0].tolist()) <= _answers(evaluator, direction, query)
 
@@ -83,12 +82,12 @@ def _answers(evaluator: Evaluator, direction: str, query: int) -> set[int]:
     return set(pairs[pairs[:, ours] == query][:, theirs].tolist())
 
 
-def _example(evaluator: Evaluator, before: Towers, after: Towers, direction: str, query: int) -> Json:
+def _example(evaluator: Evaluator, before: Encoded, after: Encoded, direction: str, query: int) -> Json:
     test = evaluator.test
     answers = _answers(evaluator, direction, query)
     text_query = direction == "text_to_image"
 
-    def hits(features: Towers) -> list[Json]:
+    def hits(encoded: Encoded) -> list[Json]:
         return [
             {
                 "index": index if text_query else None,
@@ -96,7 +95,7 @@ def _example(evaluator: Evaluator, before: Towers, after: Towers, direction: str
                 "right": index in answers,
                 "score": score,
             }
-            for index, score in evaluator.top(features, direction, query)
+            for index, score in evaluator.top(encoded, direction, query)
         ]
 
     task = int(test.task["text" if text_query else "vision"][query])

@@ -38,7 +38,7 @@ def protocols(evaluator: Evaluator, method: Method, stage: int) -> dict[str, Per
     for routing in routings:
         encoded = _encoded(evaluator, method, stage, routing)
         for name, gallery in GALLERIES.items():
-            found[f"{name}_{routing}"] = evaluator.recall(encoded.rows, encoded.features, gallery=gallery)
+            found[f"{name}_{routing}"] = evaluator.recall(encoded.rows, encoded.features, gallery, encoded.similarity)
     return found
 
 

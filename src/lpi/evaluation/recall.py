@@ -15,11 +15,23 @@ from lpi.evaluation.problem import routing_of
 from lpi.evaluation.records import Averages, FrozenRecord, PerTask, StageRecord, first_tasks
 from lpi.evaluation.test_set import DIRECTIONS, TOWERS, Encoded, FeatureCache, TestSet, Towers, routed
 from lpi.methods.base import Method
+from lpi.methods.encoder import width_of
 from lpi.methods.experts import stage_of
-from lpi.metrics.ranking import Gallery, Ranks, ranks_both_directions, recall_both_directions, recalls_of
+from lpi.metrics.ranking import (
+    Gallery,
+    Ranks,
+    Similarity,
+    cosine_block,
+    ranks_both_directions,
+    recall_both_directions,
+    recalls_of,
+)
+from lpi.prompts.task_keys import FALLBACK
 from lpi.routing.base import Routing
-from lpi.routing.score import Probe, scored_features, scored_features_by_task
+from lpi.routing.score import Matched, Probe, scored_features, scored_features_by_task
 from lpi.tasks.stream import TaskStream
+
+NEGLIGIBLE = 0.01  # a share of a task below which no item is encoded under it
 
 
 class Evaluator:
@@ -70,10 +82,10 @@ class Evaluator:
             self.reset()
         known = self._encode(method, stage)
         own_rows, own_features = known.upto(self.test, stage + 1)
-        ranks = self._ranks(own_rows, own_features)
+        ranks = self._ranks(own_rows, own_features, similarity=known.similarity)
         fixed = oracle = cosine = frozen = following = held_out = everything = routing = None
         if self.settings.fixed_gallery:
-            fixed = first_tasks(self.recall(known.rows, known.features), stage + 1)
+            fixed = first_tasks(self.recall(known.rows, known.features, similarity=known.similarity), stage + 1)
         if method.router is not None:
             rows = {tower: self.test.upto(tower, stage + 1) for tower in TOWERS}
             if self.settings.oracle:
@@ -83,12 +95,12 @@ class Evaluator:
                 cosine, frozen = self._beside(method, known, rows)
             routing = {t: routing_of(self.test.task[t][rows[t]], known.routes[t][rows[t]], stage + 1) for t in TOWERS}
         if self.settings.transfer and stage + 1 < tasks:
-            following = last_task(self.recall(*known.upto(self.test, stage + 2)))
+            following = last_task(self.recall(*known.upto(self.test, stage + 2), similarity=known.similarity))
         if self.held_out and self._held_out_cache:
             found = self._encoded(method, self.held_out, self._held_out_cache, self.held_out.tasks)
-            held_out = self._held_out(found.features)
+            held_out = self._held_out(found.features, similarity=found.similarity)
             if len(known.rows["vision"]) == self.test.count("vision"):
-                everything = self._held_out(found.features, known.features)
+                everything = self._held_out(found.features, known.features, similarity=found.similarity)
         return StageRecord(
             stage=stage,
             task=self.stream.tasks[stage].name,
@@ -119,7 +131,8 @@ class Evaluator:
         """The test items of the tasks seen as the method encodes them after a stage; kept from :meth:`stage`."""
         known = self._encode(method, stage)
         rows, features = known.upto(self.test, stage + 1)
-        return Encoded(rows, {tower: known.routes[tower][: len(rows[tower])] for tower in TOWERS}, features)
+        routes = {tower: known.routes[tower][: len(rows[tower])] for tower in TOWERS}
+        return Encoded(rows, routes, features, similarity=known.similarity)
 
     def under(self, method: Method, tower: str, rows: Tensor, routes: Tensor) -> Tensor:
         """Features of some test items, each under the task it is given, [rows, features]."""
@@ -129,9 +142,11 @@ class Evaluator:
         """Features of some test items under a mixture that is given; see :meth:`FeatureCache.mixed`."""
         return self._cache.mixed(method, tower, rows, routes, weights)
 
-    def recall(self, rows: Towers, features: Towers, gallery: Gallery | None = None) -> PerTask:
+    def recall(
+        self, rows: Towers, features: Towers, gallery: Gallery | None = None, similarity: Similarity = "dot"
+    ) -> PerTask:
         """Recall of each task among the items given, against that gallery; by default the settings'."""
-        return named(recalls_of(self._ranks(rows, features, gallery)))
+        return named(recalls_of(self._ranks(rows, features, gallery, similarity)))
 
     def _by_item(self, rows: Towers, ranks: Mapping[str, Sequence[Ranks]]) -> list[list[float]]:
         """What each picture with its captions adds to R@1, by task: the mean over a task's pictures is its R@1.
@@ -147,7 +162,9 @@ class Evaluator:
             found.append(((images.within(1) + own * len(images) / len(texts)) / 2).tolist())
         return found
 
-    def _ranks(self, rows: Towers, features: Towers, gallery: Gallery | None = None) -> dict[str, list[Ranks]]:
+    def _ranks(
+        self, rows: Towers, features: Towers, gallery: Gallery | None = None, similarity: Similarity = "dot"
+    ) -> dict[str, list[Ranks]]:
         place = torch.full((self.test.count("vision"),), -1)
         place[rows["vision"]] = torch.arange(len(rows["vision"]))
         text_place = torch.full((self.test.count("text"),), -1)
@@ -160,7 +177,7 @@ class Evaluator:
             text_task=self.test.task["text"][rows["text"]],
             image_task=self.test.task["vision"][rows["vision"]],
             gallery=gallery or self.settings.gallery,
-            similarity="dot",
+            similarity=similarity,
         )
 
     def _encode(self, method: Method, stage: int) -> Encoded:
@@ -179,7 +196,9 @@ class Evaluator:
             mixed[tower] = features[tower] = cache.mixed(method, tower, rows[tower], routing.routes, routing.weights)
             if self.settings.scoring == "routed" and method.router is not None:
                 features[tower] = self._scored(method, tower, rows[tower], routing, mixed[tower], cache)
-        return Encoded(rows, routes, features, mixed)
+        scored = self.settings.scoring == "routed" and method.router is not None
+        matched = self._matched(method) if scored and self.settings.unrouted_score == "matched" else None
+        return Encoded(rows, routes, features, mixed, matched or "dot")
 
     def _scored(
         self, method: Method, tower: str, rows: Tensor, routing: Routing, mixed: Tensor, cache: FeatureCache
@@ -188,25 +207,35 @@ class Evaluator:
         weight = self.settings.routed_weight
         if self.settings.unrouted_score == "mixed":
             return scored_features(Probe(mixed, routing.membership), weight)
-        vectors, shares = cache.by_task(method, tower, rows, routing)
         frozen = cache.test.frozen[tower][rows]
+        if self.settings.unrouted_score == "matched":
+            return self._matched(method).pack(
+                *cache.by_task(method, tower, rows, *likeliest(routing)), frozen, routing.posteriors, routing.inside
+            )
+        vectors, shares = cache.by_task(method, tower, rows, routing.routes, routing.weights)
         return scored_features_by_task(
             vectors, shares, frozen=frozen, membership=routing.membership, weight=weight, tower=tower
         )
+
+    def _matched(self, method: Method) -> Matched:
+        return Matched(len(method.tasks), width_of(method), self.settings.routed_weight)
 
     def _beside(self, method: Method, known: Encoded, rows: Towers) -> tuple[PerTask, PerTask]:
         """What a ``routed`` score is to be held against: plain cosines of the same features, and the frozen features
         with the same routing. Only what is above both comes from the two together.
         """
-        tasks = len(method.tasks)
+        tasks, similarity = len(method.tasks), known.similarity
         cosine, frozen = {}, {}
         for tower in TOWERS:  # tasks come first to last
             cosine[tower] = known.mixed[tower][: len(rows[tower])]
-            agreement = known.features[tower][: len(rows[tower]), -tasks:]
-            frozen[tower] = torch.cat([self.test.frozen[tower][rows[tower]], agreement], dim=1)
-        return self.recall(rows, cosine), self.recall(rows, frozen)
+            scored = known.features[tower][: len(rows[tower])]
+            if isinstance(known.similarity, Matched):
+                similarity, frozen[tower] = known.similarity.unlearned(scored)
+            else:
+                frozen[tower] = torch.cat([self.test.frozen[tower][rows[tower]], scored[:, -tasks:]], dim=1)
+        return self.recall(rows, cosine), self.recall(rows, frozen, similarity=similarity)
 
-    def _held_out(self, features: Towers, tested: Towers | None = None) -> Averages:
+    def _held_out(self, features: Towers, tested: Towers | None = None, *, similarity: Similarity = "dot") -> Averages:
         """Recall of the held-out queries, in a gallery of their own or with the test data of all tasks in it."""
         assert self.held_out is not None
         task = self.held_out.task
@@ -222,20 +251,37 @@ class Evaluator:
             text_task=task["text"],
             image_task=task["vision"],
             tasks=1,
-            similarity="dot",
+            similarity=similarity,
         )
         return last_task(named(recall))
 
-    def top(self, features: Towers, direction: str, query: int, count: int = 5) -> list[tuple[int, float]]:
+    def scores(self, encoded: Encoded, direction: str, query: int) -> Tensor:
+        """Of all candidates for one query, [candidates]."""
+        ours, theirs = ("text", "vision") if direction == "text_to_image" else ("vision", "text")
+        asked = encoded.features[ours][query : query + 1]
+        return cosine_block(asked, encoded.features[theirs], similarity=encoded.similarity)(0, 1)[0]
+
+    def top(self, encoded: Encoded, direction: str, query: int, count: int = 5) -> list[tuple[int, float]]:
         """The best candidates of one query and their scores."""
-        query_side, gallery_side = ("text", "vision") if direction == "text_to_image" else ("vision", "text")
-        scores = features[gallery_side] @ features[query_side][query]
+        scores = self.scores(encoded, direction, query)
         best = scores.topk(min(count, len(scores)))
         return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
-    def final_features(self, method: Method) -> Towers:
-        """Features of all test data after the last stage, scored as the settings say."""
-        return self._encode(method, len(self.stream.tasks) - 1).features
+    def final(self, method: Method) -> Encoded:
+        """All test data after the last stage, scored as the settings say."""
+        return self._encode(method, len(self.stream.tasks) - 1)
+
+
+def likeliest(routing: Routing) -> tuple[Tensor, Tensor]:
+    """Routes and weights as if every item belonged to a task as far as it may, int64 and float [items, k].
+
+    What the router sent to no task takes its likeliest ones; a weight that is next to nothing isn't worth a vector.
+    """
+    shares, tasks = routing.posteriors.topk(routing.routes.shape[1], dim=1)
+    lost = (routing.tasks == FALLBACK)[:, None]
+    routes = torch.where(lost, tasks, routing.routes)
+    weights = torch.where(lost, shares / shares.sum(dim=1, keepdim=True), routing.weights) * routing.inside[:, None]
+    return routes, torch.where(weights < NEGLIGIBLE, 0.0, weights)
 
 
 def named(recall: Mapping[str, Mapping[str, list[float]]]) -> PerTask:

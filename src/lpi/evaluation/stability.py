@@ -6,7 +6,6 @@ while some queries rise and others fall. All comparisons here are over one galle
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +15,9 @@ from torch import Tensor
 from lpi.evaluation.protocols import protocols
 from lpi.evaluation.recall import Evaluator
 from lpi.evaluation.records import Averages, StageRecord
+from lpi.evaluation.test_set import Encoded
 from lpi.methods.base import Method
-from lpi.metrics.ranking import Ranks, cosine_block, count_ranks, local_pairs
+from lpi.metrics.ranking import Ranks, Similarity, cosine_block, count_ranks, local_pairs
 from lpi.storage import read_tensors, write_json, write_tensors
 
 NEIGHBOURS = 10
@@ -50,17 +50,18 @@ class Stability:
         The overlap is the share of a query's ten nearest candidates that were among its ten nearest a stage ago,
         over the queries and candidates that there were then.
         """
-        features = self.evaluator.seen(method, stage).features
+        seen = self.evaluator.seen(method, stage)
+        features = seen.features
         kept, overlap = {}, {}
         before = read_tensors(self._file(stage - 1)) if self._file(stage - 1).exists() else {}
         for direction, (ours, theirs) in SIDES.items():
             if before:
                 old = before[direction]  # [queries, k]
                 queries = features[ours][: len(old)]
-                now = nearest(queries, features[theirs][: self._count(theirs, stage)])
+                now = nearest(queries, features[theirs][: self._count(theirs, stage)], seen.similarity)
                 overlap[direction] = neighbour_overlap(old, now)
-            kept[direction] = nearest(features[ours], features[theirs])
-            kept[f"ranks_{direction}"] = self._ranks(features, direction, stage).counts
+            kept[direction] = nearest(features[ours], features[theirs], seen.similarity)
+            kept[f"ranks_{direction}"] = self._ranks(seen, direction, stage).counts
         write_tensors(self._file(stage), kept)
         return overlap or None
 
@@ -68,7 +69,7 @@ class Stability:
         """Items of the first tasks; items lie in the order of their tasks."""
         return len(self.evaluator.test.upto(tower, tasks))
 
-    def _ranks(self, features: Mapping[str, Tensor], direction: str, task: int) -> Ranks:
+    def _ranks(self, seen: Encoded, direction: str, task: int) -> Ranks:
         """The ranks of a task's queries among the candidates of that task and those before it."""
         test = self.evaluator.test
         ours, theirs = SIDES[direction]
@@ -76,7 +77,8 @@ class Stability:
         among = torch.arange(self._count(theirs, task + 1))
         pairs = test.pairs if direction == "text_to_image" else test.pairs[:, [1, 0]]
         local = local_pairs(pairs, mine, among, test.count(ours), test.count(theirs))
-        block = cosine_block(features[ours][mine], features[theirs], among=among, similarity="dot")
+        features = seen.features
+        block = cosine_block(features[ours][mine], features[theirs], among=among, similarity=seen.similarity)
         return count_ranks(block, len(mine), local)
 
     def of_run(self, method: Method) -> Averages:
@@ -86,13 +88,13 @@ class Stability:
         which their task was learned and the last one.
         """
         tasks = len(self.evaluator.stream.tasks)
-        features = self.evaluator.seen(method, tasks - 1).features
+        seen = self.evaluator.seen(method, tasks - 1)
         found: Averages = {}
         worst: dict[str, list[dict[str, str | float]]] = {}
         for direction, (ours, _) in SIDES.items():
             known = [task for task in range(tasks) if self._file(task).exists()]  # joint training has the last alone
             first = Ranks(torch.cat([read_tensors(self._file(task))[f"ranks_{direction}"] for task in known]))
-            last = Ranks(torch.cat([self._ranks(features, direction, task).counts for task in known]))
+            last = Ranks(torch.cat([self._ranks(seen, direction, task).counts for task in known]))
             start = self._count(ours, known[0])
             fell = first.within(NEIGHBOURS) - last.within(NEIGHBOURS)  # 0 where nothing moved, ties or not
             found[direction] = float(fell.clamp(min=0).mean())
@@ -111,10 +113,11 @@ class Stability:
         return test.texts[item] if tower == "text" else test.records[item].picture.name
 
 
-def nearest(queries: Tensor, gallery: Tensor, block: int = 1024) -> Tensor:
-    """The ten nearest candidates of each query by inner product, int32 [queries, at most 10]."""
-    count = min(NEIGHBOURS, len(gallery))
-    parts = [(part @ gallery.T).topk(count, dim=1).indices.int() for part in torch.split(queries, block)]
+def nearest(queries: Tensor, gallery: Tensor, similarity: Similarity = "dot", block: int = 1024) -> Tensor:
+    """The ten nearest candidates of each query, int32 [queries, at most 10]."""
+    count, scores = min(NEIGHBOURS, len(gallery)), cosine_block(queries, gallery, similarity=similarity)
+    starts = range(0, len(queries), block)
+    parts = [scores(start, start + block).topk(count, dim=1).indices.int() for start in starts]
     return torch.cat(parts)
 
 

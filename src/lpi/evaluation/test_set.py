@@ -20,6 +20,7 @@ from lpi.devices import Settled, autocast
 from lpi.features import FEATURES, FrozenStates, frozen_image_features, frozen_text_features
 from lpi.methods.base import Method
 from lpi.methods.encoder import tokens, width_of
+from lpi.metrics.ranking import Similarity
 from lpi.prompts.task_keys import FALLBACK
 from lpi.routing.base import Routing, all_under
 from lpi.routing.mix import mix
@@ -147,19 +148,22 @@ class FeatureCache:
             width=width_of(method),
         )
 
-    def by_task(self, method: Method, tower: str, rows: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
+    def by_task(
+        self, method: Method, tower: str, rows: Tensor, routes: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Vectors of ``rows`` under each task, [rows, tasks, features], and how much each counts, [rows, tasks].
 
         Only what counts is encoded; the rest is zero. A route that merges tasks counts for the first of them.
+        Arguments are those of :meth:`mixed`.
         """
         assert method.router is not None
         vectors = torch.zeros(len(rows), len(method.tasks), width_of(method))
         shares = torch.zeros(vectors.shape[:2])
-        for routes, weights in zip(routing.routes.T, routing.weights.T, strict=True):
-            tasks = method.router.tasks_of(routes)
-            own = ((tasks != FALLBACK) & (weights > 0)).nonzero()[:, 0]
-            vectors[own, tasks[own]] = self.features(method, tower, rows[own], routes[own])
-            shares[own, tasks[own]] = weights[own]
+        for each, counts in zip(routes.T, weights.T, strict=True):
+            tasks = method.router.tasks_of(each)
+            own = ((tasks != FALLBACK) & (counts > 0)).nonzero()[:, 0]
+            vectors[own, tasks[own]] = self.features(method, tower, rows[own], each[own])
+            shares[own, tasks[own]] = counts[own]
         return vectors, shares
 
     def _under(self, method: Method, tower: str, rows: Tensor, route: int) -> Tensor:
@@ -190,12 +194,14 @@ class Encoded:
         routes: the likeliest task of each, int64 [items].
         features: what is scored, [items, features].
         mixed: what ``features`` were made from: the method's own vectors, [items, width].
+        similarity: what scores two features.
     """
 
     rows: Towers
     routes: Towers
     features: Towers
     mixed: Towers = field(default_factory=dict)
+    similarity: Similarity = "dot"
 
     def upto(self, test: TestSet, tasks: int) -> tuple[Towers, Towers]:
         """Rows and features of the first ``tasks`` tasks only."""

@@ -22,7 +22,8 @@ from lpi.errors import ConfigError, DataError, ShapeError, check_choice
 
 ScoreBlock = Callable[[int, int], Tensor]
 Gallery = Literal["union", "own"]
-Similarity = Literal["cosine", "dot"]
+Similarity = Literal["cosine", "dot"] | Callable[[Tensor, Tensor], Tensor]
+"""``cosine``, ``dot`` for features whose lengths mean something, or what gives the scores [queries, candidates]."""
 RecallPerTask = dict[str, dict[str, list[float]]]
 
 KS = (1, 5, 10)
@@ -138,7 +139,7 @@ def count_ranks(score_block: ScoreBlock, queries: int, pairs: Tensor, *, block: 
 def cosine_block(
     query_features: Tensor, gallery_features: Tensor, *, among: Tensor | None = None, similarity: Similarity = "cosine"
 ) -> ScoreBlock:
-    """Scores by cosine similarity (or inner product), computed a block at a time.
+    """Scores by cosine similarity, inner product or what one gives, computed a block at a time.
 
     >>> score = cosine_block(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
     >>> score(0, 1)
@@ -149,7 +150,7 @@ def cosine_block(
         gallery_features: [gallery, width].
         among: restricts the gallery to these candidates, [restricted] int64; the scores' columns, and so the
             candidates in ``pairs``, then count within ``among``.
-        similarity: ``cosine``, or ``dot`` for features whose lengths mean something.
+        similarity: how two features are compared.
 
     Returns:
         The function that :func:`count_ranks` takes; its scores are float32, whatever the features are.
@@ -170,6 +171,8 @@ def cosine_block(
     def scaled(features: Tensor) -> Tensor:
         return features.float() if similarity == "dot" else torch.nn.functional.normalize(features.float(), dim=1)
 
+    if not isinstance(similarity, str):
+        return lambda start, stop: similarity(query_features[start:stop], gallery)
     gallery = scaled(gallery).T  # [width, gallery]
 
     def score_block(start: int, stop: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -75,3 +76,66 @@ def scored_features_by_task(
     sign = 1 if tower == "vision" else -1
     shared = torch.cat([vectors, sign * frozen[:, None].expand(-1, shares.shape[1], -1)], dim=2)
     return torch.cat([(shares[:, :, None] * shared).flatten(1), frozen, weight**0.5 * membership], dim=1)
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Scores pairs under the task that would explain them best, if they belonged together.
+
+    A query belongs to task t with probability a_t, to none with a_0, and has the vector v_t under t and the frozen
+    features f; a candidate likewise b_t, b_0, w_t and g. That both belong to the same is Z = sum_t a_t b_t + a_0 b_0,
+    and given that, they belong to t with probability a_t b_t / Z. The score is the expected cosine, plus the evidence:
+
+        (sum_t a_t b_t v_t w_t + a_0 b_0 f g) / Z + weight * log Z
+
+    What one side alone is unsure of, the other may still decide, so a doubt costs far less than in
+    :func:`scored_features_by_task`. It is no inner product: :meth:`pack` puts what an item needs into one row, and the
+    object is called with packed queries and candidates.
+
+    Attributes:
+        tasks: how many.
+        width: of a vector under a task.
+        weight: of the evidence.
+    """
+
+    tasks: int
+    width: int
+    weight: float
+    LEAST: ClassVar[float] = 1e-3  # no two items have nothing in common for sure
+
+    def pack(self, vectors: Tensor, shares: Tensor, frozen: Tensor, posteriors: Tensor, inside: Tensor) -> Tensor:
+        """One row an item, [items, 2 * tasks + 1 + tasks * width + frozen features].
+
+        Args:
+            vectors: of each item under each task, L2-normalised, [items, tasks, width].
+            shares: how much each task's vector counts, [items, tasks]; rows sum to ``inside``, or to less where a task
+                isn't worth a vector.
+            frozen: the frozen model's features, L2-normalised, [items, frozen features].
+            posteriors: how likely each task is, [items, tasks]; rows sum to 1.
+            inside: how likely the item belongs to any task, [items].
+        """
+        own, outside = inside[:, None] * posteriors, 1 - inside[:, None]
+        return torch.cat([shares, own, outside, (shares[:, :, None] * vectors).flatten(1), frozen], dim=1)
+
+    def unlearned(self, packed: Tensor) -> tuple[Matched, Tensor]:
+        """The same items with their frozen features in the place of every task's vectors, and the score of these."""
+        shares, own, outside, _, frozen = self._parts(packed)
+        instead = (shares[:, :, None] * frozen[:, None]).flatten(1)
+        return replace(self, width=frozen.shape[1]), torch.cat([shares, own, outside, instead, frozen], dim=1)
+
+    def __call__(self, queries: Tensor, candidates: Tensor) -> Tensor:
+        """Scores, [queries, candidates], of packed ones."""
+        shares, own, outside, vectors, frozen = self._parts(queries)
+        other_shares, other_own, other_outside, other_vectors, other_frozen = self._parts(candidates)
+        neither = outside @ other_outside.T
+        explained = shares @ other_shares.T + neither
+        cosines = vectors @ other_vectors.T + neither * (frozen @ other_frozen.T)
+        together = own @ other_own.T + neither
+        return cosines / (explained + self.LEAST) + self.weight * (together + self.LEAST).log()
+
+    def _parts(self, packed: Tensor) -> tuple[Tensor, ...]:
+        """Shares, posteriors, outside, weighted vectors and frozen features."""
+        vectors = self.tasks * self.width
+        rest = packed.shape[1] - 2 * self.tasks - 1 - vectors
+        sizes = [self.tasks, self.tasks, 1, vectors, rest]
+        return tuple(torch.split_with_sizes(packed, sizes, dim=1))
