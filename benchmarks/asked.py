@@ -200,6 +200,26 @@ BARS = [
         True,
     ),
     *(bar for part in ("with_sources", "without_sources") for bar in of_scenes(part)),
+    Bar(
+        "teach_archives",
+        "R@10 of a new archive after its closed form, in the frozen model's, the least of all archives",
+        lambda d: min(own["new_r10_closed"] / own["frozen"]["r10"] for own in d["archives"].values()),
+        5,
+        True,
+    ),
+    Bar(
+        "teach_archives",
+        "points of R@10 that the others lose by it, the most",
+        lambda d: max(own["old_r10_before"] - own["old_r10_after"] for own in d["archives"].values()),
+        1,
+    ),
+    Bar(
+        "teach_archives",
+        "archives after which all rank as in an index made anew, of seven",
+        lambda d: sum(own["rankings_equal"] for own in d["archives"].values()),
+        7,
+        True,
+    ),
     Bar("backbone", "frozen R@1 of 192 pictures with captions moved, points apart", lambda d: apart(d["moved_r1"]), 1),
     Bar("backbone", "of 768 pictures, likewise", lambda d: apart(d["more_pictures"]), 1),
     Bar(
