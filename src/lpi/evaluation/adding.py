@@ -61,6 +61,8 @@ def beside(found: Results, before: Results, against: str | None = None) -> Resul
     Raises:
         ConfigError: the two are of different streams or backbones.
     """
+    if not found.rows:
+        return replace(before, failed=found.failed)
     for what in ("problem", "stream", "backbone", "orders"):
         if getattr(found, what) != getattr(before, what):
             raise ConfigError(f"the results file is of another {what.rstrip('s')}. Write to another file.")
