@@ -574,6 +574,9 @@ def test_rows_are_added_to_those_of_a_results_file(
     assert code == 2
     assert "row 'zero_shot' in" in err
     assert re.search(r"was made with other settings \(training.batch: \d+ there, 5 now\)", err)
+    every = [*words, "--methods", "zero_shot,joint,centred", "--out", tmp_path / "d", "--results", file, "--add"]
+    assert lpi(*every, "--set", "training.batch=5")[0] == 0  # none of them stays
+    assert lpi(*every[:-5], "--out", tmp_path / "a", "--results", file, "--add")[0] == 0
     # without a router nobody asks how routes are scored
     assert lpi(*adding, "--set", "evaluation.routed_weight=0.5")[0] == 0
     assert read_sealed(file)["rows"].keys() == added["rows"].keys()  # nothing is lost

@@ -97,10 +97,9 @@ def compare(
     if add and results is not None:  # refused now, not when the figures are there
 
         def today(rows: Sequence[str]) -> dict[str, Experiment]:
-            others = [row for row in rows if row not in variants]
-            return variants_of(settings, [*names, *others], chosen, given=keys_of(changes))
+            return variants_of(settings, [*names, *rows], chosen, given=keys_of(changes))
 
-        before = rows_before(results, part, today)
+        before = rows_before(results, part, variants, today)
     if against is not None and against not in variants:
         raise UnknownNameError(f"No row is called {against!r}. {did_you_mean(against, variants)}")
     numbered = settings.seeds if seeds is None else numbers(seeds)

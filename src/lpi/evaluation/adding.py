@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,19 +17,26 @@ AND = " && "  # between the commands that made a file
 
 
 def rows_before(
-    file: Path, part: str | None, today: Callable[[Sequence[str]], Mapping[str, Experiment]]
+    file: Path,
+    part: str | None,
+    anew: Collection[str],
+    today: Callable[[Sequence[str]], Mapping[str, Experiment]],
 ) -> Results | None:
-    """The results in a file, with every row made as the experiment says today; ``None`` where there is no file.
+    """The results in a file, of which every row that stays was made as the experiment says today.
 
     Args:
         file: what ``lpi compare`` wrote.
         part: see :func:`lpi.evaluation.results.write_results`.
+        anew: rows that don't stay.
         today: gives the settings of rows as they are now.
+
+    Returns:
+        ``None`` where there is no file, or no such part.
 
     Raises:
         CheckpointError: the file holds something else, or is damaged.
-        ConfigError: a row of it was made with other settings.
-        UnknownNameError: nothing is called as a row of it is.
+        ConfigError: a row that stays was made with other settings.
+        UnknownNameError: nothing is called as such a row is.
     """
     if not file.exists():
         return None
@@ -37,8 +44,9 @@ def rows_before(
     if part is not None and part not in content:
         return None
     before = Results.from_json(content if part is None else content[part])
-    settings = today(list(before.rows))
-    for name, there in before.settings.items():
+    settings = today(kept := [name for name in before.rows if name not in anew])
+    for name in kept:
+        there = before.settings[name]
         if changed := difference(there, of_seed(settings[name], there["seed"]), there["seed"]):
             raise ConfigError(
                 f"row {name!r} in {file} was made with other settings ({changed}). Run it again, by naming it in "
