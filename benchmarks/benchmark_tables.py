@@ -388,6 +388,7 @@ def teach_archives(record: Record) -> Tables:
     """What each archive gains when it is taught last, among all pictures."""
     keys = {
         "seconds_closed": "s, closed form",
+        "learning_closed": "of them to learn",
         "seconds_deeper": "s, deeper",
         "new_r10_before": "R@10 before",
         "new_r10_closed": "closed",

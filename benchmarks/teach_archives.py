@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -73,8 +74,24 @@ def equal_to_rebuild(place: Path, work: Path, root: Path, captions: list[str]) -
     return bool(found[0] == found[1])
 
 
-def taught(place: Path, domain: Task, *, steps: bool, changes: dict[str, Any]) -> tuple[float, int, int]:
-    """Teach a domain and adopt it; returns seconds to the report, pictures embedded and pictures there."""
+@dataclass(frozen=True)
+class Taught:
+    """What teaching a domain took.
+
+    Attributes:
+        seconds: to the report; ``learning`` is what of them was learning, the rest measures gains and losses.
+        embedded: pictures that the adoption embedded.
+        pictures: in the index.
+    """
+
+    seconds: float
+    learning: float
+    embedded: int
+    pictures: int
+
+
+def taught(place: Path, domain: Task, *, steps: bool, changes: dict[str, Any]) -> Taught:
+    """Teach a domain and adopt it."""
     with change(place) as writer:
         settings = training_settings(writer, changes)
         way = settings if steps else closed_form(writer.method, settings) or settings
@@ -82,7 +99,7 @@ def taught(place: Path, domain: Task, *, steps: bool, changes: dict[str, Any]) -
         lesson = learn(writer, domain, settings=way, scoring="routed", again=steps)
         seconds = time.monotonic() - started
         stage = adopt(writer, lesson)
-    return round(seconds, 1), stage.embedded, stage.pictures
+    return Taught(round(seconds, 1), round(lesson.report["seconds"]["learn"], 1), stage.embedded, stage.pictures)
 
 
 def save(place: Path, found: dict[str, Any]) -> None:
@@ -109,12 +126,13 @@ def measure(options: argparse.Namespace, work: Path) -> None:
             writer.forget(name)
         others = [one for one in domains if one != name]
         before = {one: recall(place, domains[one], right) for one in domains}
-        seconds, _, pictures = taught(place, domain, steps=False, changes={})
+        closed = taught(place, domain, steps=False, changes={})
         after = {one: recall(place, domains[one], right) for one in domains}
         row: dict[str, Any] = {
-            "seconds_closed": seconds,
-            "share": round(len((*domain.train, *domain.validation, *domain.test)) / pictures, 4),
-            "reembedded_share": round(first[name][1] / pictures, 4),
+            "seconds_closed": closed.seconds,
+            "learning_closed": closed.learning,
+            "share": round(len((*domain.train, *domain.validation, *domain.test)) / closed.pictures, 4),
+            "reembedded_share": round(first[name].embedded / closed.pictures, 4),
             "frozen": frozen[name],
         }
         for k in ("r1", "r10"):
@@ -122,7 +140,8 @@ def measure(options: argparse.Namespace, work: Path) -> None:
             row[f"old_{k}_before"] = round(mean(before[one][k] for one in others), 2)
             row[f"old_{k}_after"] = round(mean(after[one][k] for one in others), 2)
         if options.deeper:
-            row["seconds_deeper"] = taught(place, domain, steps=True, changes={"epochs": options.deeper})[0]
+            deeper = taught(place, domain, steps=True, changes={"epochs": options.deeper})
+            row |= {"seconds_deeper": deeper.seconds, "learning_deeper": deeper.learning}
             row |= {f"new_{k}_deeper": value for k, value in recall(place, domain, right).items()}
         if options.rebuild:
             captions = [record.captions[0] for one in domains.values() for record in one.test]
