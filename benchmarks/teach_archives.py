@@ -149,7 +149,7 @@ def measure(options: argparse.Namespace, work: Path) -> None:
             row["rankings_equal"] = equal_to_rebuild(place, work / "rebuilt", options.root, chosen)
         found[name] = row
         print(f"{name}: {row}", flush=True)
-        save(options.results, found)  # now: a stop costs one archive, and --only measures the rest
+        save(options.results, found)  # now: a stop costs one archive
 
 
 def main() -> None:

@@ -286,15 +286,16 @@ def test_a_score_of_matched_pairs_is_measured_everywhere_alike(
         routing = learner.router(tower, test.routing_features(learner, tower))
         rows = torch.arange(test.count(tower))
         assert 0 < float((routing.tasks == FALLBACK).float().mean()) < 1
-        assert ((routing.inside < 0.5) == (routing.tasks == FALLBACK)).all()
+        inside = learner.router.inside(tower, routing)
+        assert ((inside < 0.5) == (routing.tasks == FALLBACK)).all()
         top = routing.posteriors.topk(2, dim=1)
         shares = torch.zeros(len(rows), 3).scatter(1, top.indices, top.values)
-        shares = shares / shares.sum(dim=1, keepdim=True) * routing.inside[:, None]
+        shares = shares / shares.sum(dim=1, keepdim=True) * inside[:, None]
         shares = torch.where(shares < 0.01, 0.0, shares)
         vectors = torch.stack(
             [evaluator.under(learner, tower, rows, torch.full_like(rows, task)) for task in range(3)], dim=1
         )
-        packed[tower] = score.pack(vectors, shares, test.frozen[tower], routing.posteriors, routing.inside)
+        packed[tower] = score.pack(vectors, shares, test.frozen[tower], routing.posteriors, inside)
     slow = score(packed["text"], packed["vision"])
     torch.testing.assert_close(score(found.features["text"], found.features["vision"]), slow, atol=1e-5, rtol=1e-4)
     query = 3

@@ -293,7 +293,6 @@ def test_what_belongs_to_no_task_agrees_with_all_alike() -> None:
         torch.tensor([[0], [FALLBACK]]),
         torch.ones(2, 1),
         torch.tensor([0, FALLBACK]),
-        torch.tensor([1.0, 0.0]),
     )
     assert routing.membership.tolist() == [pytest.approx([0.9, 0.1]), pytest.approx([0.5**0.5, 0.5**0.5])]
     assert float(routing.membership[1] @ routing.membership[1]) == pytest.approx(1)  # and fully with its like

@@ -188,17 +188,21 @@ class Evaluator:
 
     def _encoded(self, method: Method, test: TestSet, cache: FeatureCache, tasks: int) -> Encoded:
         rows, routes, mixed, features = {}, {}, {}, {}
+        scored = self.settings.scoring == "routed" and method.router is not None
+        similarity: Similarity = "dot"
+        if scored and self.settings.unrouted_score == "matched":
+            similarity = Matched(len(method.tasks), width_of(method), self.settings.routed_weight)
         for tower in TOWERS:
             rows[tower] = test.upto(tower, tasks)
             looked_at = test.routing_features(method, tower)[rows[tower]]
             routing = routed(method, tower, looked_at)
             routes[tower] = routing.tasks
             mixed[tower] = features[tower] = cache.mixed(method, tower, rows[tower], routing.routes, routing.weights)
-            if self.settings.scoring == "routed" and method.router is not None:
+            if isinstance(similarity, Matched):
+                features[tower] = packed(similarity, method, tower, rows[tower], routing, cache)
+            elif scored:
                 features[tower] = self._scored(method, tower, rows[tower], routing, mixed[tower], cache)
-        scored = self.settings.scoring == "routed" and method.router is not None
-        matched = self._matched(method) if scored and self.settings.unrouted_score == "matched" else None
-        return Encoded(rows, routes, features, mixed, matched or "dot")
+        return Encoded(rows, routes, features, mixed, similarity)
 
     def _scored(
         self, method: Method, tower: str, rows: Tensor, routing: Routing, mixed: Tensor, cache: FeatureCache
@@ -207,18 +211,11 @@ class Evaluator:
         weight = self.settings.routed_weight
         if self.settings.unrouted_score == "mixed":
             return scored_features(Probe(mixed, routing.membership), weight)
-        frozen = cache.test.frozen[tower][rows]
-        if self.settings.unrouted_score == "matched":
-            return self._matched(method).pack(
-                *cache.by_task(method, tower, rows, *likeliest(routing)), frozen, routing.posteriors, routing.inside
-            )
         vectors, shares = cache.by_task(method, tower, rows, routing.routes, routing.weights)
+        frozen = cache.test.frozen[tower][rows]
         return scored_features_by_task(
             vectors, shares, frozen=frozen, membership=routing.membership, weight=weight, tower=tower
         )
-
-    def _matched(self, method: Method) -> Matched:
-        return Matched(len(method.tasks), width_of(method), self.settings.routed_weight)
 
     def _beside(self, method: Method, known: Encoded, rows: Towers) -> tuple[PerTask, PerTask]:
         """What a ``routed`` score is to be held against: plain cosines of the same features, and the frozen features
@@ -272,16 +269,20 @@ class Evaluator:
         return self._encode(method, len(self.stream.tasks) - 1)
 
 
-def likeliest(routing: Routing) -> tuple[Tensor, Tensor]:
-    """Routes and weights as if every item belonged to a task as far as it may, int64 and float [items, k].
+def packed(score: Matched, method: Method, tower: str, rows: Tensor, routing: Routing, cache: FeatureCache) -> Tensor:
+    """What :class:`Matched` compares of some items, [rows, packed].
 
-    What the router sent to no task takes its likeliest ones; a weight that is next to nothing isn't worth a vector.
+    Every item belongs to a task as far as it may: what the router sent to none takes its likeliest ones. A weight that
+    is next to nothing isn't worth a vector.
     """
+    assert method.router is not None
+    inside = method.router.inside(tower, routing)
     shares, tasks = routing.posteriors.topk(routing.routes.shape[1], dim=1)
     lost = (routing.tasks == FALLBACK)[:, None]
     routes = torch.where(lost, tasks, routing.routes)
-    weights = torch.where(lost, shares / shares.sum(dim=1, keepdim=True), routing.weights) * routing.inside[:, None]
-    return routes, torch.where(weights < NEGLIGIBLE, 0.0, weights)
+    weights = torch.where(lost, shares / shares.sum(dim=1, keepdim=True), routing.weights) * inside[:, None]
+    vectors, counted = cache.by_task(method, tower, rows, routes, torch.where(weights < NEGLIGIBLE, 0.0, weights))
+    return score.pack(vectors, counted, cache.test.frozen[tower][rows], routing.posteriors, inside)
 
 
 def named(recall: Mapping[str, Mapping[str, list[float]]]) -> PerTask:

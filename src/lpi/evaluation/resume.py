@@ -193,8 +193,10 @@ def difference(before: Json, settings: Experiment, seed: int) -> str:
         before: what :func:`comparable` gave for it.
         settings, seed: of now.
     """
+    if before == (now := comparable(settings, seed)):
+        return ""
     ignored = () if _routes(settings) else OF_ROUTES
-    pair = [_without(content, "evaluation", ignored) for content in (before, comparable(settings, seed))]
+    pair = [_without(content, "evaluation", ignored) for content in (before, now)]
     return "" if pair[0] == pair[1] else _first_difference(*pair)
 
 

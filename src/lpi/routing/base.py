@@ -40,7 +40,6 @@ class Routing:
         routes: whose knowledge encodes each item, the likeliest first, int64 [items, k].
         weights: how much each of them counts, [items, k]; rows sum to 1.
         tasks: the task that each first route belongs to, int64 [items]; FALLBACK for none.
-        inside: how likely each item belongs to any task, [items].
     """
 
     features: Tensor
@@ -49,7 +48,6 @@ class Routing:
     routes: Tensor
     weights: Tensor
     tasks: Tensor
-    inside: Tensor
 
     @property
     def membership(self) -> Tensor:
@@ -87,8 +85,7 @@ def all_under(route: int, features: Tensor) -> Routing:
     """
     count = len(features)
     routes, nothing = torch.full((count, 1), route), torch.empty(count, 0)
-    inside = torch.full((count,), float(route != FALLBACK))
-    return Routing(features, nothing, nothing, routes, torch.ones(count, 1), routes[:, 0], inside)
+    return Routing(features, nothing, nothing, routes, torch.ones(count, 1), routes[:, 0])
 
 
 class Kept(nn.Module):
@@ -229,14 +226,9 @@ class Router(nn.Module):
         routes = distances.argmin(dim=1, keepdim=True)
         return routes, torch.ones(routes.shape)
 
-    def inside(self, tower: str, features: Tensor, distances: Tensor, tasks: Tensor) -> Tensor:
-        """How likely each item belongs to any task, [items]; by default as :meth:`choose` decided.
-
-        Args:
-            tower, features, distances: see :meth:`choose`.
-            tasks: the task that each item was sent to, int64 [items]; FALLBACK for none.
-        """
-        return (tasks != FALLBACK).float()
+    def inside(self, tower: str, routing: Routing) -> Tensor:
+        """How likely each item belongs to any task, [items]; by default as :meth:`choose` decided."""
+        return (routing.tasks != FALLBACK).float()
 
     def tasks_of(self, routes: Tensor) -> Tensor:
         """The task that each route belongs to first of all, int64, FALLBACK for none; of the same shape."""
@@ -255,9 +247,7 @@ class Router(nn.Module):
         distances = self.distances(tower, features).cpu()
         posteriors = self.posteriors(tower, distances)
         routes, weights = self.choose(tower, features, distances, posteriors)
-        tasks = self.tasks_of(routes[:, 0])
-        inside = self.inside(tower, features, distances, tasks)
-        return Routing(features, distances, posteriors, routes, weights, tasks, inside)
+        return Routing(features, distances, posteriors, routes, weights, self.tasks_of(routes[:, 0]))
 
     # ---- saving ------------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from lpi.prompts.task_keys import (
     task_posteriors,
     whitening,
 )
+from lpi.routing.base import Routing
 from lpi.routing.nearest import NearestKeys
 
 PARTS = 8  # that a task's items are cut into, to see how far what a key hasn't seen lies from it
@@ -130,11 +131,11 @@ class WhitenedKeys(NearestKeys):
         far = self._excess(tower, features, distances) > 1
         return torch.where(far, FALLBACK, distances.argmin(dim=1))
 
-    def inside(self, tower: str, features: Tensor, distances: Tensor, tasks: Tensor) -> Tensor:
+    def inside(self, tower: str, routing: Routing) -> Tensor:
         """See :class:`Router`: one half at the radius of the nearest task, and a step that rises over 3 % of it."""
         if self.options.out_of_domain == "nearest":
-            return super().inside(tower, features, distances, tasks)
-        return torch.sigmoid((1 - self._excess(tower, features, distances)) / SOFT)
+            return super().inside(tower, routing)
+        return torch.sigmoid((1 - self._excess(tower, routing.features, routing.distances)) / SOFT)
 
     def _excess(self, tower: str, features: Tensor, distances: Tensor) -> Tensor:
         """How far each item lies from its nearest task, in radii of it, [items]."""
