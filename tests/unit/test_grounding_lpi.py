@@ -1,5 +1,6 @@
 """LPI over detectors: the frozen start, what learns, what stays, what it costs, and how expressions are routed."""
 
+import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from lpi.methods.grounding.losses import detection_losses
 from lpi.methods.grounding.lpi import GroundingLPI, told
 from lpi.prompts.interaction import Interaction, interaction_parameters
 from lpi.prompts.low_rank import LowRankPrompts, low_rank_parameters
+from lpi.storage import CHECKSUM, sealed
 
 
 def batch_of(backbone: GroundingBackbone) -> GroundingBatch:
@@ -236,6 +238,37 @@ def test_what_is_far_from_every_task_falls_back_if_asked(by: str, detectors: dic
     assert method.routes(plain).tolist() == [FALLBACK] * 4  # nothing learned yet
     learn(method, "a", steps=0)
     assert method.routes({tower: -features for tower, features in plain.items()}).tolist() == [FALLBACK] * 4
+
+
+@pytest.mark.parametrize("foreign_to", ["either", "both"])
+def test_what_picture_or_words_find_foreign_goes_to_the_frozen_detector(
+    foreign_to: str, detectors: dict[str, GroundingBackbone]
+) -> None:
+    method = make_method("lpi", detectors["grounding-dino"], length=8, route_by="both", foreign_to=foreign_to)
+    batch = batch_of(method.backbone)
+    plain = method.routing_features(batch.pictures, EXPRESSIONS)
+    learn(method, "a", steps=0)
+    lost = FALLBACK if foreign_to == "either" else 0
+    assert method.routes(plain).tolist() == [0] * 4
+    assert method.routes({**plain, "vision": -plain["vision"]}).tolist() == [lost] * 4
+    assert method.routes({**plain, "text": -plain["text"]}).tolist() == [lost] * 4
+    assert method.routes({tower: -features for tower, features in plain.items()}).tolist() == [FALLBACK] * 4
+
+
+def test_what_was_saved_before_tells_foreign_expressions_as_it_did(
+    detectors: dict[str, GroundingBackbone], tmp_path: Path
+) -> None:
+    method = make_method(
+        "lpi", detectors["owlvit"], length=8, route_by="both", foreign_to="both", routing={"reach": "average"}
+    )
+    learn(method, "a")
+    method.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config.pop(CHECKSUM)
+    del config["options"]["foreign_to"], config["options"]["routing"]["reach"]
+    (tmp_path / "config.json").write_text(json.dumps(sealed(config)))
+    loaded = load_method(tmp_path, backbone=method.backbone)
+    assert loaded.options == method.options
 
 
 def test_each_row_is_searched_under_its_own_route(detectors: dict[str, GroundingBackbone]) -> None:

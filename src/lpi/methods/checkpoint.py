@@ -28,7 +28,7 @@ from lpi.errors import CheckpointError, ConfigError, LpiError, MissingFileError,
 from lpi.methods import Named, is_registered, loader_of, method_class, named_class, outside, recorded_name
 from lpi.methods import method as build_method
 from lpi.methods.base import Learner, Problem, recorded_options, restore, stored_state
-from lpi.methods.older import renewed, renewed_state, with_closed_form
+from lpi.methods.older import renewed, renewed_state, with_closed_form, with_foreign_expressions
 from lpi.methods.options import is_registered_router
 from lpi.plugins import source_of
 from lpi.reading import shown
@@ -227,7 +227,8 @@ def load_method(
     if backbone is None:
         backbone = load_made_for(config["backbone"], kind)
     check_identity(root, config["backbone"], backbone)
-    options = {**with_closed_form(config["options"], root), **_router_of(config["options"].get("router"), root, router)}
+    saved = with_foreign_expressions(with_closed_form(config["options"], root))
+    options = {**saved, **_router_of(config["options"].get("router"), root, router)}
     loaded: Learner = build_method(kind, backbone, **{"preset": None, **options})
     if not first_format:
         unsealed(root / "config.json", config)  # after whatever can be told by name

@@ -59,6 +59,21 @@ def with_closed_form(options: Mapping[str, Any], place: object) -> dict[str, Any
     return dict(options)
 
 
+def with_foreign_expressions(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a saved method for expressions, with how its version told those that belong to no task.
+
+    That was by how the tasks spread on average, and by picture and words together.
+    """
+    if "route_by" not in options or "foreign_to" in options:
+        return dict(options)
+    found = {**options, "foreign_to": "both"}
+    own = options.get("routing")
+    if isinstance(own, Mapping):
+        reach = {"reach": "average"} if options.get("router") == "whitened" else {}
+        return {**found, "routing": {**reach, **own}}
+    return {**found, "reach": "average"} if options.get("metric", "whitened") == "whitened" else found
+
+
 def renewed_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What the first format stored for a task as this one has it: routing keys apart from what was learned."""
     return {_renewed_name(name): tensor for name, tensor in state.items()}

@@ -100,12 +100,19 @@ class GroundingLPI(LowRankTasks, GroundingMethod):
         training: ClassVar[Mapping[str, Any]] = GroundingOptions.training
 
         losses: GroundingLossTable = GroundingLossTable()
-        routing: RouterTable = field(default_factory=partial(WhitenedKeys.Options, view="features", soft_tasks=1))
+        routing: RouterTable = field(
+            default_factory=partial(WhitenedKeys.Options, view="features", soft_tasks=1, reach="own")
+        )
         route_by: Annotated[
             Literal["vision", "text", "both"],
             "which features say what task an expression belongs to: those of the picture (the paper), of the "
             "expression, or the product of what both say",
         ] = "vision"
+        foreign_to: Annotated[
+            Literal["either", "both"],
+            "where both say it, what goes to the frozen detector: what its picture or its words find far from every "
+            "task (``either``), or what both do",
+        ] = "either"
 
         def check(self) -> None:
             """See :class:`Table`: a detector has no vectors of pictures or expressions alone, to look at or to mix."""
@@ -213,6 +220,7 @@ class GroundingLPI(LowRankTasks, GroundingMethod):
             alone: Tensor = router(tower, features[tower]).tasks
             return alone
         found = [router(tower, features[tower]) for tower in TOWERS]
-        lost = torch.stack([one.tasks == FALLBACK for one in found]).all(dim=0)
+        far = torch.stack([one.tasks == FALLBACK for one in found])
+        lost = far.any(dim=0) if self.options.foreign_to == "either" else far.all(dim=0)
         likely = torch.stack([one.posteriors for one in found])
         return likely.log().sum(dim=0).argmax(dim=1).masked_fill(lost, FALLBACK)
