@@ -20,6 +20,7 @@ from lpi.errors import ConfigError, DataError
 from lpi.methods.base import Batches, TaskData, no_batches
 from lpi.methods.encoder import tokens
 from lpi.methods.grounding.base import GroundingBatch, GroundingMethod
+from lpi.routing.base import Router
 
 Item = TypeVar("Item")
 KEPT_BYTES = 2**30  # opened pictures are kept up to here; those beyond are opened anew
@@ -123,7 +124,7 @@ class ExpressionSet:
 
     # ---- what a method may look at -----------------------------------------------------------------------------------
 
-    def data(self, steps: int = 0, batches: Batches = no_batches) -> TaskData:
+    def data(self, steps: int = 0, batches: Batches = no_batches, router: Router | None = None) -> TaskData:
         """What a method may look at when the task begins or ends."""
         return TaskData(self.name, self, self.expressions, steps, batches)
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from lpi.backbones.base import DualEncoder, Images, TextInputs, Texts, TowerState, View
+from lpi.backbones.base import DualEncoder, Images, Reading, TextInputs, Texts, TowerState, View
 from lpi.backbones.given import PictureLike, given_picture, given_texts
 from lpi.config import TrainingSettings
 from lpi.data.records import CaptionedImage, FilePicture, Picture, require_readable
@@ -26,6 +27,8 @@ from lpi.devices import in_full
 from lpi.errors import ConfigError
 from lpi.methods.base import Batches, Method, TaskData, TrainingBatch, chunks, no_batches
 from lpi.methods.encoder import tokens
+from lpi.prompts.low_rank import TOWERS
+from lpi.routing.base import Router
 from lpi.tasks.batches import Augment, Batch, PictureStore, batches
 from lpi.tasks.stream import Task
 
@@ -52,8 +55,8 @@ class TrainingData(Protocol):
     def __len__(self) -> int:
         """How many items are cut into batches."""
 
-    def data(self, steps: int = 0, batches: Batches = no_batches) -> TaskData:
-        """What a method may look at when the task begins or ends."""
+    def data(self, steps: int = 0, batches: Batches = no_batches, router: Router | None = None) -> TaskData:
+        """What a method may look at when the task begins or ends; its router looks at items, too."""
 
     def once_more(self, method: Any, settings: TrainingSettings) -> Batches:
         """Gives further epochs, outside the training."""
@@ -124,6 +127,8 @@ class TrainingSet:
         self.caption_row = {caption: row for row, caption in enumerate(self.captions)}
         self.batch = batch
         self._views: dict[tuple[str, View], Tensor] = {}
+        self._expected: dict[str, View] = {}
+        self._readings: dict[str, Reading] = {}
         self.states = FrozenStates(backbone, self.store, self.captions)
 
     def __len__(self) -> int:
@@ -132,21 +137,42 @@ class TrainingSet:
     @cached_property
     def image_features(self) -> Tensor:
         """Frozen, L2-normalised, [pictures, features]."""
-        return frozen_image_features(self.backbone, self.store, self.batch)
+        return F.normalize(self.reading("vision").features, dim=-1)
 
     @cached_property
     def text_features(self) -> Tensor:
         """Frozen, L2-normalised, of every different caption, [captions, features]."""
-        return frozen_text_features(self.backbone, self.captions, self.batch)
+        return F.normalize(self.reading("text").features, dim=-1)
 
-    def data(self, steps: int = 0, batches: Batches = no_batches) -> TaskData:
-        """What a method may look at."""
-        return TaskData(self.name, self, self.captions, steps, batches, self.view)
+    def data(self, steps: int = 0, batches: Batches = no_batches, router: Router | None = None) -> TaskData:
+        """What a method may look at; see :class:`TrainingData`."""
+        if router is not None:  # what is read from now on is looked at so in the same pass
+            self._expected = {tower: router.look(tower) for tower in TOWERS}
+        return TaskData(self.name, self, self.captions, steps, batches, self.view, self)
+
+    @torch.no_grad()
+    def reading(self, tower: str) -> Reading:
+        """What the frozen model sees of all pictures or of every different caption, one pass for all who ask."""
+        if tower not in self._readings:
+            view = self._expected.get(tower, FEATURES)
+            if tower == "vision":
+                found = read_images(self.backbone, self.store, self.batch, view)
+            else:
+                found = read_texts(self.backbone, self.captions, self.batch, view)
+            self._readings[tower], self._views[tower, view] = found, found.look
+        return self._readings[tower]
+
+    def pairs(self) -> Tensor:
+        """See :class:`lpi.methods.base.FrozenPairs`."""
+        rows = [(row, self.caption_row[text]) for row, record in enumerate(self.records) for text in record.captions]
+        return torch.tensor(rows, dtype=torch.int64)
 
     def view(self, tower: str, view: View) -> Tensor:
         """Pictures or different captions as a router looks at them, [items, width of the view], L2-normalised."""
         if view == View():
             return self.image_features if tower == "vision" else self.text_features
+        if view == self._expected.get(tower):
+            self.reading(tower)
         if (tower, view) not in self._views:
             if tower == "vision":
                 self._views[tower, view] = frozen_image_features(self.backbone, self.store, self.batch, view)
@@ -281,6 +307,27 @@ class FrozenStates:
         """Rows and tokens in batches, and the most tokens of a caption, which need not be the one of most letters."""
         batches = text_batches(self.backbone, self.captions, self.batch)
         return batches, max((words.ids.shape[1] for _, words in batches), default=0)
+
+
+@torch.no_grad()
+def read_images(backbone: DualEncoder, store: PictureStore, batch: int, view: View = FEATURES) -> Reading:
+    """What the frozen model sees of all pictures in a store."""
+    parts = []
+    for pixels in store.in_turn(chunks(range(len(store)), batch)):
+        with in_full(backbone.device):
+            parts.append(backbone.reading("vision", backbone.inputs.normalise(pixels.to(backbone.device)), view))
+    return Reading.joined(parts)
+
+
+@torch.no_grad()
+def read_texts(backbone: DualEncoder, texts: Sequence[str], batch: int, view: View = FEATURES) -> Reading:
+    """What the frozen model sees of captions."""
+    batches, parts = text_batches(backbone, texts, batch), []
+    for _, words in batches:
+        with in_full(backbone.device):
+            parts.append(backbone.reading("text", words, view))
+    order = torch.tensor([row for rows, _ in batches for row in rows]).argsort()
+    return Reading.joined(parts).rows(order.to(backbone.device))
 
 
 @torch.no_grad()

@@ -1,24 +1,28 @@
 """Closed forms against slow, plain versions, and what a method makes of them."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import lpi
-from lpi.backbones.base import DualEncoder
+from lpi.backbones.base import DualEncoder, TowerState, View
 from lpi.backbones.tower import pooled_states
 from lpi.closed_form import Affine, Correlations, Moments, cca, ridge
-from lpi.config import TrainingSettings
+from lpi.config import EvaluationSettings, TrainingSettings
 from lpi.errors import LpiError, ShapeError
+from lpi.evaluation.recall import Evaluator
 from lpi.features import TrainingSet
 from lpi.methods import method
 from lpi.methods.base import stored_parameters
 from lpi.methods.closing import Beside, Head, drawn, states_of
 from lpi.methods.pairs import TEMPERATURES, Pairs, chosen, likelihood, pairs_of
+from lpi.routing.base import all_under
 from lpi.tasks.stream import TaskStream
 from lpi.trainer import learn_task
 
@@ -156,6 +160,78 @@ def test_a_summary_is_of_the_end_and_of_the_middle(clip: DualEncoder, stream: Ta
         torch.testing.assert_close(kept[1], summary)
         with pytest.raises(ShapeError, match="don't exist"):
             clip.with_summary(tower, end)
+
+
+@pytest.mark.parametrize("view", [View(), View(0), View(2, features=False), View(3)])
+def test_one_pass_reads_what_passes_of_their_own_read(view: View, clip: DualEncoder, stream: TaskStream) -> None:
+    images = clip.inputs.images([record.picture.open() for record in stream.tasks[0].train[:3]])
+    texts = clip.inputs.tokenize([record.captions[0] for record in stream.tasks[0].train[:3]])
+    for tower, inputs, look in (
+        ("vision", images, clip.view_images(images, view)),
+        ("text", texts, clip.view_texts(texts, view)),
+    ):
+        found = clip.reading(tower, inputs, view)
+        torch.testing.assert_close(found.look, look)
+        for part, alone in zip((found.features, found.summary), clip.with_summary(tower, inputs), strict=True):
+            torch.testing.assert_close(part, alone)
+
+
+def passes(clip: DualEncoder, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Counts the items that begin a pass through each tower."""
+    counts = dict.fromkeys(("vision", "text"), 0)
+
+    def counting(tower: str) -> Callable[..., TowerState]:
+        begin = getattr(clip, tower).begin
+
+        def begun(*inputs: Any) -> TowerState:
+            state: TowerState = begin(*inputs)
+            counts[tower] += len(state.states)
+            return state
+
+        return begun
+
+    for tower in counts:
+        monkeypatch.setattr(getattr(clip, tower), "begin", counting(tower))
+    return counts
+
+
+@pytest.mark.parametrize("name", ["lpi", "cca", "ridge"])
+def test_one_pass_learns_a_closed_form_and_one_serves_all_routes(
+    name: str, clip: DualEncoder, stream: TaskStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {} if name == "ridge" else {"dimensions": 4}
+    if name != "lpi":
+        options |= {"router": "whitened"}
+    else:
+        options |= {"beside": "both", "view": "both", "routing_text": 0.67}
+    model = method(name, clip, clusters=1, **options)
+    counts = passes(clip, monkeypatch)
+    for task in stream.tasks[:2]:
+        learn_task(model, task, settings=TrainingSettings(epochs=0, device="cpu"))
+    learned = [record for task in stream.tasks[:2] for record in task.train]
+    captions = sum(len({caption for record in task.train for caption in record.captions}) for task in stream.tasks[:2])
+    assert counts == {"vision": len(learned), "text": captions}
+
+    pictures = [record.picture.open() for record in stream.tasks[0].test]
+    words = [record.captions[0] for record in stream.tasks[0].test]
+    routes = torch.tensor([[0, 1]]).expand(len(words), -1)
+    routing = replace(all_under(0, torch.empty(len(words), 0)), routes=routes, weights=torch.full(routes.shape, 0.5))
+    apart = [model.encode_texts(words, task=task.name) for task in stream.tasks[:2]]
+    counts |= dict.fromkeys(counts, 0)
+    mixed = model.encode_texts(words, routing=routing)
+    model.encode_images(pictures, routing=routing)
+    assert counts == {"vision": len(pictures), "text": len(words)}
+    torch.testing.assert_close(mixed, torch.nn.functional.normalize(apart[0] + apart[1], dim=1))
+    through = model.text_features(clip.inputs.tokenize(words), 1)
+    torch.testing.assert_close(through, apart[1])
+
+    evaluator = Evaluator(clip, stream, EvaluationSettings())
+    counts |= dict.fromkeys(counts, 0)
+    rows = torch.arange(len(evaluator.test.texts))
+    under = [evaluator.under(model, "text", rows, torch.full((len(rows),), route)) for route in (0, 1)]
+    assert counts["text"] == len(rows)
+    again = model.encode_texts(evaluator.test.texts, task=stream.tasks[1].name)
+    torch.testing.assert_close(under[1], again)
 
 
 def test_a_drawn_map_keeps_angles_and_is_the_same_everywhere(clip: DualEncoder, stream: TaskStream) -> None:

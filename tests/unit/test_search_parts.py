@@ -72,12 +72,28 @@ def test_a_feature_has_the_same_bits_whatever_it_is_embedded_with(method: lpi.Me
     assert steady_size(method) in (32, 8, 1)
 
 
-def test_one_pass_gives_the_bits_of_both_passes(method: lpi.Method, pictures: torch.Tensor) -> None:
-    for router in ("whitened", "nearest"):
-        encoder = Encoder(lpi.method("lpi", method.backbone, router=router), batch=4)
-        look, frozen = encoder.untaught(pictures)
+def test_one_pass_gives_the_bits_of_all_passes(
+    method: lpi.Method, pictures: torch.Tensor, stream: TaskStream, learn: Learn
+) -> None:
+    closed = learn(
+        lpi.method("lpi", method.backbone, dimensions=4, clusters=1, view="both", beside="both"),
+        stream.tasks[:2],
+        epochs=0,
+        steps=None,
+    )
+    nothing = [lpi.method("lpi", method.backbone, router=router) for router in ("whitened", "nearest")]
+    for own in (closed, *nothing):
+        encoder = Encoder(own, batch=32)
+        assert encoder.reads()
+        look, under = encoder.read(pictures)
         assert np.array_equal(look, encoder.routing_features(pictures))
-        assert np.array_equal(frozen, encoder.frozen(pictures))
+        for route in (FALLBACK, *range(len(own.tasks))):
+            found = under(route)
+            assert found is not None
+            assert np.array_equal(found, encoder.under(pictures, route))
+    assert not Encoder(method).reads()  # what steps changed takes a pass of its own
+    assert Encoder(method, batch=32).read(pictures)[1](0) is None
+    assert not Encoder(lpi.method("zero_shot", method.backbone), batch=32).reads()
 
 
 def test_routing_is_the_methods_own(method: lpi.Method, pictures: torch.Tensor) -> None:

@@ -12,6 +12,7 @@ from lpi.backbones.state import (
     Images,
     Injection,
     PatchInputs,
+    Reading,
     TextInputs,
     Texts,
     TowerPrompts,
@@ -29,6 +30,7 @@ __all__ = [
     "Injection",
     "PatchInputs",
     "Problem",
+    "Reading",
     "TextInputs",
     "Texts",
     "Tower",
@@ -138,11 +140,24 @@ class DualEncoder(nn.Module):
         states = 0 if view.depth is None else 2 * self.widths[tower]
         return states + (self.feature_width if view.features else 0)
 
-    def view_and_encode_images(self, pixels: VisionInputs, view: View) -> tuple[Tensor, Tensor]:
-        """What :meth:`view_images` gives, and what :meth:`encode_images` gives, both from one pass."""
-        state, parts = self._low(self.vision, pixels, view, None)
-        features = self.vision.finish(self.vision.advance(state, view.depth or 0, self.vision.depth))
-        return _joined([*parts, features] if view.features else parts), features
+    def reading(self, tower: str, inputs: Any, view: View | None = None) -> Reading:
+        """Features, summary and what a router looks at, from one pass without prompts.
+
+        A view from above :meth:`middle` takes a pass of its own.
+
+        Args:
+            tower: ``vision`` or ``text``.
+            inputs: pixels or tokens.
+            view: what the router looks at; the features by default.
+        """
+        encoder, view = getattr(self, tower), view or View()
+        real = inputs.mask if isinstance(inputs, TextInputs) else None
+        if view.depth is None or view.depth <= self.middle(tower):
+            state, parts = self._low(encoder, inputs, view, real)
+            features, summary = self.with_summary(tower, state)
+            return Reading(features, summary, _joined([*parts, features] if view.features else parts))
+        features, summary = self.with_summary(tower, inputs)
+        return Reading(features, summary, self._view(encoder, inputs, view, real))
 
     def _view(self, tower: Tower, inputs: Any, view: View, real: Tensor | None = None) -> Tensor:
         state, parts = self._low(tower, inputs, view, real)

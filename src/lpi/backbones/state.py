@@ -1,6 +1,8 @@
 """What goes into a tower and what stands between its blocks: tokenised texts, patches, prompts, states."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -28,7 +30,7 @@ class TextInputs:
     ids: Tensor
     mask: Tensor
 
-    def to(self, device: torch.device | str) -> "TextInputs":
+    def to(self, device: torch.device | str) -> TextInputs:
         """The same texts on another device."""
         return TextInputs(self.ids.to(device), self.mask.to(device))
 
@@ -162,11 +164,11 @@ class TowerState:
     def __len__(self) -> int:
         return len(self.states)
 
-    def to(self, device: torch.device | str) -> "TowerState":
+    def to(self, device: torch.device | str) -> TowerState:
         """The same states on another device."""
         return self._each(lambda tensor: tensor.to(device))
 
-    def rows(self, rows: Tensor) -> "TowerState":
+    def rows(self, rows: Tensor) -> TowerState:
         """The states of some of the items, int64 [some], cut to the longest of them; without prompts, without a mask.
 
         :meth:`lpi.backbones.tower.Tower.forward` masks them anew.
@@ -180,7 +182,7 @@ class TowerState:
         real = None if chosen.real is None or bool(chosen.real[:, :longest].all()) else chosen.real[:, :longest]
         return replace(chosen, states=chosen.states[:, :longest], real=real, tokens=longest)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "TowerState":
+    def _each(self, change: Callable[[Tensor], Tensor]) -> TowerState:
         def changed(part: Tensor | None) -> Tensor | None:
             return None if part is None else change(part)
 
@@ -210,6 +212,30 @@ class TowerState:
     def ordinary(self) -> Tensor:
         """The states of the ordinary tokens, [batch, tokens, width]."""
         return self.states[:, : self.tokens]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a frozen tower makes of inputs in one pass.
+
+    Attributes:
+        features: [batch, features], not normalised.
+        summary: what a closed form reads, [batch, summary width].
+        look: what a router looks at, of length 1, [batch, width of the view].
+    """
+
+    features: Tensor
+    summary: Tensor
+    look: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[Reading]) -> Reading:
+        """Readings of batches as one of all their items."""
+        return cls(*(torch.cat(column) for column in zip(*(vars(part).values() for part in parts), strict=True)))
+
+    def rows(self, rows: Tensor) -> Reading:
+        """Of some items, int64 [some]."""
+        return Reading(self.features[rows], self.summary[rows], self.look[rows])
 
 
 Images = Tensor | TowerState

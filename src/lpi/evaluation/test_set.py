@@ -7,8 +7,9 @@ now sends elsewhere is encoded again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from lpi.data.records import CaptionedImage
 from lpi.devices import Settled, autocast
 from lpi.features import FEATURES, FrozenStates, frozen_image_features, frozen_text_features
 from lpi.methods.base import Method
-from lpi.methods.encoder import tokens, width_of
+from lpi.methods.encoder import MapsFrozen, Once, tokens, width_of
 from lpi.metrics.ranking import Similarity
 from lpi.prompts.task_keys import FALLBACK
 from lpi.routing.base import Routing, all_under
@@ -98,24 +99,34 @@ class TestSet:
     @torch.no_grad()
     def encode(self, method: Method, tower: str, rows: Tensor, route: int, precision: Settled = "float32") -> Tensor:
         """Features of some rows under one route, [rows, features]."""
+        encoded = method.image_features if tower == "vision" else method.text_features
         parts = []
-        device, groups = method.backbone.device, torch.split(rows, self.batch)
-        seen = tower == "vision" and not self.states.keeps(tower, method)
-        pictures = self.store.in_turn([part.tolist() for part in groups] if seen else [])
-        for part in groups:
-            pixels = next(pictures) if seen else None
-            below = None if seen else self.states(tower, method, part)
-            with autocast(precision, device):
-                if tower == "text":
-                    texts = [self.texts[row] for row in part.tolist()]
-                    found = method.text_features(tokens(method, texts) if below is None else below, route)
-                elif pixels is not None:
-                    found = method.image_features(self.backbone.inputs.normalise(pixels.to(device)), route)
-                else:
-                    assert below is not None  # or pictures are seen
-                    found = method.image_features(below, route)
-            parts.append(found.float())
+        for inputs in self._inputs(method, tower, rows):
+            with autocast(precision, method.backbone.device):
+                parts.append(encoded(inputs, route).float())
         return torch.cat(parts).cpu()
+
+    @torch.no_grad()
+    def read(self, method: MapsFrozen, tower: str, rows: Tensor, precision: Settled) -> tuple[Tensor, Tensor]:
+        """What a method maps of some rows, see :class:`lpi.methods.encoder.MapsFrozen`."""
+        assert isinstance(method, Method)  # and reads what others do
+        parts = []
+        for inputs in self._inputs(method, tower, rows):
+            with autocast(precision, method.backbone.device):
+                parts.append([part.float() for part in method.read(tower, inputs)])
+        features, states = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+        return features, states
+
+    def _inputs(self, method: Method, tower: str, rows: Tensor) -> Iterator[Any]:
+        """What a method reads of some rows, in batches: kept states if there are any."""
+        groups = torch.split(rows, self.batch)
+        if self.states.keeps(tower, method):
+            yield from (self.states(tower, method, part) for part in groups)
+        elif tower == "text":
+            yield from (tokens(method, [self.texts[row] for row in part.tolist()]) for part in groups)
+        else:
+            for pixels in self.store.in_turn([part.tolist() for part in groups]):
+                yield self.backbone.inputs.normalise(pixels.to(method.backbone.device))
 
 
 class FeatureCache:
@@ -125,6 +136,7 @@ class FeatureCache:
         self.test, self.precision = test, precision
         self._features: dict[tuple[str, int], Tensor] = {}
         self._known: dict[tuple[str, int], Tensor] = {}
+        self._once: dict[str, Once] = {}
 
     def features(self, method: Method, tower: str, rows: Tensor, routes: Tensor) -> Tensor:
         """Features of ``rows``, each under its own route, [rows, features]."""
@@ -169,6 +181,8 @@ class FeatureCache:
     def _under(self, method: Method, tower: str, rows: Tensor, route: int) -> Tensor:
         if route == FALLBACK:
             return self.test.frozen[tower][rows]
+        if isinstance(method, MapsFrozen) and method.maps(route):
+            return self._mapped(method, tower, rows, route)
         key = (tower, route)
         if key not in self._features:
             count = self.test.count(tower)
@@ -176,13 +190,28 @@ class FeatureCache:
             self._known[key] = torch.zeros(count, dtype=torch.bool)
         missing = rows[~self._known[key][rows]]
         if len(missing):
-            if tower == "text":  # captions of like length together, so that little of a batch is padding
-                missing = missing[
-                    torch.tensor([len(self.test.texts[row]) for row in missing.tolist()]).argsort(stable=True)
-                ]
+            missing = self._by_length(tower, missing)
             self._features[key][missing] = self.test.encode(method, tower, missing, route, self.precision)
             self._known[key][missing] = True
         return self._features[key][rows]
+
+    @torch.no_grad()
+    def _mapped(self, method: MapsFrozen, tower: str, rows: Tensor, route: int) -> Tensor:
+        """Vectors of ``rows`` from what was read of them, once for all routes."""
+        if tower not in self._once:
+            self._once[tower] = Once(
+                self.test.count(tower), lambda missing: self.test.read(method, tower, missing, self.precision)
+            )
+        self._once[tower](self._by_length(tower, rows))
+        features, states = self._once[tower](rows)
+        device = self.test.backbone.device
+        return method.mapped(tower, features.to(device), states.to(device), route).float().cpu()
+
+    def _by_length(self, tower: str, rows: Tensor) -> Tensor:
+        """Captions of like length together, so that little of a batch is padding."""
+        if tower == "vision":
+            return rows
+        return rows[torch.tensor([len(self.test.texts[row]) for row in rows.tolist()]).argsort(stable=True)]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import TypedDict, Unpack
 
-from lpi.backbones.base import DualEncoder, Images, Problem, Texts, View
+from lpi.backbones.base import DualEncoder, Images, Problem, Reading, Texts, View
 from lpi.backbones.given import PictureLike
 from lpi.backbones.state import rows_of
 from lpi.config import TrainingSettings
@@ -59,6 +59,16 @@ def no_views(tower: str, view: View) -> Tensor:
     raise ConfigError("this model's queries are routed by its features: choose routing = features.")
 
 
+class FrozenPairs(Protocol):
+    """A task's training pairs as the frozen model sees them."""
+
+    def reading(self, tower: str) -> Reading:
+        """Of the pictures or of every different caption, from one pass over them."""
+
+    def pairs(self) -> Tensor:
+        """Which picture goes with which caption, int64 [pairs, 2]."""
+
+
 class Batches(Protocol):
     """Gives one epoch of a task's pairs as ready batches: pictures as in evaluation, never augmented."""
 
@@ -82,6 +92,7 @@ class TaskData:
         steps: how many optimiser steps the task will take.
         batches: the task's pairs once more, for what a method computes before or after its training.
         views: the training data as a router looks at it that looks at more than features.
+        read: the training data as the frozen model sees it; ``None`` where there are no pairs.
     """
 
     name: str
@@ -90,6 +101,7 @@ class TaskData:
     steps: int = 0
     batches: Batches = no_batches
     views: Views = no_views
+    read: FrozenPairs | None = None
 
     def looks(self, tower: str, view: View) -> Tensor:
         """The training pictures or different captions as a router looks at them, [items, width of the view]."""

@@ -6,12 +6,12 @@ It learns a task in seconds and keeps nothing of a single item: whatever takes t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from lpi.methods.closing import PROJECTION, ClosedForm, ClosedFormOptions, Head, states_of
+from lpi.methods.closing import PROJECTION, ClosedForm, ClosedFormOptions, Head, reduced
 from lpi.options import Above, Count, Size
 
 
@@ -48,9 +48,9 @@ class CCA(ClosedForm):
         """See :class:`Experts`."""
         return Head(self.backbone, self.options.dimensions, self.options.projection)
 
-    def read(self, tower: str, inputs: Any) -> tuple[Tensor, Tensor]:
+    def seen(self, features: Tensor, summary: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`ClosedForm`."""
-        return states_of(self.backbone, tower, inputs, projection=self.options.projection)
+        return features, reduced(summary, self.options.projection)
 
     def frozen_blocks(self, tower: str) -> int:
         """Those below the states that the map reads."""

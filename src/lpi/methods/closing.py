@@ -23,7 +23,7 @@ from lpi.errors import LpiError
 from lpi.methods.base import FALLBACK, Method, Saved, TaskData, TrainingBatch, router_losses, router_trainable
 from lpi.methods.experts import Experts
 from lpi.methods.options import MethodOptions, RoutedOptions
-from lpi.methods.pairs import SHRINKAGES, Pairs, Ranked, chosen, closed, likelihood, pairs_of
+from lpi.methods.pairs import SHRINKAGES, Pairs, Ranked, chosen, closed, frozen_pairs, likelihood
 from lpi.options import Size, Table
 from lpi.prompts.low_rank import TOWERS
 
@@ -178,13 +178,17 @@ class Beside(ClosedMap):
             changed: gives the changed features, not normalised, [items, features], and states, [items, states].
         """
         if not self.weights.any():
-            return F.pad(first, (0, self.features + self.dimensions))
+            return self.padded(first)
         own, mapped = self.weights.to(first.device)
         features, states = changed()
         parts = [(1 - own - mapped).sqrt() * first, own.sqrt() * F.normalize(features, dim=-1)]
         if mapped:
             parts.append(mapped.sqrt() * self.vectors(tower, states))
         return F.pad(torch.cat(parts, dim=1), (0, 0 if mapped else self.dimensions))
+
+    def padded(self, first: Tensor) -> Tensor:
+        """The first map's vectors with nothing beside them, [items, first + features + dimensions]."""
+        return F.pad(first, (0, self.features + self.dimensions))
 
     def fit(self, head: Head, frozen: Pairs, changed: Pairs, held: Tensor) -> None:
         """Fit the first map to all pairs, and find shrinkage and weights on those that the steps haven't seen.
@@ -247,11 +251,16 @@ def states_of(
         prompts: for that tower.
         projection: see :class:`ClosingTable`.
     """
-    features, states = model.with_summary(tower, inputs, prompts)
-    if not 0 < projection < states.shape[1]:
-        return features, states
-    with in_full(states.device):
-        return features, states.float() @ drawn(states.shape[1], projection).to(states.device)
+    features, summary = model.with_summary(tower, inputs, prompts)
+    return features, reduced(summary, projection)
+
+
+def reduced(summary: Tensor, projection: int) -> Tensor:
+    """What a map is fitted to of a summary, [items, states]; see :class:`ClosingTable`."""
+    if not 0 < projection < summary.shape[1]:
+        return summary
+    with in_full(summary.device):
+        return summary.float() @ drawn(summary.shape[1], projection).to(summary.device)
 
 
 @lru_cache(maxsize=4)  # both towers of two models
@@ -319,7 +328,7 @@ class ClosedForm(Experts, Method):
     def end_task(self, data: TaskData, generator: torch.Generator) -> None:
         """Fit the newest map; or add the task's sums to those of the earlier ones, and fit the one map anew."""
         super().end_task(data, generator)
-        pairs = pairs_of(data, self.read)
+        pairs = frozen_pairs(data, self.seen)
         head: Any = self.experts[-1]
         if not self.stable:
             self.sums = pairs.moments() if self.sums is None else self.sums + pairs.moments()
@@ -353,15 +362,26 @@ class ClosedForm(Experts, Method):
         return self._encode("text", texts, route)
 
     def _encode(self, tower: str, inputs: Images | Texts, route: int) -> Tensor:
-        if route == FALLBACK or not self.tasks:
+        if not self.maps(route):
             return F.normalize(getattr(self.backbone, tower)(inputs), dim=-1)
-        head = self.experts[route if self.stable else -1]
-        found: Tensor = head(tower, *self.read(tower, inputs))
-        return found
+        return self.mapped(tower, *self.read(tower, inputs), route)
+
+    def seen(self, features: Tensor, summary: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`lpi.methods.encoder.MapsFrozen`."""
+        raise NotImplementedError
 
     def read(self, tower: str, inputs: Any) -> tuple[Tensor, Tensor]:
-        """Features of inputs, [items, features], and the states that the map is for, [items, states]."""
-        raise NotImplementedError
+        """See :class:`lpi.methods.encoder.MapsFrozen`."""
+        return self.seen(*self.backbone.with_summary(tower, inputs))
+
+    def maps(self, route: int) -> bool:
+        """See :class:`lpi.methods.encoder.MapsFrozen`: always, but for the frozen model itself."""
+        return route != FALLBACK and bool(self.tasks)
+
+    def mapped(self, tower: str, features: Tensor, states: Tensor, route: int) -> Tensor:
+        """See :class:`lpi.methods.encoder.MapsFrozen`."""
+        found: Tensor = self.experts[route if self.stable else -1](tower, features, states)
+        return found
 
     def shared_state(self) -> dict[str, Tensor]:
         """The sums of all tasks, where they make one map."""

@@ -62,6 +62,72 @@ class Widened(Protocol):
         """By so many numbers."""
 
 
+@runtime_checkable
+class MapsFrozen(Protocol):
+    """A method whose vectors may be maps of what the frozen model sees: then one pass serves all routes of an item."""
+
+    def maps(self, route: int) -> bool:
+        """Whether vectors under a route are such maps."""
+
+    def seen(self, features: Tensor, summary: Tensor) -> tuple[Tensor, Tensor]:
+        """What is mapped of what a :class:`lpi.backbones.base.Reading` holds: features and states."""
+
+    def read(self, tower: str, inputs: Any) -> tuple[Tensor, Tensor]:
+        """What is mapped of inputs: features, [items, features], and states, [items, states]."""
+
+    def mapped(self, tower: str, features: Tensor, states: Tensor, route: int) -> Tensor:
+        """Vectors of what was read, under a route, [items, width]."""
+
+
+class Once:
+    """What is mapped of items, each read when first asked for, and once.
+
+    Args:
+        count: items that there are.
+        read: reads some of them, int64 [some], as :meth:`MapsFrozen.read` does.
+    """
+
+    def __init__(self, count: int, read: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+        self._read = read
+        self._known = torch.zeros(count, dtype=torch.bool)
+        self._kept: tuple[Tensor, ...] = ()
+
+    def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and states of some items, int64 [some]."""
+        missing = rows[~self._known[rows]]
+        if len(missing):
+            found = self._read(missing)
+            if not self._kept:
+                self._kept = tuple(part.new_empty(len(self._known), part.shape[1]) for part in found)
+            for kept, part in zip(self._kept, found, strict=True):
+                kept[missing.to(kept.device)] = part
+            self._known[missing] = True
+        features, states = (kept[rows.to(kept.device)] for kept in self._kept)
+        return features, states
+
+
+def under(method: Encoding, tower: str, count: int, inputs: Callable[[Tensor], Any]) -> Callable[[Tensor, int], Tensor]:
+    """What encodes some of ``count`` items, int64 [some], under a route; see :class:`MapsFrozen`.
+
+    Args:
+        method: encodes.
+        tower: ``vision`` or ``text``.
+        count: items that there are.
+        inputs: what the tower reads of some of them.
+    """
+    encoded = method.image_features if tower == "vision" else method.text_features
+    if not isinstance(method, MapsFrozen):
+        return lambda rows, route: encoded(inputs(rows), route)
+    once = Once(count, lambda rows: method.read(tower, inputs(rows)))
+
+    def encode(rows: Tensor, route: int) -> Tensor:
+        if method.maps(route):
+            return method.mapped(tower, *once(rows), route)
+        return encoded(inputs(rows), route)
+
+    return encode
+
+
 def width_of(method: Reading) -> int:
     """Width of a method's vectors; those of the frozen model fill the first columns of them."""
     return method.backbone.feature_width + (method.extra_width if isinstance(method, Widened) else 0)
@@ -165,7 +231,7 @@ def encode_images(
     features = _mixed(
         method,
         route_images(method, pixels) if routing is None else routing,
-        lambda rows, route: method.image_features(_ready(method, pixels, rows), route),
+        under(method, "vision", len(pixels), lambda rows: _ready(method, pixels, rows)),
         batch_size,
         "pictures" if progress else None,
     )
@@ -184,13 +250,14 @@ def encode_texts(
 ) -> Tensor:
     """See :meth:`lpi.methods.base.Method.encode_texts`."""
     words, single = given_texts(texts)
+    own = under(method, "text", len(words), lambda rows: tokens(method, [words[row] for row in rows.tolist()]))
 
     def encode(rows: Tensor, route: int) -> Tensor:
-        chosen = [words[row] for row in rows.tolist()]
-        if route == FALLBACK:  # nothing of the method's own takes room in the context
-            backbone = method.backbone
-            return F.normalize(backbone.encode_texts(backbone.inputs.tokenize(chosen).to(backbone.device)), dim=-1)
-        return method.text_features(tokens(method, chosen), route)
+        if route != FALLBACK:
+            return own(rows, route)
+        backbone, chosen = method.backbone, [words[row] for row in rows.tolist()]
+        # nothing of the method's own takes room in the context
+        return F.normalize(backbone.encode_texts(backbone.inputs.tokenize(chosen).to(backbone.device)), dim=-1)
 
     if task is not None:
         routing = all_under(task_index(method, task), torch.empty(len(words), 0))

@@ -26,7 +26,7 @@ from lpi.backbones.base import DualEncoder, Images, Texts, TowerPrompts, TowerSt
 from lpi.losses import distillation_loss, item_loss
 from lpi.methods.adapters import DeltaBackbone, LowRank, SharedLowRank, Targets, check_rank
 from lpi.methods.base import FALLBACK, Method, TaskData, TrainingBatch, router_losses
-from lpi.methods.closing import Beside, ClosingTable, Head, states_of
+from lpi.methods.closing import Beside, ClosingTable, Head, reduced, states_of
 from lpi.methods.low_rank import (
     InteractionTable,
     LowRankOptions,
@@ -36,7 +36,7 @@ from lpi.methods.low_rank import (
     TaskPrompts,
 )
 from lpi.methods.options import Preset
-from lpi.methods.pairs import pairs_of
+from lpi.methods.pairs import frozen_pairs, pairs_of
 from lpi.options import Size, Table, Weight
 from lpi.prompts.low_rank import TOWERS
 from lpi.routing.nearest import NearestKeys
@@ -240,15 +240,18 @@ class LPI(LowRankTasks, Method):
         expert = self.expert(-1)
         if expert.head is None:
             return
+        frozen = frozen_pairs(data, self.seen)
+        if not data.steps:  # nothing was changed
+            expert.head.changed.fill_(False)
+            expert.head.fit(frozen)
+            return
         prompts = self.tower_prompts(-1)
         with self._changed(expert) as model:
             changed = pairs_of(data, lambda tower, inputs: self._states(model, tower, inputs, prompts[tower]))
         held = self._held(torch.arange(len(changed.states["vision"])))
-        if not data.steps or not held.any():
+        if not held.any():
             expert.head.fit(changed)
-            return
-        frozen = pairs_of(data, lambda tower, inputs: self._states(self.backbone, tower, inputs, None))
-        if expert.beside is None:
+        elif expert.beside is None:
             expert.head.fit_better(frozen, changed, held)
         else:
             expert.beside.fit(expert.head, frozen, changed, held)
@@ -294,6 +297,29 @@ class LPI(LowRankTasks, Method):
         if expert.beside is not None:
             found = expert.beside(tower, found, changed)
         return found
+
+    def maps(self, route: int) -> bool:
+        """See :class:`lpi.methods.encoder.MapsFrozen`: a closed form of frozen states with nothing beside it."""
+        if route == FALLBACK:
+            return False
+        expert = self.expert(route)
+        alone = expert.beside is None or not expert.beside.weights.any()
+        return expert.head is not None and not expert.head.changed and alone
+
+    def seen(self, features: Tensor, summary: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`lpi.methods.encoder.MapsFrozen`."""
+        return features, reduced(summary, self.options.closing.projection)
+
+    def read(self, tower: str, inputs: Any) -> tuple[Tensor, Tensor]:
+        """See :class:`lpi.methods.encoder.MapsFrozen`."""
+        return self._states(self.backbone, tower, inputs, None)
+
+    def mapped(self, tower: str, features: Tensor, states: Tensor, route: int) -> Tensor:
+        """See :class:`lpi.methods.encoder.MapsFrozen`."""
+        expert = self.expert(route)
+        assert expert.head is not None  # or nothing is mapped
+        found: Tensor = expert.head(tower, features, states)
+        return found if expert.beside is None else expert.beside.padded(found)
 
     def _below(self, tower: str, inputs: Any) -> Any:
         """The states that two passes have in common, where they have any."""

@@ -77,6 +77,24 @@ def pairs_of(data: TaskData, encode: Encode) -> Pairs:
     return Pairs(features, states, both[:, 0], both[:, 1])
 
 
+def frozen_pairs(data: TaskData, seen: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Pairs:
+    """A task's training pairs under the frozen model, from the one pass that all who look at them share.
+
+    Args:
+        data: the task.
+        seen: from features, not normalised, [items, features], and summaries, [items, summary], to features and
+            states, [items, states].
+    """
+    assert data.read is not None  # or there are no pairs
+    features, states = {}, {}
+    for tower in TOWERS:
+        reading = data.read.reading(tower)
+        found, states[tower] = (part.float().cpu() for part in seen(reading.features, reading.summary))
+        features[tower] = F.normalize(found, dim=-1)
+    pictures, captions = data.read.pairs().T
+    return Pairs(features, states, pictures, captions)
+
+
 @dataclass(frozen=True)
 class Ranked:
     """Pairs that a map hasn't seen, to be ranked.

@@ -78,10 +78,15 @@ class Ridge(ClosedForm):
         """See :class:`Experts`."""
         return Regression(self.backbone.feature_width)
 
-    def read(self, tower: str, inputs: Any) -> tuple[Tensor, Tensor]:
+    def seen(self, features: Tensor, summary: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`ClosedForm`: the features themselves."""
-        features = F.normalize(getattr(self.backbone, tower)(inputs), dim=-1)
+        features = F.normalize(features, dim=-1)
         return features, features
+
+    def read(self, tower: str, inputs: Any) -> tuple[Tensor, Tensor]:
+        """See :class:`ClosedForm`; they may be kept after all blocks, of which there is no summary."""
+        features = getattr(self.backbone, tower)(inputs)
+        return self.seen(features, features)
 
     def strength(self) -> float:
         """See :class:`ClosedForm`."""

@@ -35,6 +35,7 @@ from lpi.methods.grounding.losses import FOCAL_ALPHA, WEIGHTS
 from lpi.methods.grounding.tuned import GroundingTuned
 from lpi.metrics.boxes import cxcywh_to_xyxy, generalised_iou
 from lpi.pretrain.phases import finish, learn_phase
+from lpi.routing.base import Router
 from lpi.trainer import OnStep, derived_seed
 
 SETTINGS = TrainingSettings(
@@ -44,6 +45,7 @@ SETTINGS = TrainingSettings(
     warmup=0.05,
     precision="bfloat16",
 )
+
 START_SCORE = -4.0  # logit of an untrained box: nearly all of them are wrong
 START_SCALE = 10.0  # what cosines are multiplied with at first
 START_SIDE = 0.35  # of a box, as a share of the picture's
@@ -158,7 +160,7 @@ class SceneSupply:
     def __len__(self) -> int:
         return self.pictures
 
-    def data(self, steps: int = 0, batches: Batches = no_batches) -> TaskData:
+    def data(self, steps: int = 0, batches: Batches = no_batches, router: Router | None = None) -> TaskData:
         """See :class:`lpi.features.TrainingData`; the learner looks at nothing but the batches."""
         plain: Any = None
         return TaskData(self.name, plain, (), steps, batches)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lpi.methods.base import FALLBACK, chunks
+from lpi.methods.base import chunks
 from lpi.search.encoding import Half, Routing
 from lpi.search.files import CheckedPicture, OnProgress
 from lpi.search.identity import ROUTING
@@ -67,6 +67,7 @@ class Embedder:
         self._waiting: dict[int, list[tuple[str, Tensor]]] = defaultdict(list)
         self._features: dict[str, list[tuple[list[str], Half]]] = defaultdict(list)
         self._about: dict[str, list[object]] = defaultdict(list)
+        self._reads = self.encoder.reads()
         self._kept = time.monotonic()
 
     def known(self, key: str) -> set[str]:
@@ -145,16 +146,19 @@ class Embedder:
         wanted = {row: jobs[row].routes or () for row in good}
         if fresh:
             ids = [jobs[row].id for row in fresh]
-            method = self.encoder.method
-            if method.router is not None and not method.tasks:  # all will be the frozen model's: its pass gives both
-                features, frozen = self.encoder.untaught(pixels[fresh])
-                self._add(self.keys[FALLBACK], ids, frozen)
+            under: Callable[[int], Half | None] | None = None
+            if self._reads:
+                features, under = self.encoder.read(pixels[fresh])
             else:
                 features = self.encoder.routing_features(pixels[fresh])
             self._add(ROUTING, ids, features)
             for name in ("width", "height", "taken"):
                 self._about[name] += [getattr(pictures[row].about, name) for row in fresh]
-            wanted |= dict(zip(fresh, self.missing(ids, self.routes.decide(ids, features)), strict=True))
+            asked = self.missing(ids, self.routes.decide(ids, features))
+            if under is not None:
+                self._add_mapped(ids, asked, under)
+                asked = self.missing(ids, self.routes.of(ids))
+            wanted |= dict(zip(fresh, asked, strict=True))
         for row in good:
             for route in wanted[row]:
                 self._waiting[route].append((jobs[row].id, pixels[row].clone()))
@@ -162,6 +166,14 @@ class Embedder:
             if len(waiting) >= self.encoder.batch:
                 self._encode(route, waiting[: self.encoder.batch])
                 del waiting[: self.encoder.batch]
+
+    def _add_mapped(self, ids: list[str], asked: list[tuple[int, ...]], under: Callable[[int], Half | None]) -> None:
+        """Keep what the pictures' first pass gives of the routes that each of them asks for."""
+        for route in sorted({route for routes in asked for route in routes}):
+            found = under(route)
+            if found is not None:
+                rows = [row for row, routes in enumerate(asked) if route in routes]
+                self._add(self.keys[route], [ids[row] for row in rows], found[rows])
 
     def _encode(self, route: int, waiting: list[tuple[str, Tensor]]) -> None:
         features = self.encoder.under(torch.stack([pixels for _, pixels in waiting]), route)

@@ -21,7 +21,7 @@ from lpi.backbones.base import View
 from lpi.config import ROUTED_WEIGHT
 from lpi.errors import LpiError
 from lpi.methods.base import Method
-from lpi.methods.encoder import route_images, route_texts, routing_features, width_of
+from lpi.methods.encoder import MapsFrozen, route_images, route_texts, routing_features, width_of
 from lpi.prompts.task_keys import FALLBACK
 from lpi.routing.base import Routing as Routed
 from lpi.routing.base import all_under, membership
@@ -101,18 +101,39 @@ class Encoder:
         """What the router looks at, of prepared pictures, [pictures, routing features]; see :meth:`frozen`."""
         return self._features(pixels, lambda images: look_of(self.method, images))
 
-    def untaught(self, pixels: Tensor) -> tuple[Half, Half]:
-        """:meth:`routing_features` and :meth:`frozen` features in one pass; for a router that knows no task yet."""
-        backbone, router = self.method.backbone, self.method.router
-        assert router is not None
-        view = router.look("vision")
+    def reads(self) -> bool:
+        """Whether one pass may give what the router looks at, and vectors under the routes that it then chooses."""
+        method = self.method
+        if method.router is None or not method.tasks:  # all will be the frozen model's
+            return method.router is not None
+        return isinstance(method, MapsFrozen) and any(method.maps(route) for route in range(len(method.tasks)))
 
-        def both(images: Tensor) -> Tensor:
-            look, features = backbone.view_and_encode_images(images, view)
-            return torch.cat([look, self._filled(features)], dim=1)
+    def read(self, pixels: Tensor) -> tuple[Half, Callable[[int], Half | None]]:
+        """:meth:`routing_features`, and what gives vectors :meth:`under` a route from the same pass, if that has them.
 
-        look, frozen = np.split(self._features(pixels, both), [backbone.view_width("vision", view)], axis=1)
-        return look, frozen
+        Args:
+            pixels: at most a batch of them.
+        """
+        method, kept = self.method, []
+        assert method.router is not None  # or nothing is looked at
+        view = method.router.look("vision")
+
+        def look(images: Tensor) -> Tensor:
+            kept.append(method.backbone.reading("vision", images, view))
+            return kept[-1].look
+
+        features, (reading,) = self._features(pixels, look), kept
+
+        @torch.no_grad()
+        def under(route: int) -> Half | None:
+            if route == FALLBACK:
+                return self._checked(self._filled(reading.features)[: len(pixels)])
+            if not isinstance(method, MapsFrozen) or not method.maps(route):
+                return None
+            seen = method.seen(reading.features, reading.summary)
+            return self._checked(method.mapped("vision", *seen, route)[: len(pixels)])
+
+        return features, under
 
     def under(self, pixels: Tensor, route: int) -> Half:
         """Features under a route, [pictures, features]; see :meth:`frozen`."""
@@ -128,7 +149,11 @@ class Encoder:
             filled[: len(part)] = part
             ready = self.inputs.normalise(filled.to(self.method.backbone.device))
             rows.append(encode(ready)[: len(part)].float().cpu())
-        features = torch.cat(rows) if rows else torch.empty(0, width_of(self.method))
+        return self._checked(torch.cat(rows) if rows else torch.empty(0, width_of(self.method)))
+
+    @staticmethod
+    def _checked(features: Tensor) -> Half:
+        features = features.float().cpu()
         if not bool(features.isfinite().all()):
             raise LpiError("the model gives features that aren't numbers (NaN). Check its weights, or train again.")
         return features.numpy().astype(np.float16)
