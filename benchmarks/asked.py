@@ -233,6 +233,23 @@ BARS = [
         7,
         True,
     ),
+    *(
+        Bar(
+            "grounding_compare",
+            f"LPI for expressions above {words}, points of P@1, lower end of 95 %",
+            lambda d, r=rival: planned(d, "lpi", r)["low"],  # type: ignore[misc]
+            0,
+            True,
+        )
+        for rival, words in (("zero_shot", "the frozen detector"), ("s_prompts", "`s_prompts`"))
+    ),
+    Bar(
+        "grounding_compare",
+        "its retention on general scenes, per cent",
+        lambda d: d["rows"]["lpi"]["retention"],
+        97,
+        True,
+    ),
     Bar("backbone", "frozen R@1 of 192 pictures with captions moved, points apart", lambda d: apart(d["moved_r1"]), 1),
     Bar("backbone", "of 768 pictures, likewise", lambda d: apart(d["more_pictures"]), 1),
     Bar(
