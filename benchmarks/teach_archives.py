@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -28,7 +28,7 @@ from lpi.search import SearchIndex
 from lpi.search.building import create
 from lpi.search.teaching import adopt, closed_form, learn, read_domain, training_settings
 from lpi.search.writer import change
-from lpi.storage import write_json
+from lpi.storage import read_json, write_json
 from lpi.tasks.stream import Task
 
 Recall = dict[str, float]
@@ -103,9 +103,21 @@ def taught(place: Path, domain: Task, *, steps: bool, changes: dict[str, Any]) -
 
 
 def save(place: Path, found: dict[str, Any]) -> None:
-    """Write what is measured by now."""
-    command = shlex.join(["python", "benchmarks/teach_archives.py", *sys.argv[1:]])
-    write_json(place, {"archives": found, "command": command, **environment()})
+    """Write what is measured by now, each archive with the commit and the command that measured it."""
+    command, about = shlex.join(["python", "benchmarks/teach_archives.py", *sys.argv[1:]]), environment()
+    for row in found.values():
+        row.setdefault("command", command)
+        row.setdefault("commit", about["commit"])
+    write_json(place, {"archives": dict(sorted(found.items())), "command": command, **about})
+
+
+def kept(place: Path, only: Sequence[str]) -> dict[str, Any]:
+    """What an earlier call measured of other archives than these few; nothing where all are measured."""
+    if not only or not place.exists():
+        return {}
+    earlier = read_json(place, dict)
+    said = {name: earlier[name] for name in ("command", "commit")}
+    return {name: said | row for name, row in earlier["archives"].items() if name not in only}
 
 
 def measure(options: argparse.Namespace, work: Path) -> None:
@@ -118,7 +130,7 @@ def measure(options: argparse.Namespace, work: Path) -> None:
         writer.update()
     frozen = {name: recall(place, domain, right) for name, domain in domains.items()}
     first = {name: taught(place, domain, steps=False, changes={}) for name, domain in domains.items()}
-    found: dict[str, Any] = {}
+    found = kept(options.results, options.only)
     for name, domain in domains.items():
         if options.only and name not in options.only:
             continue
@@ -157,7 +169,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="a folder with a folder an archive")
     parser.add_argument("--model", default="lpi-tiny", help="backbone")
-    parser.add_argument("--only", nargs="*", help="measure these archives alone")
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="measure these archives alone; what the file has of others stays"
+    )
     parser.add_argument("--deeper", type=int, default=0, metavar="EPOCHS", help="also learn by steps")
     parser.add_argument("--rebuild", action="store_true", help="also compare with an index that is built anew")
     parser.add_argument("--results", type=Path, default=Path("results/teach_archives.json"))
