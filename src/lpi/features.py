@@ -14,12 +14,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from lpi.backbones.base import DualEncoder, Images, Reading, TextInputs, Texts, TowerState, View
+from lpi.backbones.features import FeatureBackbone
 from lpi.backbones.given import PictureLike, given_picture, given_texts
 from lpi.config import TrainingSettings
 from lpi.data.records import CaptionedImage, FilePicture, Picture, require_readable
@@ -29,7 +31,7 @@ from lpi.methods.base import Batches, Method, TaskData, TrainingBatch, chunks, n
 from lpi.methods.encoder import tokens
 from lpi.prompts.low_rank import TOWERS
 from lpi.routing.base import Router
-from lpi.tasks.batches import Augment, Batch, PictureStore, batches
+from lpi.tasks.batches import Augment, Batch, PictureStore, ahead, batches
 from lpi.tasks.stream import Task
 
 FEATURES = View()  # what a router looks at by default
@@ -129,6 +131,7 @@ class TrainingSet:
         self._views: dict[tuple[str, View], Tensor] = {}
         self._expected: dict[str, View] = {}
         self._readings: dict[str, Reading] = {}
+        self._cut: dict[int, Reading] = {}
         self.states = FrozenStates(backbone, self.store, self.captions)
 
     def __len__(self) -> int:
@@ -166,6 +169,27 @@ class TrainingSet:
         """See :class:`lpi.methods.base.FrozenPairs`."""
         rows = [(row, self.caption_row[text]) for row, record in enumerate(self.records) for text in record.captions]
         return torch.tensor(rows, dtype=torch.int64)
+
+    def cuts(self, number: int) -> Iterator[Tensor]:
+        """See :class:`lpi.methods.base.FrozenPairs`."""
+        if isinstance(self.backbone, FeatureBackbone):
+            raise ConfigError(f"{self.backbone.name} holds features, and no pictures to cut. Set method.cuts = 0.")
+        augment, device = Augment(kind="crop_flip"), self.backbone.device
+
+        def cut(rows: Sequence[int]) -> Tensor:
+            return self.store.crops(rows, augment, [np.random.default_rng((number, row)) for row in rows])
+
+        for pixels in ahead(cut, chunks(range(len(self.store)), self.batch)):
+            yield self.backbone.inputs.normalise(pixels.to(device))
+
+    @torch.no_grad()
+    def cut_reading(self, number: int) -> Reading:
+        """See :class:`lpi.methods.base.FrozenPairs`."""
+        if number not in self._cut:
+            with in_full(self.backbone.device):
+                parts = [self.backbone.reading("vision", pixels) for pixels in self.cuts(number)]
+            self._cut[number] = Reading.joined(parts)
+        return self._cut[number]
 
     def view(self, tower: str, view: View) -> Tensor:
         """Pictures or different captions as a router looks at them, [items, width of the view], L2-normalised."""

@@ -95,6 +95,42 @@ def test_pairs_in_which_nothing_varies_have_no_directions() -> None:
     assert maps["text"][0].tolist() == [1.0] * 5
 
 
+def test_cuts_are_fitted_to_as_further_looks_at_the_same_pictures() -> None:
+    x, y, _ = pairs(20)
+    pictures, captions = torch.tensor([*range(20), 3, 3]), torch.tensor([*range(20), 5, 6])
+    cuts = torch.stack([x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(n)) for n in range(2)])
+    states = {"vision": x, "text": y}
+    found = Pairs(states, states, pictures, captions, cuts)
+    weights = torch.ones(22, dtype=torch.float64)
+    weights[[3, 20, 21]] = 1 / 3
+    kept = pictures % 2 == 1
+    for among, rows in ((None, torch.arange(22)), (torch.arange(20) % 2 == 1, kept.nonzero()[:, 0])):
+        seen = torch.cat([look[pictures[rows]] for look in (x, *cuts)])
+        slow = Correlations.of(Moments.of(seen, y[captions[rows]].repeat(3, 1), weights[rows].repeat(3)))
+        for tower, (mean, weight) in found.correlations(among).maps(4, SHRUNK).items():
+            expected = slow.maps(4, SHRUNK)[tower]
+            torch.testing.assert_close(mean, expected[0])
+            torch.testing.assert_close((weight.T @ weight), (expected[1].T @ expected[1]), rtol=1e-4, atol=1e-6)
+    assert float(found.moments().weight) == pytest.approx(20)
+
+
+@pytest.mark.parametrize("name", ["lpi", "cca", "ridge"])
+def test_cuts_of_pictures_are_the_same_each_time(name: str, clip: DualEncoder, stream: TaskStream) -> None:
+    options: dict[str, Any] = {"lpi": {"dimensions": 4, "clusters": 1}, "cca": {"dimensions": 4}}.get(name, {})
+    vectors = []
+    for cuts in (0, 2, 2):
+        model = method(name, clip, cuts=cuts, **options)
+        learn_task(model, stream.tasks[0], settings=TrainingSettings(epochs=0, device="cpu"))
+        vectors.append(model.encode_texts("a red dot", task=stream.tasks[0].name))
+    assert torch.equal(vectors[1], vectors[2])
+    assert not torch.allclose(vectors[0], vectors[1], atol=1e-3)
+    training = TrainingSet(stream.tasks[0], clip)
+    first, second, again = (training.cut_reading(number).summary for number in (0, 1, 0))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, second, atol=1e-3)
+    torch.testing.assert_close(first, TrainingSet(stream.tasks[0], clip, batch=3).cut_reading(0).summary)
+
+
 def test_directions_beyond_the_widths_are_zero() -> None:
     maps = cca(Moments.of(*pairs()), 8, shrinkage=SHRUNK)
     assert maps["vision"][1].shape == (6, 8)

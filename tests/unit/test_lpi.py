@@ -484,6 +484,7 @@ CHOICES: dict[str, list[Any]] = {
     "centre_semantics": [True, False],
     "dimensions": [0, 4, 500],
     "projection": [0, 6],
+    "cuts": [1],
     "check_every": [0, 2],
     "beside": ["features", "both"],
     "clusters": [1, 50],

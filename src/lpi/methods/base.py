@@ -68,6 +68,12 @@ class FrozenPairs(Protocol):
     def pairs(self) -> Tensor:
         """Which picture goes with which caption, int64 [pairs, 2]."""
 
+    def cuts(self, number: int) -> Iterator[Tensor]:
+        """All pictures, cut and mirrored at random, in batches of normalised pixels; the same for a number always."""
+
+    def cut_reading(self, number: int) -> Reading:
+        """Of the pictures so cut."""
+
 
 class Batches(Protocol):
     """Gives one epoch of a task's pairs as ready batches: pictures as in evaluation, never augmented."""

@@ -29,6 +29,10 @@ from lpi.prompts.low_rank import TOWERS
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75)  # of what was changed, beside the frozen states' map
 NEGLIGIBLE = 0.01  # a weight below this isn't worth another pass through the last blocks
+CUTS = (
+    "further looks at each of a task's pictures, cut and mirrored at random, that its map is fitted to as well; each "
+    "takes one more pass"
+)
 PROJECTION = (
     "states of more numbers than this are reduced to so many by a random map, the same for all tasks and stored "
     "nowhere; 0 leaves them as they are"
@@ -41,6 +45,7 @@ class ClosingTable(Table):
 
     dimensions: Annotated[Size, "directions kept for each task; 0 is no closed form"] = 0
     projection: Annotated[Size, PROJECTION] = 0
+    cuts: Annotated[Size, CUTS] = 0
     check_every: Annotated[
         Size,
         "one in so many of a task's pictures is kept out of its steps, and these decide whether the closed form reads "
@@ -287,6 +292,7 @@ class ClosedFormOptions(RoutedOptions):
         Literal["task", "sum"],
         "a map for each task, which needs a router; or one for all tasks, from the sum of their covariances",
     ] = "task"
+    cuts: Annotated[Size, CUTS] = 0
 
 
 class ClosedForm(Experts, Method):
@@ -328,7 +334,7 @@ class ClosedForm(Experts, Method):
     def end_task(self, data: TaskData, generator: torch.Generator) -> None:
         """Fit the newest map; or add the task's sums to those of the earlier ones, and fit the one map anew."""
         super().end_task(data, generator)
-        pairs = frozen_pairs(data, self.seen)
+        pairs = frozen_pairs(data, self.seen, self.options.cuts)
         head: Any = self.experts[-1]
         if not self.stable:
             self.sums = pairs.moments() if self.sums is None else self.sums + pairs.moments()

@@ -240,14 +240,15 @@ class LPI(LowRankTasks, Method):
         expert = self.expert(-1)
         if expert.head is None:
             return
-        frozen = frozen_pairs(data, self.seen)
+        cuts = self.options.closing.cuts
+        frozen = frozen_pairs(data, self.seen, cuts)
         if not data.steps:  # nothing was changed
             expert.head.changed.fill_(False)
             expert.head.fit(frozen)
             return
         prompts = self.tower_prompts(-1)
         with self._changed(expert) as model:
-            changed = pairs_of(data, lambda tower, inputs: self._states(model, tower, inputs, prompts[tower]))
+            changed = pairs_of(data, lambda tower, inputs: self._states(model, tower, inputs, prompts[tower]), cuts)
         held = self._held(torch.arange(len(changed.states["vision"])))
         if not held.any():
             expert.head.fit(changed)

@@ -33,32 +33,41 @@ class Pairs:
         states: likewise, [items, states] a tower.
         pictures: the picture of each pair, int64 [pairs].
         captions: its caption, int64 [pairs].
+        cuts: states of the same pictures, cut and mirrored at random, that maps are fitted to as well, [cuts, pictures,
+            states]; none of them is ranked.
     """
 
     features: dict[str, Tensor]
     states: dict[str, Tensor]
     pictures: Tensor
     captions: Tensor
+    cuts: Tensor | None = None
 
     def moments(self) -> Moments:
-        """Sums over all pairs; every picture counts as one, however many captions it has."""
-        x, y = self.states["vision"][self.pictures], self.states["text"][self.captions]
-        return Moments.of(x, y, self._weights())
+        """Sums over all pairs; every picture counts as one, however many captions and cuts it has."""
+        seen, (pictures, captions), weights = self._fitted(torch.arange(len(self.pictures)))
+        return Moments.of(seen[pictures], self.states["text"][captions], weights)
 
     def correlations(self, among: Tensor | None = None) -> Correlations:
         """Of the pairs whose pictures are ``among`` those given (bool [pictures]); of all by default."""
         kept = torch.arange(len(self.pictures)) if among is None else among[self.pictures].nonzero()[:, 0]
-        rows = self.pictures[kept], self.captions[kept]
-        return Correlations.of_pairs(self.states["vision"], self.states["text"], rows, self._weights()[kept])
+        seen, rows, weights = self._fitted(kept)
+        return Correlations.of_pairs(seen, self.states["text"], rows, weights)
 
-    def _weights(self) -> Tensor:
-        count = torch.bincount(self.pictures, minlength=len(self.states["vision"]))[self.pictures]
-        return 1 / count.double()
+    def _fitted(self, kept: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+        """What some of the pairs, int64 [kept], give to a fit: states of pictures and cuts, rows, and weights."""
+        pictures, captions, plain = self.pictures[kept], self.captions[kept], self.states["vision"]
+        weights = 1 / torch.bincount(self.pictures, minlength=len(plain))[pictures].double()
+        if self.cuts is None:
+            return plain, (pictures, captions), weights
+        times = 1 + len(self.cuts)
+        rows = torch.cat([pictures + number * len(plain) for number in range(times)])
+        return torch.cat([plain, *self.cuts]), (rows, captions.repeat(times)), (weights / times).repeat(times)
 
 
 @torch.no_grad()
-def pairs_of(data: TaskData, encode: Encode) -> Pairs:
-    """A task's training pairs under a model, each picture and caption encoded once."""
+def pairs_of(data: TaskData, encode: Encode, cuts: int = 0) -> Pairs:
+    """A task's training pairs under a model, each picture and caption encoded once, and each picture's cuts."""
     rows: dict[str, dict[int, tuple[Tensor, Tensor]]] = {tower: {} for tower in TOWERS}
     pairs = []
     for batch in data.batches(seed=0, captions=0):
@@ -74,16 +83,22 @@ def pairs_of(data: TaskData, encode: Encode) -> Pairs:
     for tower, known in rows.items():
         features[tower] = F.normalize(torch.stack([known[number][0] for number in sorted(known)]), dim=-1)
         states[tower] = torch.stack([known[number][1] for number in sorted(known)])
-    return Pairs(features, states, both[:, 0], both[:, 1])
+    further = None
+    if cuts:
+        assert data.read is not None  # or there are no pictures
+        each = [[encode("vision", pixels)[1].float().cpu() for pixels in data.read.cuts(n)] for n in range(cuts)]
+        further = torch.stack([torch.cat(parts) for parts in each])
+    return Pairs(features, states, both[:, 0], both[:, 1], further)
 
 
-def frozen_pairs(data: TaskData, seen: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Pairs:
+def frozen_pairs(data: TaskData, seen: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], cuts: int = 0) -> Pairs:
     """A task's training pairs under the frozen model, from the one pass that all who look at them share.
 
     Args:
         data: the task.
         seen: from features, not normalised, [items, features], and summaries, [items, summary], to features and
             states, [items, states].
+        cuts: how many of each picture are fitted to as well.
     """
     assert data.read is not None  # or there are no pairs
     features, states = {}, {}
@@ -92,7 +107,9 @@ def frozen_pairs(data: TaskData, seen: Callable[[Tensor, Tensor], tuple[Tensor, 
         found, states[tower] = (part.float().cpu() for part in seen(reading.features, reading.summary))
         features[tower] = F.normalize(found, dim=-1)
     pictures, captions = data.read.pairs().T
-    return Pairs(features, states, pictures, captions)
+    read = [data.read.cut_reading(number) for number in range(cuts)]
+    further = [seen(reading.features, reading.summary)[1].float().cpu() for reading in read]
+    return Pairs(features, states, pictures, captions, torch.stack(further) if further else None)
 
 
 @dataclass(frozen=True)
