@@ -176,8 +176,18 @@ def test_the_share_follows_from_pairs_that_the_map_has_not_seen(informative: boo
     own = torch.nn.functional.normalize(torch.randn(80, 12, generator=generator), dim=1)
     features = {"vision": own, "text": own if not informative else own.roll(1, 0)}
     rows = torch.arange(80)
-    _, _, share = chosen(Pairs(features, {"vision": x, "text": y}, rows, rows), 3)
-    assert (share >= 0.5) == informative
+    found = chosen(Pairs(features, {"vision": x, "text": y}, rows, rows), 3)
+    assert (found.share >= 0.5) == informative
+
+
+def test_cuts_count_only_where_they_help_pairs_that_the_map_has_not_seen() -> None:
+    x, y, _ = pairs(40)
+    noise = torch.randn(2, *x.shape, generator=torch.Generator().manual_seed(1))
+    own = torch.nn.functional.normalize(noise[0], dim=1)
+    rows = torch.arange(40)
+    blurred = Pairs({"vision": own, "text": own.roll(1, 0)}, {"vision": x + 2 * noise[0], "text": y}, rows, rows)
+    for cuts, helps in ((x[None].expand(3, -1, -1), True), (20 * noise, False)):
+        assert (chosen(replace(blurred, cuts=cuts), 3).pairs.cuts is not None) == helps
 
 
 def test_a_summary_is_of_the_end_and_of_the_middle(clip: DualEncoder, stream: TaskStream) -> None:
@@ -332,8 +342,7 @@ def test_what_steps_changed_has_the_weight_that_kept_out_pairs_give_it(clip: Dua
         (whole, replace(whole, states={"vision": x, "text": by_heart}), False, False),
     ):
         head, second = Head(clip, 3, 6), Beside(12, 3)
-        second.fit(head, frozen, changed, held)
-        assert not head.changed
+        second.fit(head.fit(frozen), changed, held)
         for weight, helps in zip(second.weights.tolist(), (features_help, map_helps), strict=True):
             assert weight > 0.25 if helps else weight < 0.2
         first = head("text", features["text"], frozen.states["text"])

@@ -23,7 +23,7 @@ from lpi.errors import LpiError
 from lpi.methods.base import FALLBACK, Method, Saved, TaskData, TrainingBatch, router_losses, router_trainable
 from lpi.methods.experts import Experts
 from lpi.methods.options import MethodOptions, RoutedOptions
-from lpi.methods.pairs import SHRINKAGES, Pairs, Ranked, chosen, closed, frozen_pairs, likelihood
+from lpi.methods.pairs import SHRINKAGES, Chosen, Pairs, Ranked, chosen, closed, frozen_pairs, likelihood
 from lpi.options import Size, Table
 from lpi.prompts.low_rank import TOWERS
 
@@ -122,22 +122,18 @@ class Head(ClosedMap):
         features = F.normalize(features, dim=-1)
         return torch.cat([(1 - self.share).sqrt() * features, self.share.sqrt() * self.vectors(tower, states)], dim=1)
 
-    def fit(self, pairs: Pairs, moments: Moments | None = None, shrinkage: float | None = None) -> tuple[float, float]:
-        """Choose shrinkage and share on pairs that the map hasn't seen, then fit it to all of them.
+    def fit(self, pairs: Pairs, moments: Moments | None = None, shrinkage: float | None = None) -> Chosen:
+        """Choose on pairs that the map hasn't seen, then fit it to all of them.
 
         Args:
             pairs: the task's.
             moments: what is fitted instead of the task's own sums.
             shrinkage: of the covariances; chosen by default.
-
-        Returns:
-            Shrinkage and share.
         """
-        shrinkages = SHRINKAGES if shrinkage is None else (shrinkage,)
-        _, shrinkage, share = chosen(pairs, self.dimensions, shrinkages)
-        self.take(pairs.correlations() if moments is None else Correlations.of(moments), shrinkage)
-        self.share.fill_(share)
-        return shrinkage, share
+        best = chosen(pairs, self.dimensions, SHRINKAGES if shrinkage is None else (shrinkage,))
+        self.take(best.pairs.correlations() if moments is None else Correlations.of(moments), best.shrinkage)
+        self.share.fill_(best.share)
+        return best
 
     def fit_better(self, frozen: Pairs, changed: Pairs, held: Tensor) -> None:
         """Take the states under which a map finds most of pairs that neither it nor the steps have seen.
@@ -148,10 +144,10 @@ class Head(ClosedMap):
             held: the pictures that the steps haven't seen, bool [pictures].
         """
         before, after = (chosen(own, self.dimensions, held=held) for own in (frozen, changed))
-        self.changed.fill_(after[0] > before[0])
+        self.changed.fill_(after.merit > before.merit)
         if self.changed:
-            self.take(changed.correlations(), after[1])
-            self.share.fill_(after[2])
+            self.take(after.pairs.correlations(), after.shrinkage)
+            self.share.fill_(after.share)
         else:  # of the frozen states all pairs are unseen: each may decide
             self.fit(frozen)
 
@@ -195,20 +191,17 @@ class Beside(ClosedMap):
         """The first map's vectors with nothing beside them, [items, first + features + dimensions]."""
         return F.pad(first, (0, self.features + self.dimensions))
 
-    def fit(self, head: Head, frozen: Pairs, changed: Pairs, held: Tensor) -> None:
-        """Fit the first map to all pairs, and find shrinkage and weights on those that the steps haven't seen.
+    def fit(self, frozen: Chosen, changed: Pairs, held: Tensor) -> None:
+        """Find shrinkage and weights on pairs that the steps haven't seen, and fit the second map to all of them.
 
         Args:
-            head: the first map, of the frozen states.
-            frozen: the task's pairs as the frozen model sees them.
-            changed: as the task's steps changed features and states.
+            frozen: what the first map, of the frozen states, was fitted to.
+            changed: the pairs as the task's steps changed features and states.
             held: the pictures that the steps haven't seen, bool [pictures].
         """
-        head.changed.fill_(False)
-        shrinkage, share = head.fit(frozen)
-        ranked = Ranked.of(frozen, held)
-        maps = frozen.correlations(~held).maps(head.dimensions, shrinkage)
-        first = (1 - share) * ranked.own + share * ranked.scores(frozen, maps)
+        ranked = Ranked.of(frozen.pairs, held)
+        maps = frozen.pairs.correlations(~held).maps(frozen.dimensions, frozen.shrinkage)
+        first = (1 - frozen.share) * ranked.own + frozen.share * ranked.scores(frozen.pairs, maps)
         trained = Ranked.of(changed, held).own
         correlations = changed.correlations(~held) if self.dimensions else None
         tried: list[tuple[float, float, float]] = []

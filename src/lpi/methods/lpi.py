@@ -240,22 +240,22 @@ class LPI(LowRankTasks, Method):
         expert = self.expert(-1)
         if expert.head is None:
             return
-        cuts = self.options.closing.cuts
-        frozen = frozen_pairs(data, self.seen, cuts)
-        if not data.steps:  # nothing was changed
-            expert.head.changed.fill_(False)
-            expert.head.fit(frozen)
+        best = expert.head.fit(frozen_pairs(data, self.seen, self.options.closing.cuts))
+        expert.head.changed.fill_(False)
+        if not data.steps:
             return
+        cuts = 0 if best.pairs.cuts is None else len(best.pairs.cuts)
         prompts = self.tower_prompts(-1)
         with self._changed(expert) as model:
             changed = pairs_of(data, lambda tower, inputs: self._states(model, tower, inputs, prompts[tower]), cuts)
         held = self._held(torch.arange(len(changed.states["vision"])))
         if not held.any():
+            expert.head.changed.fill_(True)
             expert.head.fit(changed)
         elif expert.beside is None:
-            expert.head.fit_better(frozen, changed, held)
+            expert.head.fit_better(best.pairs, changed, held)
         else:
-            expert.beside.fit(expert.head, frozen, changed, held)
+            expert.beside.fit(best, changed, held)
 
     def _held(self, rows: Tensor) -> Tensor:
         """Which of a task's pictures are kept out of its steps, bool [some]."""

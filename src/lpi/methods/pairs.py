@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,6 +42,10 @@ class Pairs:
     pictures: Tensor
     captions: Tensor
     cuts: Tensor | None = None
+
+    def ways(self) -> list[Pairs]:
+        """What a map may be fitted to: the pairs as they are, and with their cuts where there are any."""
+        return [self] if self.cuts is None else [replace(self, cuts=None), self]
 
     def moments(self) -> Moments:
         """Sums over all pairs; every picture counts as one, however many captions and cuts it has."""
@@ -113,6 +117,25 @@ def frozen_pairs(data: TaskData, seen: Callable[[Tensor, Tensor], tuple[Tensor, 
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """What serves pairs best which a map hasn't seen.
+
+    Attributes:
+        pairs: what the map is fitted to, with cuts or without.
+        dimensions: of the map.
+        shrinkage: of the covariances.
+        share: of the map's vectors in the whole.
+        merit: how well they do: the sum of the folds' :func:`likelihood`.
+    """
+
+    pairs: Pairs
+    dimensions: int
+    shrinkage: float
+    share: float
+    merit: float
+
+
+@dataclass(frozen=True)
 class Ranked:
     """Pairs that a map hasn't seen, to be ranked.
 
@@ -146,8 +169,8 @@ class Ranked:
 
 def chosen(
     pairs: Pairs, dimensions: int, shrinkages: Sequence[float] = SHRINKAGES, *, held: Tensor | None = None
-) -> tuple[float, float, float]:
-    """The shrinkage and the share that serve pairs best which the map hasn't seen, behind how well they do.
+) -> Chosen:
+    """Whether cuts help, and the shrinkage and the share that serve pairs best which the map hasn't seen.
 
     Pictures are cut into folds; what is fitted to the others ranks a fold's captions for its pictures, and its pictures
     for its captions; the :func:`likelihood` of both decides. Captions that both sides share are in both: words of a
@@ -159,18 +182,21 @@ def chosen(
         shrinkages: those to choose from.
         held: the one fold to be ranked, bool [pictures]; by default all pictures in their turn.
     """
-    merit: dict[tuple[float, float], float] = {}
+    ways = pairs.ways()
+    merit: dict[tuple[int, float, float], float] = {}
     for fold in folds(len(pairs.states["vision"])) if held is None else [held]:
-        ranked, correlations = Ranked.of(pairs, fold), pairs.correlations(~fold)
-        for shrinkage in shrinkages:
-            found = ranked.scores(pairs, correlations.maps(dimensions, shrinkage))
-            for share in SHARES:
-                merits = likelihood((1 - share) * ranked.own + share * found, ranked.places)
-                merit[shrinkage, share] = merit.get((shrinkage, share), 0.0) + merits
-    if not merit:
-        return 0.0, shrinkages[-1], 0.5
-    best = max(merit, key=lambda pair: (merit[pair], pair))
-    return merit[best], *best
+        ranked = Ranked.of(pairs, fold)
+        for way, own in enumerate(ways):
+            correlations = own.correlations(~fold)
+            for shrinkage in shrinkages:
+                found = ranked.scores(pairs, correlations.maps(dimensions, shrinkage))
+                for share in SHARES:
+                    merits = likelihood((1 - share) * ranked.own + share * found, ranked.places)
+                    merit[way, shrinkage, share] = merit.get((way, shrinkage, share), 0.0) + merits
+    if not merit:  # too few to choose by
+        return Chosen(ways[0], dimensions, shrinkages[-1], 0.5, 0.0)
+    best = max(merit, key=lambda one: (merit[one], one[1:], -one[0]))
+    return Chosen(ways[best[0]], dimensions, *best[1:], merit[best])
 
 
 def folds(count: int) -> list[Tensor]:
