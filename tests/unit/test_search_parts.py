@@ -96,6 +96,15 @@ def test_one_pass_gives_the_bits_of_all_passes(
     assert not Encoder(lpi.method("zero_shot", method.backbone), batch=32).reads()
 
 
+def test_an_index_of_a_bare_backbone_tells_foreign_pictures_by_each_domains_own_spread() -> None:
+    method, _ = load_model("lpi-tiny")
+    assert method.options.closing.beside == "nothing"
+    assert method.options.closing.dimensions > 0
+    assert method.router is not None
+    assert method.router.options.reach == "own"
+    assert method.router.look("text").depth == round(2 / 3 * method.backbone.depths["text"])
+
+
 def test_routing_is_the_methods_own(method: lpi.Method, pictures: torch.Tensor) -> None:
     encoder = Encoder(method, batch=8)
     plain = encoder.routing_features(pictures)

@@ -89,6 +89,12 @@ def preprocessing_hash(method: Method) -> str:
     return short_hash(method.backbone.inputs.describe(), DECODING)
 
 
+# What was changed beside the first map would make every vector of an index twice as wide. What belongs to no domain is
+# told by each domain's own spread, and captions by what they mean beside how they are worded: of what the frozen model
+# finds of photographs of no archive among seven archives, 84 % is found then, and 17 % with the preset's own router.
+OF_AN_INDEX: dict[str, Any] = {"beside": "nothing", "reach": "own", "routing_text": 2 / 3}
+
+
 def load_model(source: str | Path, method_file: Named | None = None) -> tuple[Method, Json | None]:
     """What ``--model`` names, and the ``run.json`` beside it where there is one.
 
@@ -111,8 +117,7 @@ def load_model(source: str | Path, method_file: Named | None = None) -> tuple[Me
         raise BackboneError(f"{source} holds features, and no model that sees other pictures. Name a backbone.")
     if method_file is not None:
         return _anchored(build_method(named_class(method_file), backbone)), None
-    # what was changed beside the first map would make every vector of the index twice as wide
-    return _anchored(build_method("lpi", backbone, preset="best", beside="nothing")), None
+    return _anchored(build_method("lpi", backbone, preset="best", **OF_AN_INDEX)), None
 
 
 def _run_in(folder: Path) -> Json | None:
