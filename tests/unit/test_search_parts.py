@@ -100,6 +100,7 @@ def test_an_index_of_a_bare_backbone_tells_foreign_pictures_by_each_domains_own_
     method, _ = load_model("lpi-tiny")
     assert method.options.closing.beside == "nothing"
     assert method.options.closing.dimensions > 0
+    assert method.options.closing.cuts == 2
     assert method.router is not None
     assert method.router.options.reach == "own"
     assert method.router.look("text").depth == round(2 / 3 * method.backbone.depths["text"])
