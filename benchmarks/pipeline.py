@@ -105,7 +105,7 @@ def embedding(backbone: DualEncoder, paths: list[Path]) -> tuple[Callable[[], ob
     def alone() -> None:
         for start in range(0, len(jobs), BATCH):
             part: Tensor = ready[: min(BATCH, len(jobs) - start)]
-            encoder.untaught(part)
+            encoder.read(part)
 
     return whole, alone
 

@@ -17,10 +17,9 @@ from lpi.config import TrainingSettings
 from lpi.data.expressions.record import ReferringExpression
 from lpi.devices import in_full
 from lpi.errors import ConfigError, DataError
-from lpi.methods.base import Batches, TaskData, no_batches
+from lpi.methods.base import NO_LOOKS, Batches, Looks, TaskData, no_batches
 from lpi.methods.encoder import tokens
 from lpi.methods.grounding.base import GroundingBatch, GroundingMethod
-from lpi.routing.base import Router
 
 Item = TypeVar("Item")
 KEPT_BYTES = 2**30  # opened pictures are kept up to here; those beyond are opened anew
@@ -124,7 +123,7 @@ class ExpressionSet:
 
     # ---- what a method may look at -----------------------------------------------------------------------------------
 
-    def data(self, steps: int = 0, batches: Batches = no_batches, router: Router | None = None) -> TaskData:
+    def data(self, steps: int = 0, batches: Batches = no_batches, looks: Looks = NO_LOOKS) -> TaskData:
         """What a method may look at when the task begins or ends."""
         return TaskData(self.name, self, self.expressions, steps, batches)
 

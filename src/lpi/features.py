@@ -27,10 +27,8 @@ from lpi.config import TrainingSettings
 from lpi.data.records import CaptionedImage, FilePicture, Picture, require_readable
 from lpi.devices import in_full
 from lpi.errors import ConfigError
-from lpi.methods.base import Batches, Method, TaskData, TrainingBatch, chunks, no_batches
+from lpi.methods.base import NO_LOOKS, Batches, Looks, Method, TaskData, TrainingBatch, chunks, no_batches
 from lpi.methods.encoder import tokens
-from lpi.prompts.low_rank import TOWERS
-from lpi.routing.base import Router
 from lpi.tasks.batches import Augment, Batch, PictureStore, ahead, batches
 from lpi.tasks.stream import Task
 
@@ -57,8 +55,8 @@ class TrainingData(Protocol):
     def __len__(self) -> int:
         """How many items are cut into batches."""
 
-    def data(self, steps: int = 0, batches: Batches = no_batches, router: Router | None = None) -> TaskData:
-        """What a method may look at when the task begins or ends; its router looks at items, too."""
+    def data(self, steps: int = 0, batches: Batches = no_batches, looks: Looks = NO_LOOKS) -> TaskData:
+        """What a method may look at when the task begins or ends, and ``looks``, what its router looks at."""
 
     def once_more(self, method: Any, settings: TrainingSettings) -> Batches:
         """Gives further epochs, outside the training."""
@@ -129,7 +127,7 @@ class TrainingSet:
         self.caption_row = {caption: row for row, caption in enumerate(self.captions)}
         self.batch = batch
         self._views: dict[tuple[str, View], Tensor] = {}
-        self._expected: dict[str, View] = {}
+        self._expected: Looks = NO_LOOKS
         self._readings: dict[str, Reading] = {}
         self._cut: dict[int, Reading] = {}
         self.states = FrozenStates(backbone, self.store, self.captions)
@@ -147,10 +145,10 @@ class TrainingSet:
         """Frozen, L2-normalised, of every different caption, [captions, features]."""
         return F.normalize(self.reading("text").features, dim=-1)
 
-    def data(self, steps: int = 0, batches: Batches = no_batches, router: Router | None = None) -> TaskData:
+    def data(self, steps: int = 0, batches: Batches = no_batches, looks: Looks = NO_LOOKS) -> TaskData:
         """What a method may look at; see :class:`TrainingData`."""
-        if router is not None:  # what is read from now on is looked at so in the same pass
-            self._expected = {tower: router.look(tower) for tower in TOWERS}
+        if looks:  # what is read from now on is looked at so in the same pass
+            self._expected = looks
         return TaskData(self.name, self, self.captions, steps, batches, self.view, self)
 
     @torch.no_grad()

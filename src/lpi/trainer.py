@@ -131,7 +131,9 @@ def learn_task(
     epochs = settings.epochs if settings.steps is None else math.ceil(settings.steps / per_epoch)
     total = epochs * per_epoch if settings.steps is None else settings.steps
     generator = torch.Generator().manual_seed(derived_seed(seed, index, "start"))
-    data = training.data(total, training.once_more(method, settings), method.router)
+    router = method.router
+    looks = {} if router is None else {tower: router.look(tower) for tower in method.backbone.depths}
+    data = training.data(total, training.once_more(method, settings), looks)
     begin(method, data, generator)
     parameters = method.trainable()
     speed = 0.0

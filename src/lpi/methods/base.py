@@ -59,6 +59,11 @@ def no_views(tower: str, view: View) -> Tensor:
     raise ConfigError("this model's queries are routed by its features: choose routing = features.")
 
 
+Looks = Mapping[str, View]
+"""What a router looks at, by tower."""
+NO_LOOKS: Looks = {}
+
+
 class FrozenPairs(Protocol):
     """A task's training pairs as the frozen model sees them."""
 

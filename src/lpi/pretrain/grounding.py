@@ -30,12 +30,11 @@ from lpi.data.expressions.record import ReferringExpression
 from lpi.data.expressions.scenes import WAYS, general_expressions
 from lpi.data.scenes.supply import DEFAULT_SIDE
 from lpi.data.scenes.world import seeded
-from lpi.methods.base import Batches, TaskData, no_batches
+from lpi.methods.base import NO_LOOKS, Batches, Looks, TaskData, no_batches
 from lpi.methods.grounding.losses import FOCAL_ALPHA, WEIGHTS
 from lpi.methods.grounding.tuned import GroundingTuned
 from lpi.metrics.boxes import cxcywh_to_xyxy, generalised_iou
 from lpi.pretrain.phases import finish, learn_phase
-from lpi.routing.base import Router
 from lpi.trainer import OnStep, derived_seed
 
 SETTINGS = TrainingSettings(
@@ -160,7 +159,7 @@ class SceneSupply:
     def __len__(self) -> int:
         return self.pictures
 
-    def data(self, steps: int = 0, batches: Batches = no_batches, router: Router | None = None) -> TaskData:
+    def data(self, steps: int = 0, batches: Batches = no_batches, looks: Looks = NO_LOOKS) -> TaskData:
         """See :class:`lpi.features.TrainingData`; the learner looks at nothing but the batches."""
         plain: Any = None
         return TaskData(self.name, plain, (), steps, batches)
