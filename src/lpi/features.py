@@ -157,7 +157,7 @@ class TrainingSet:
         if tower not in self._readings:
             view = self._expected.get(tower, FEATURES)
             if tower == "vision":
-                found = read_images(self.backbone, self.store, self.batch, view)
+                found = read_images(self.backbone, in_batches(self.backbone, self.store, self.batch), view)
             else:
                 found = read_texts(self.backbone, self.captions, self.batch, view)
             self._readings[tower], self._views[tower, view] = found, found.look
@@ -184,9 +184,7 @@ class TrainingSet:
     def cut_reading(self, number: int) -> Reading:
         """See :class:`lpi.methods.base.FrozenPairs`."""
         if number not in self._cut:
-            with in_full(self.backbone.device):
-                parts = [self.backbone.reading("vision", pixels) for pixels in self.cuts(number)]
-            self._cut[number] = Reading.joined(parts)
+            self._cut[number] = read_images(self.backbone, self.cuts(number))
         return self._cut[number]
 
     def view(self, tower: str, view: View) -> Tensor:
@@ -332,13 +330,10 @@ class FrozenStates:
 
 
 @torch.no_grad()
-def read_images(backbone: DualEncoder, store: PictureStore, batch: int, view: View = FEATURES) -> Reading:
-    """What the frozen model sees of all pictures in a store."""
-    parts = []
-    for pixels in store.in_turn(chunks(range(len(store)), batch)):
-        with in_full(backbone.device):
-            parts.append(backbone.reading("vision", backbone.inputs.normalise(pixels.to(backbone.device)), view))
-    return Reading.joined(parts)
+def read_images(backbone: DualEncoder, pixels: Iterable[Tensor], view: View = FEATURES) -> Reading:
+    """What the frozen model sees of pictures, in batches of normalised pixels."""
+    with in_full(backbone.device):
+        return Reading.joined([backbone.reading("vision", batch, view) for batch in pixels])
 
 
 @torch.no_grad()
@@ -355,12 +350,14 @@ def read_texts(backbone: DualEncoder, texts: Sequence[str], batch: int, view: Vi
 @torch.no_grad()
 def frozen_image_features(backbone: DualEncoder, store: PictureStore, batch: int, view: View = FEATURES) -> Tensor:
     """Frozen, L2-normalised features of all pictures in a store, [pictures, features]; or another view of them."""
-    device = backbone.logit_scale.device
-    parts = []
-    with in_full(device):
-        for pixels in store.in_turn(chunks(range(len(store)), batch)):
-            parts.append(backbone.view_images(backbone.inputs.normalise(pixels.to(device)), view))
-    return torch.cat(parts)
+    with in_full(backbone.device):
+        return torch.cat([backbone.view_images(pixels, view) for pixels in in_batches(backbone, store, batch)])
+
+
+def in_batches(backbone: DualEncoder, store: PictureStore, batch: int) -> Iterator[Tensor]:
+    """All pictures in a store as a backbone reads them: normalised, on its device."""
+    for pixels in store.in_turn(chunks(range(len(store)), batch)):
+        yield backbone.inputs.normalise(pixels.to(backbone.device))
 
 
 def _room_for(like: TowerState, count: int, longest: int) -> TowerState | None:

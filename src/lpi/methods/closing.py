@@ -138,8 +138,11 @@ class Head(ClosedMap):
     def fit_better(self, frozen: Pairs, changed: Pairs, held: Tensor) -> None:
         """Take the states under which a map finds most of pairs that neither it nor the steps have seen.
 
+        Where those are the frozen ones, the map stays as it was fitted to them: there all pairs are unseen, and each
+        may decide.
+
         Args:
-            frozen: the task's pairs as the frozen model sees them.
+            frozen: the task's pairs as the frozen model sees them, to which the map is fitted.
             changed: as the task's steps changed the states.
             held: the pictures that the steps haven't seen, bool [pictures].
         """
@@ -148,8 +151,6 @@ class Head(ClosedMap):
         if self.changed:
             self.take(after.pairs.correlations(), after.shrinkage)
             self.share.fill_(after.share)
-        else:  # of the frozen states all pairs are unseen: each may decide
-            self.fit(frozen)
 
 
 class Beside(ClosedMap):

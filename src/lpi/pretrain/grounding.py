@@ -44,7 +44,6 @@ SETTINGS = TrainingSettings(
     warmup=0.05,
     precision="bfloat16",
 )
-
 START_SCORE = -4.0  # logit of an untrained box: nearly all of them are wrong
 START_SCALE = 10.0  # what cosines are multiplied with at first
 START_SIDE = 0.35  # of a box, as a share of the picture's

@@ -154,11 +154,10 @@ class Embedder:
             self._add(ROUTING, ids, features)
             for name in ("width", "height", "taken"):
                 self._about[name] += [getattr(pictures[row].about, name) for row in fresh]
-            asked = self.missing(ids, self.routes.decide(ids, features))
+            routing = self.routes.decide(ids, features)
             if under is not None:
-                self._add_mapped(ids, asked, under)
-                asked = self.missing(ids, self.routes.of(ids))
-            wanted |= dict(zip(fresh, asked, strict=True))
+                self._add_mapped(ids, self.missing(ids, routing), under)
+            wanted |= dict(zip(fresh, self.missing(ids, routing), strict=True))
         for row in good:
             for route in wanted[row]:
                 self._waiting[route].append((jobs[row].id, pixels[row].clone()))
