@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import step
+import teach_archives
 import torch
 from authors_step import authors_work
 
@@ -84,3 +85,14 @@ def test_the_readme_shows_what_the_results_file_says() -> None:
 
     readme = (readme_figures.ROOT / "README.md").read_text(encoding="utf-8")
     assert readme_figures.updated(readme, *readme_figures.records()) == readme
+
+
+def test_what_stays_of_foreign_pictures_is_counted_by_caption() -> None:
+    found = teach_archives.what_stays([1, 1, 3, 11, 11], [1, 2, 1, 10, 11])
+    assert found == {
+        "pictures": 5,
+        "frozen": {"r1": 40, "r10": 60},
+        "taught": {"r1": 40, "r10": 80},
+        "kept": 50,  # of the two captions that found their picture first, one still does
+    }
+    assert teach_archives.what_stays([2], [1])["kept"] is None

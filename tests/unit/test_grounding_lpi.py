@@ -27,6 +27,8 @@ from lpi.prompts.interaction import Interaction, interaction_parameters
 from lpi.prompts.low_rank import LowRankPrompts, low_rank_parameters
 from lpi.storage import CHECKSUM, sealed
 
+CHANGED = {"adapter_rank": 2, "adapter_shared": False, "adapter_targets": "all"}
+
 
 def batch_of(backbone: GroundingBackbone) -> GroundingBatch:
     return GroundingBatch(backbone.inputs.pictures(IMAGES), backbone.inputs.tokenize(EXPRESSIONS), TRUTH)
@@ -69,7 +71,9 @@ def boxes_of(method: GroundingMethod, route: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("family", list(DETECTORS))
 @pytest.mark.parametrize(
-    "options", [{}, {"interaction": False}, {"norm": "none"}, {"decomposition": "free"}, {"sharing": "none"}], ids=str
+    "options",
+    [{}, {"interaction": False}, {"norm": "none"}, {"decomposition": "free"}, {"sharing": "none"}, CHANGED],
+    ids=str,
 )
 def test_it_starts_at_the_frozen_detector(
     family: str, options: dict[str, Any], detectors: dict[str, GroundingBackbone]
@@ -142,10 +146,13 @@ def test_a_neutral_interaction_changes_nothing_and_learns(norm: Any) -> None:
 
 
 @pytest.mark.parametrize("family", list(DETECTORS))
-def test_only_the_newest_tasks_prompts_learn(family: str, detectors: dict[str, GroundingBackbone]) -> None:
+@pytest.mark.parametrize("options", [{}, CHANGED], ids=str)
+def test_only_the_newest_tasks_prompts_learn(
+    family: str, options: dict[str, Any], detectors: dict[str, GroundingBackbone]
+) -> None:
     backbone = detectors[family]
     weights = {name: weight.clone() for name, weight in backbone.named_parameters()}
-    method = make_method("lpi", backbone, length=8)
+    method = make_method("lpi", backbone, length=8, **options)
     learn(method, "a")
     first, state = boxes_of(method, 0), {name: tensor.clone() for name, tensor in method.task_state(0).items()}
     history = learn(method, "b", steps=3, shift=0.5)
@@ -158,8 +165,11 @@ def test_only_the_newest_tasks_prompts_learn(family: str, detectors: dict[str, G
 
 
 @pytest.mark.parametrize("family", list(DETECTORS))
-def test_every_parameter_of_a_task_gets_a_gradient(family: str, detectors: dict[str, GroundingBackbone]) -> None:
-    method = make_method("lpi", detectors[family], length=8)
+@pytest.mark.parametrize("options", [{}, CHANGED], ids=str)
+def test_every_parameter_of_a_task_gets_a_gradient(
+    family: str, options: dict[str, Any], detectors: dict[str, GroundingBackbone]
+) -> None:
+    method = make_method("lpi", detectors[family], length=8, **options)
     assert isinstance(method, GroundingLPI)
     learn(method, "a", steps=3)  # the first step moves what starts at zero, the next what lies behind it
     missing = {
@@ -198,6 +208,37 @@ def test_a_task_costs_what_the_formula_says(family: str, detectors: dict[str, Gr
     expected = low_rank_parameters(layers=3, length=8, widths=backbone.widths, rank=3)
     expected += interaction_parameters(layers=3, widths=backbone.widths, rank=2)
     assert sum(weight.numel() for weight in method.trainable()) == expected
+
+
+def test_a_change_of_the_weights_costs_what_the_formula_says_and_is_made_in_the_prompted_blocks(
+    detectors: dict[str, GroundingBackbone],
+) -> None:
+    backbone = detectors["owlvit"]
+    plain, changed, shared = (
+        make_method("lpi", backbone, length=8, depth=1, placement="last", **options)
+        for options in ({}, {"adapter_rank": 2, "adapter_shared": False}, {"adapter_rank": 2})
+    )
+    costs = []
+    for method in (plain, changed, shared):
+        begin(method, data_of(backbone, "a"), torch.Generator().manual_seed(0))
+        costs.append(sum(weight.numel() for weight in method.trainable()))
+    changed_blocks = {tower: backbone.depths[tower] - plain.blocks[tower][0] for tower in ("vision", "text")}
+    assert 1 in changed_blocks.values()
+    maps, rank = 4, 2  # of a block's attention
+    kinds = {tower: maps * rank * (width + width) for tower, width in backbone.widths.items()}
+    assert costs[1] - costs[0] == sum(changed_blocks[tower] * cost for tower, cost in kinds.items())
+    scales = maps * rank * sum(changed_blocks.values())
+    assert costs[2] - costs[0] == sum(kinds.values()) + scales
+
+
+def test_what_differs_in_shape_from_block_to_block_can_not_have_one_change_in_common(
+    detectors: dict[str, GroundingBackbone],
+) -> None:
+    method = make_method("lpi", detectors["owlvit"], length=8, adapter_rank=2)
+    learn(method, "a")
+    assert boxes_of(method, 0)[0].isfinite().all()
+    with pytest.raises(ConfigError, match=r"those of vision/.* differ .* Set adapter_shared = false\.$"):
+        make_method("lpi", detectors["grounding-dino"], length=8, adapter_rank=2)
 
 
 def test_twelve_tasks_of_a_swin_t_and_a_bert_base_cost_148_512_parameters() -> None:
@@ -304,8 +345,11 @@ def test_boxes_are_located_in_the_picture(detectors: dict[str, GroundingBackbone
 
 
 @pytest.mark.parametrize("family", ["grounding-dino", "owlvit"])
-def test_a_saved_method_finds_the_same(family: str, detectors: dict[str, GroundingBackbone], tmp_path: Path) -> None:
-    method = make_method("lpi", detectors[family], length=8, route_by="both")
+@pytest.mark.parametrize("options", [{}, CHANGED], ids=str)
+def test_a_saved_method_finds_the_same(
+    family: str, options: dict[str, Any], detectors: dict[str, GroundingBackbone], tmp_path: Path
+) -> None:
+    method = make_method("lpi", detectors[family], length=8, route_by="both", **options)
     learn(method, "a")
     learn(method, "b", shift=0.5)
     method.save_pretrained(tmp_path)

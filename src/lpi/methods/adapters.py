@@ -155,7 +155,7 @@ class SharedLowRank(WeightDelta):
         generator: draws ``down``, as a :class:`LowRank`'s.
 
     Raises:
-        ConfigError: the rank is out of range.
+        ConfigError: the rank is out of range, or layers of a kind differ in shape (a Swin's grow from stage to stage).
 
     Paper: FacT (arXiv 2212.03145), section 3.3, in the CP form that this library's prompts have.
     """
@@ -168,9 +168,15 @@ class SharedLowRank(WeightDelta):
         self.scale = nn.ParameterDict()
         self.place: dict[str, tuple[str, int]] = {}  # of a layer: its kind, and which row of ``scale`` is its own
         counts: dict[str, int] = {}
+        shapes: dict[str, torch.Size] = {}
         for name, layer in layers.items():
             tower, _, kind = name.split("/", 2)
             group = f"{tower}/{kind}"
+            if shapes.setdefault(group, layer.weight.shape) != layer.weight.shape:
+                raise ConfigError(
+                    f"a change with factors in common needs layers of one shape in all blocks of a tower; those of "
+                    f"{group} differ: {list(shapes[group])}, {list(layer.weight.shape)}. Set adapter_shared = false."
+                )
             self.place[name] = (group, counts.get(group, 0))
             counts[group] = counts.get(group, 0) + 1
             if group not in self.down:

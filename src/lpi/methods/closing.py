@@ -30,8 +30,8 @@ from lpi.prompts.low_rank import TOWERS
 WEIGHTS = (0.0, 0.25, 0.5, 0.75)  # of what was changed, beside the frozen states' map
 NEGLIGIBLE = 0.01  # a weight below this isn't worth another pass through the last blocks
 CUTS = (
-    "further looks at each of a task's pictures, cut and mirrored at random, that its map is fitted to as well; each "
-    "takes one more pass"
+    "further looks at each of a task's pictures, cut and mirrored at random, that its map is fitted to as well where "
+    "pairs which the map hasn't seen are likelier then; each takes one more pass"
 )
 PROJECTION = (
     "states of more numbers than this are reduced to so many by a random map, the same for all tasks and stored "
@@ -286,7 +286,7 @@ class ClosedFormOptions(RoutedOptions):
         Literal["task", "sum"],
         "a map for each task, which needs a router; or one for all tasks, from the sum of their covariances",
     ] = "task"
-    cuts: Annotated[Size, CUTS] = 0
+    cuts: Annotated[Size, f"{CUTS}; ridge, and one map for all tasks, are always fitted to them"] = 0
 
 
 class ClosedForm(Experts, Method):

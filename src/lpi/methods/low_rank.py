@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -13,13 +14,13 @@ from torch import Tensor, nn
 from lpi.backbones.base import DualEncoder, Injection, TowerPrompts
 from lpi.errors import ConfigError
 from lpi.losses import LayerScaling, TaskLoss, layer_loss, task_loss
-from lpi.methods.adapters import WeightDelta
+from lpi.methods.adapters import DeltaBackbone, LowRank, SharedLowRank, Targets, WeightDelta, check_rank
 from lpi.methods.base import Relations, TaskData, router_trainable
 from lpi.methods.closing import Beside, Head
 from lpi.methods.encoder import tokens
 from lpi.methods.experts import Experts
 from lpi.methods.options import MethodOptions, RoutedOptions, RouterName, RouterTable
-from lpi.options import Above, Cosine, Count, Share, Table, Weight
+from lpi.options import Above, Cosine, Count, Share, Size, Table, Weight
 from lpi.prompts.interaction import Interaction, Norm
 from lpi.prompts.low_rank import TOWERS, Decomposition, LowRankPrompts, Sharing
 from lpi.prompts.task_keys import near_tasks, semantic_similarity
@@ -82,6 +83,17 @@ class PromptLossTable(Table):
 
 
 @dataclass(frozen=True)
+class AdapterTable(Table):
+    """A change of the frozen weights beside the prompts (ours); the weights themselves stay as they are."""
+
+    rank: Annotated[Size, "rank of each task's change; 0 is no change"] = 0
+    targets: Annotated[Targets, "the layers that it changes, from the first prompted block upwards"] = "attention"
+    shared: Annotated[
+        bool, "one tensor over all blocks of a tower for each kind of layer; or factors of each block's own (LoRA)"
+    ] = True
+
+
+@dataclass(frozen=True)
 class LowRankOptions(RoutedOptions):
     """What LPI takes, whatever it is asked."""
 
@@ -89,6 +101,7 @@ class LowRankOptions(RoutedOptions):
 
     prompts: PromptTable = PromptTable()
     interaction: InteractionTable = InteractionTable()
+    adapter: AdapterTable = AdapterTable()
     losses: PromptLossTable = PromptLossTable()
     router: RouterName = "whitened"
     routing: RouterTable = field(default_factory=WhitenedKeys.Options)
@@ -169,6 +182,12 @@ class LowRankTasks(Experts):
             self.router.placeholders = o.length
         self.blocks = paired_blocks(backbone.depths, self.depth, o.placement)
         self.experts = nn.ModuleList()
+        adapter = self.options.adapter
+        self.adapted: DeltaBackbone | None = None
+        if adapter.rank:
+            first = {tower: blocks[0] for tower, blocks in self.blocks.items()}
+            self.adapted = DeltaBackbone(backbone, adapter.targets, first=first)
+            check_rank(self.adapted.layers, adapter.rank, "adapter_rank")
 
     def silent_prompts(self) -> bool:
         """Whether prompts are zero at first, because no gate or norm behind them is."""
@@ -177,7 +196,7 @@ class LowRankTasks(Experts):
         return o.start == "neutral" and o.injection == "into" and not normed
 
     def new_expert(self, generator: torch.Generator) -> TaskPrompts:
-        """See :class:`Experts`: a task's prompts and their interaction."""
+        """See :class:`Experts`: a task's prompts, their interaction, and its change of the frozen weights."""
         o, mixing = self.options.prompts, self.options.interaction
         neutral, into = o.start == "neutral", o.injection == "into"
         prompts = LowRankPrompts(
@@ -202,7 +221,11 @@ class LowRankTasks(Experts):
                 generator=generator,
             )
         gated = neutral and not into
-        return TaskPrompts(prompts, interaction, gated=gated, features=self.backbone.feature_width)
+        expert = TaskPrompts(prompts, interaction, gated=gated, features=self.backbone.feature_width)
+        if self.adapted is not None:
+            kind = SharedLowRank if self.options.adapter.shared else LowRank
+            expert.change = kind(self.adapted.layers, rank=self.options.adapter.rank, generator=generator)
+        return expert
 
     def expert(self, index: int) -> TaskPrompts:
         """What is kept for one task."""
@@ -311,6 +334,12 @@ class LowRankTasks(Experts):
             placeholders=tower == "text" and self.reserved_tokens() > 0,
             gate=expert.gates[tower] if expert.gates else None,
         )
+
+    def changed(self, expert: TaskPrompts) -> AbstractContextManager[DualEncoder]:
+        """The frozen backbone with a task's change of its weights, if there is one."""
+        if self.adapted is None or expert.change is None:
+            return nullcontext(self.backbone)
+        return self.adapted.with_deltas((expert.change, 1.0))
 
     def reserved_tokens(self) -> int:
         """Placeholders take their place in the text context."""

@@ -14,7 +14,6 @@ frozen weights, and leaves out the norm. ``preset="paper"`` and ``preset="author
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -24,10 +23,10 @@ from torch import Tensor
 
 from lpi.backbones.base import DualEncoder, Images, Texts, TowerPrompts, TowerState
 from lpi.losses import distillation_loss, item_loss
-from lpi.methods.adapters import DeltaBackbone, LowRank, SharedLowRank, Targets, check_rank
 from lpi.methods.base import FALLBACK, Method, TaskData, TrainingBatch, router_losses
 from lpi.methods.closing import Beside, ClosingTable, Head, reduced, states_of
 from lpi.methods.low_rank import (
+    AdapterTable,
     InteractionTable,
     LowRankOptions,
     LowRankTasks,
@@ -37,7 +36,7 @@ from lpi.methods.low_rank import (
 )
 from lpi.methods.options import Preset
 from lpi.methods.pairs import frozen_pairs, pairs_of
-from lpi.options import Size, Table, Weight
+from lpi.options import Size, Weight
 from lpi.prompts.low_rank import TOWERS
 from lpi.routing.nearest import NearestKeys
 
@@ -76,17 +75,6 @@ class LossTable(PromptLossTable):
     multi_positive: Annotated[bool, "captions that equal another picture's count as positives of it"] = True
 
 
-@dataclass(frozen=True)
-class AdapterTable(Table):
-    """A change of the frozen weights beside the prompts (ours); the weights themselves stay as they are."""
-
-    rank: Annotated[Size, "rank of each task's change; 0 is no change"] = 0
-    targets: Annotated[Targets, "the layers that it changes, from the first prompted block upwards"] = "attention"
-    shared: Annotated[
-        bool, "one tensor over all blocks of a tower for each kind of layer; or factors of each block's own (LoRA)"
-    ] = True
-
-
 class LPI(LowRankTasks, Method):
     """Low-rank prompts with cross-modal interaction, one set a task, routed by k-means keys.
 
@@ -103,7 +91,6 @@ class LPI(LowRankTasks, Method):
         """What LPI takes for retrieval."""
 
         losses: LossTable = LossTable()
-        adapter: AdapterTable = AdapterTable()
         closing: ClosingTable = field(default_factory=ClosingTable)
 
         @classmethod
@@ -153,21 +140,12 @@ class LPI(LowRankTasks, Method):
 
     def __init__(self, backbone: DualEncoder, options: Options | None = None) -> None:
         super().__init__(backbone, options)
-        o = self.options.adapter
-        self.adapted: DeltaBackbone | None = None
         self._held_every = 0  # of the task that is learned
-        if o.rank:
-            first = {tower: blocks[0] for tower, blocks in self.blocks.items()}
-            self.adapted = DeltaBackbone(backbone, o.targets, first=first)
-            check_rank(self.adapted.layers, o.rank, "adapter_rank")
         self.new_expert(torch.Generator().manual_seed(0))  # refuses wrong sizes now, not when a task begins
 
     def new_expert(self, generator: torch.Generator) -> TaskPrompts:
-        """See :class:`LowRankTasks`; with a change of the frozen weights, if there shall be one."""
+        """See :class:`LowRankTasks`; with a closed form, if there shall be one."""
         expert = super().new_expert(generator)
-        if self.adapted is not None:
-            kind = SharedLowRank if self.options.adapter.shared else LowRank
-            expert.change = kind(self.adapted.layers, rank=self.options.adapter.rank, generator=generator)
         if self.extra_width:
             o = self.options.closing
             expert.head = Head(self.backbone, o.dimensions, o.projection)
@@ -199,7 +177,7 @@ class LPI(LowRankTasks, Method):
             batch = batch.only(~held)
         raw = expert.raw()
         states = expert(raw)
-        with self._changed(expert) as model:
+        with self.changed(expert) as model:
             images = model.encode_images(batch.images, self.entering(expert, states, "vision"))
             texts = model.encode_texts(batch.texts, self.entering(expert, states, "text"))
         images, texts = F.normalize(images, dim=-1), F.normalize(texts, dim=-1)
@@ -246,7 +224,7 @@ class LPI(LowRankTasks, Method):
             return
         cuts = 0 if best.pairs.cuts is None else len(best.pairs.cuts)
         prompts = self.tower_prompts(-1)
-        with self._changed(expert) as model:
+        with self.changed(expert) as model:
             changed = pairs_of(data, lambda tower, inputs: self._states(model, tower, inputs, prompts[tower]), cuts)
         held = self._held(torch.arange(len(changed.states["vision"])))
         if not held.any():
@@ -283,13 +261,13 @@ class LPI(LowRankTasks, Method):
             return F.normalize(getattr(self.backbone, tower)(inputs), dim=-1)
         expert = self.expert(route)
         if expert.head is None:
-            with self._changed(expert) as model:
+            with self.changed(expert) as model:
                 return F.normalize(getattr(model, tower)(inputs, self.tower_prompts(route)[tower]), dim=-1)
         if expert.beside is not None:
             inputs = self._below(tower, inputs)
 
         def changed() -> tuple[Tensor, Tensor]:
-            with self._changed(expert) as model:
+            with self.changed(expert) as model:
                 return self._states(model, tower, inputs, self.tower_prompts(route)[tower])
 
         frozen = not expert.head.changed
@@ -333,12 +311,6 @@ class LPI(LowRankTasks, Method):
         self, model: DualEncoder, tower: str, inputs: Any, prompts: TowerPrompts | None
     ) -> tuple[Tensor, Tensor]:
         return states_of(model, tower, inputs, prompts, projection=self.options.closing.projection)
-
-    def _changed(self, expert: TaskPrompts) -> AbstractContextManager[DualEncoder]:
-        """The frozen backbone with a task's change of its weights, if there is one."""
-        if self.adapted is None or expert.change is None:
-            return nullcontext(self.backbone)
-        return self.adapted.with_deltas((expert.change, 1.0))
 
     def frozen_blocks(self, tower: str) -> int:
         """The blocks below the first prompted one, and below what the closed form reads."""

@@ -49,7 +49,8 @@ def with_closed_form(options: Mapping[str, Any], place: object) -> dict[str, Any
         CheckpointError: its closed form is of before it read the states of the middle: its maps have other widths.
     """
     own = options.get("closing")
-    if own is None and "adapter" in options and "dimensions" not in options:
+    retrieval = "route_by" not in options  # what finds boxes has no closed form
+    if own is None and "adapter" in options and "dimensions" not in options and retrieval:
         return {**options, "closing": {"dimensions": 0}}
     if isinstance(own, Mapping) and own.get("dimensions") and "projection" not in own:
         raise CheckpointError(

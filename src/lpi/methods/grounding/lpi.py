@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -185,7 +185,7 @@ class GroundingLPI(LowRankTasks, GroundingMethod):
         """The detector's losses, the layer loss and the task loss, each times its weight."""
         o, expert = self.options.losses, self.expert(-1)
         raw = expert.raw()
-        found = self.backbone.detect(batch.pictures, batch.texts, self._entering(expert, raw))
+        found = self._detected(expert, batch.pictures, batch.texts, raw)
         losses = detection_losses(found, batch.boxes, alignment=o.alignment_share, place=o.place_weight)
         return {name: o.detection_weight * part for name, part in losses.items()} | self.prompt_losses(raw)
 
@@ -206,10 +206,17 @@ class GroundingLPI(LowRankTasks, GroundingMethod):
         exchange = partial(told, expert.interaction, neutral=self.options.prompts.start == "neutral")
         return GroundingPrompts(vision, text, exchange)
 
+    def _detected(
+        self, expert: TaskPrompts, pictures: PictureInputs, texts: TextInputs, raw: dict[str, Tensor] | None = None
+    ) -> Detections:
+        with self.changed(expert) as model:
+            return cast(GroundingBackbone, model).detect(pictures, texts, self._entering(expert, raw))
+
     def detect(self, pictures: PictureInputs, texts: TextInputs, route: int) -> Detections:
         """See :class:`GroundingMethod`."""
-        prompts = None if route == FALLBACK else self._entering(self.expert(route))
-        return self.backbone.detect(pictures, texts, prompts)
+        if route == FALLBACK:
+            return self.backbone.detect(pictures, texts)
+        return self._detected(self.expert(route), pictures, texts)
 
     def routes(self, features: Mapping[str, Tensor]) -> Tensor:
         """The task of each expression, by what ``route_by`` says; FALLBACK where its router has it."""
