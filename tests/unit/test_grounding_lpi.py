@@ -16,6 +16,7 @@ from lpi.backbones.detectors.base import Detections
 from lpi.errors import CheckpointError, ConfigError, LpiError, MissingExtraError, ShapeError, UnknownNameError
 from lpi.methods import method as make_method
 from lpi.methods import method_names
+from lpi.methods.adapters import SharedLowRank
 from lpi.methods.base import FALLBACK, Jointly, TaskData, begin, end
 from lpi.methods.checkpoint import load_method
 from lpi.methods.encoder import tokens
@@ -231,14 +232,22 @@ def test_a_change_of_the_weights_costs_what_the_formula_says_and_is_made_in_the_
     assert costs[2] - costs[0] == sum(kinds.values()) + scales
 
 
-def test_what_differs_in_shape_from_block_to_block_can_not_have_one_change_in_common(
+def test_what_differs_in_shape_from_block_to_block_has_a_tensor_for_each_shape(
     detectors: dict[str, GroundingBackbone],
 ) -> None:
-    method = make_method("lpi", detectors["owlvit"], length=8, adapter_rank=2)
+    method = make_method("lpi", detectors["grounding-dino"], length=8, adapter_rank=2)
     learn(method, "a")
     assert boxes_of(method, 0)[0].isfinite().all()
-    with pytest.raises(ConfigError, match=r"those of vision/.* differ .* Set adapter_shared = false\.$"):
-        make_method("lpi", detectors["grounding-dino"], length=8, adapter_rank=2)
+    change = method.expert(0).change
+    assert isinstance(change, SharedLowRank)
+    shapes: dict[str, set[tuple[int, ...]]] = {}
+    for name, layer in method.adapted.layers.items():
+        down, up = change.factors(name)
+        assert (up.shape[0], down.shape[1]) == layer.weight.shape
+        shapes.setdefault(name.split("/", 2)[2], set()).add(tuple(layer.weight.shape))
+    assert max(map(len, shapes.values())) > 1  # a Swin grows from stage to stage
+    rows = sum(len(scale) for scale in change.scale.values())
+    assert rows == len(method.adapted.layers)
 
 
 def test_twelve_tasks_of_a_swin_t_and_a_bert_base_cost_148_512_parameters() -> None:
@@ -508,3 +517,15 @@ def test_published_presets_learn_from_the_published_losses(
 ) -> None:
     options = make_method("lpi", next(iter(detectors.values())), preset=preset).options
     assert (options.losses.alignment_share, options.losses.place_weight) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("family", list(DETECTORS))
+def test_the_best_preset_changes_weights_and_asks_picture_and_words(
+    detectors: dict[str, GroundingBackbone], family: str
+) -> None:
+    method = make_method("lpi", detectors[family], preset="best", length=8)
+    assert (method.options.adapter.rank, method.options.route_by) == (4, "both")
+    learn(method, "a")
+    learned, frozen = boxes_of(method, 0)[0], boxes_of(method, FALLBACK)[0]
+    assert (learned - frozen).abs().max() > 1e-4
+    assert learned.isfinite().all()

@@ -147,7 +147,8 @@ class SharedLowRank(WeightDelta):
 
     The weights of one kind of layer (a tower's query maps, say) change by one tensor of rank r over blocks, inputs and
     outputs: up @ diag(scale[block]) @ down. That takes r (blocks + in + out) numbers a kind, where a :class:`LowRank`
-    takes r blocks (in + out). It starts at zero.
+    takes r blocks (in + out). Where layers of a kind differ in shape (a Swin's grow from stage to stage), those of one
+    shape have one tensor. It starts at zero.
 
     Args:
         layers: which, by tower, block and name as :func:`target_layers` gives them.
@@ -155,7 +156,7 @@ class SharedLowRank(WeightDelta):
         generator: draws ``down``, as a :class:`LowRank`'s.
 
     Raises:
-        ConfigError: the rank is out of range, or layers of a kind differ in shape (a Swin's grow from stage to stage).
+        ConfigError: the rank is out of range.
 
     Paper: FacT (arXiv 2212.03145), section 3.3, in the CP form that this library's prompts have.
     """
@@ -168,15 +169,12 @@ class SharedLowRank(WeightDelta):
         self.scale = nn.ParameterDict()
         self.place: dict[str, tuple[str, int]] = {}  # of a layer: its kind, and which row of ``scale`` is its own
         counts: dict[str, int] = {}
-        shapes: dict[str, torch.Size] = {}
+        first: dict[str, torch.Size] = {}
         for name, layer in layers.items():
             tower, _, kind = name.split("/", 2)
-            group = f"{tower}/{kind}"
-            if shapes.setdefault(group, layer.weight.shape) != layer.weight.shape:
-                raise ConfigError(
-                    f"a change with factors in common needs layers of one shape in all blocks of a tower; those of "
-                    f"{group} differ: {list(shapes[group])}, {list(layer.weight.shape)}. Set adapter_shared = false."
-                )
+            group, shape = f"{tower}/{kind}", layer.weight.shape
+            if first.setdefault(group, shape) != shape:
+                group = f"{group}/{shape[0]}x{shape[1]}"
             self.place[name] = (group, counts.get(group, 0))
             counts[group] = counts.get(group, 0) + 1
             if group not in self.down:

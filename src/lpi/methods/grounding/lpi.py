@@ -3,6 +3,7 @@
 Where the towers run on their own (OWL-ViT, OWLv2) prompts and their interaction are those of any dual encoder. Where
 they advance together (Grounding DINO), prompts are added to the states and the interaction acts on the states
 themselves: there, what a picture's first patches hold is told to the expression, and the other way round.
+``preset="best"`` adds a low-rank change of the detector's weights, and lets picture and expression both say which task.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from lpi.methods.base import FALLBACK
 from lpi.methods.grounding.base import GroundingBatch, GroundingMethod, GroundingOptions
 from lpi.methods.grounding.losses import detection_losses
 from lpi.methods.low_rank import (
+    AdapterTable,
     InteractionTable,
     LowRankOptions,
     LowRankTasks,
@@ -133,6 +135,7 @@ class GroundingLPI(LowRankTasks, GroundingMethod):
             prompts, mixing = PromptTable(start="paper"), InteractionTable(norm="unit")
             fallback: Any = {"out_of_domain": "fallback", "posterior_temperature": 0.2}
             return {
+                "best": Preset(cls(adapter=AdapterTable(rank=4), route_by="both")),
                 "paper": Preset(
                     cls(
                         prompts=prompts,
