@@ -21,6 +21,7 @@ from lpi.features import TrainingSet
 from lpi.methods import method
 from lpi.methods.base import stored_parameters
 from lpi.methods.closing import Beside, Head, drawn, states_of
+from lpi.methods.encoder import read_captions, route_texts
 from lpi.methods.pairs import TEMPERATURES, Pairs, chosen, likelihood, pairs_of
 from lpi.routing.base import all_under
 from lpi.tasks.stream import TaskStream
@@ -270,6 +271,13 @@ def test_one_pass_learns_a_closed_form_and_one_serves_all_routes(
     torch.testing.assert_close(mixed, torch.nn.functional.normalize(apart[0] + apart[1], dim=1))
     through = model.text_features(clip.inputs.tokenize(words), 1)
     torch.testing.assert_close(through, apart[1])
+
+    own = model.encode_texts(words, routing=route_texts(model, words))  # routed by a pass of its own
+    counts |= dict.fromkeys(counts, 0)
+    torch.testing.assert_close(model.encode_texts(words), own)
+    assert counts["text"] == len(words)
+    model.router.options = replace(model.router.options, words="placeholders")
+    assert read_captions(model, words) is None  # the router reads other words than the model
 
     evaluator = Evaluator(clip, stream, EvaluationSettings())
     counts |= dict.fromkeys(counts, 0)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -423,8 +424,10 @@ def test_the_approximate_index_finds_what_the_exact_one_finds(mine: World) -> No
         writer.update()
     index = SearchIndex.open(mine.index, device="cpu")
     assert index.rows()._table.list_indices()
-    exact = index.search_text("a dot", 5, exact=True)
-    assert index.search_text("a dot", 5) == exact
+    exact, found = (index.search_text("a dot", 5, exact=exact) for exact in (True, False))
+    # the index sums products in another order, and some processors round that otherwise
+    assert [hit.score for hit in found] == pytest.approx([hit.score for hit in exact], abs=1e-6)
+    assert [replace(hit, score=0.0) for hit in found] == [replace(hit, score=0.0) for hit in exact]
 
 
 def test_an_index_of_an_earlier_version_says_how_to_make_it_anew(mine: World, monkeypatch: pytest.MonkeyPatch) -> None:

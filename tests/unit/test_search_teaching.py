@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from PIL import Image
 from search_world import QUICK, World, vectors_of
 
 import lpi
+from lpi.backbones.base import DualEncoder, View
+from lpi.config import TrainingSettings
 from lpi.data.content import content_id
 from lpi.data.folder import load_task
 from lpi.data.records import CaptionedImage, FilePicture
@@ -21,7 +24,7 @@ from lpi.methods.checkpoint import load_method, save_method
 from lpi.methods.encoder import route_images, route_texts
 from lpi.metrics.ranking import cosine_block, count_ranks, recall_at, recall_both_directions
 from lpi.search import SearchIndex
-from lpi.search.encoding import Encoder
+from lpi.search.encoding import Encoder, text_probes
 from lpi.search.identity import ROUTING, load_model
 from lpi.search.recorded import (
     HELD_OUT,
@@ -38,6 +41,7 @@ from lpi.search.writer import change
 from lpi.storage import read_sealed, write_json
 from lpi.tasks.relevance import relevance
 from lpi.tasks.stream import TaskStream
+from lpi.trainer import learn_task
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +85,29 @@ def fresh(world: World, place: Path, stage: int | None = None) -> SearchIndex:
     opened = SearchIndex.open(world.index, device="cpu")
     number = -1 if stage is None else stage
     return world.build(place, model=world.index / "models" / opened.stages()[number].model)
+
+
+def test_captions_are_read_once_for_models_that_stand_on_one_backbone(
+    clip: DualEncoder, stream: TaskStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after = (lpi.method("cca", clip, dimensions=4, router="whitened") for _ in range(2))
+    learn_task(after, stream.tasks[0], settings=TrainingSettings(epochs=0, device="cpu"))
+    read: list[int] = []
+    reading = clip.reading
+
+    def counting(tower: str, inputs: Any, view: View | None = None) -> Any:
+        read.append(len(inputs.ids))
+        return reading(tower, inputs, view)
+
+    monkeypatch.setattr(clip, "reading", counting)
+    gallery, words = Gallery([], {}), ["a red dot", "a gray box"]
+    seen = [gallery._read(model, words) for model in (before, after)]
+    assert seen[0] is seen[1] is not None
+    assert read == [2]
+    for model in (before, after):
+        shared, own = (text_probes(model, words, "plain", one) for one in (seen[0], None))
+        torch.testing.assert_close(shared.vectors, own.vectors)
+    assert gallery._read(after, words[:1]) is not seen[0]
 
 
 # ---- exactness -------------------------------------------------------------------------------------------------------

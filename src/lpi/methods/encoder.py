@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lpi.backbones.base import DualEncoder, Images, TextInputs, Texts
 from lpi.backbones.given import PictureLike, given_pixels, given_texts
+from lpi.backbones.state import Reading as Seen
 from lpi.counting import Counter
 from lpi.errors import ConfigError, UnknownNameError, did_you_mean
 from lpi.prompts.task_keys import FALLBACK
@@ -85,12 +86,18 @@ class Once:
     Args:
         count: items that there are.
         read: reads some of them, int64 [some], as :meth:`MapsFrozen.read` does.
+        known: what it would give for all of them, if that was read already.
     """
 
-    def __init__(self, count: int, read: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+    def __init__(
+        self,
+        count: int,
+        read: Callable[[Tensor], tuple[Tensor, Tensor]],
+        known: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         self._read = read
-        self._known = torch.zeros(count, dtype=torch.bool)
-        self._kept: tuple[Tensor, ...] = ()
+        self._known = torch.full((count,), known is not None)
+        self._kept: tuple[Tensor, ...] = known or ()
 
     def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Features and states of some items, int64 [some]."""
@@ -106,7 +113,9 @@ class Once:
         return features, states
 
 
-def under(method: Encoding, tower: str, count: int, inputs: Callable[[Tensor], Any]) -> Callable[[Tensor, int], Tensor]:
+def under(
+    method: Encoding, tower: str, count: int, inputs: Callable[[Tensor], Any], reading: Seen | None = None
+) -> Callable[[Tensor, int], Tensor]:
     """What encodes some of ``count`` items, int64 [some], under a route; see :class:`MapsFrozen`.
 
     Args:
@@ -114,11 +123,13 @@ def under(method: Encoding, tower: str, count: int, inputs: Callable[[Tensor], A
         tower: ``vision`` or ``text``.
         count: items that there are.
         inputs: what the tower reads of some of them.
+        reading: what the frozen model saw of all of them, if that is known.
     """
     encoded = method.image_features if tower == "vision" else method.text_features
     if not isinstance(method, MapsFrozen):
         return lambda rows, route: encoded(inputs(rows), route)
-    once = Once(count, lambda rows: method.read(tower, inputs(rows)))
+    known = None if reading is None else method.seen(reading.features, reading.summary)
+    once = Once(count, lambda rows: method.read(tower, inputs(rows)), known)
 
     def encode(rows: Tensor, route: int) -> Tensor:
         if method.maps(route):
@@ -189,12 +200,46 @@ def route_images(method: Encoding, images: PictureLike | Sequence[PictureLike]) 
     return found
 
 
+def reads_once(method: Encoding) -> bool:
+    """Whether one pass may give what the router looks at, and vectors under the routes that it then chooses."""
+    if method.router is None or not method.tasks:  # all will be the frozen model's
+        return method.router is not None
+    return isinstance(method, MapsFrozen) and any(method.maps(route) for route in range(len(method.tasks)))
+
+
 @torch.no_grad()
-def route_texts(method: Encoding, texts: str | Sequence[str]) -> Routing:
-    """Where captions are routed, and how much each route counts."""
+def read_captions(method: Encoding, words: Sequence[str]) -> Seen | None:
+    """What the frozen model and the router see of captions in one pass; ``None`` where vectors take their own passes.
+
+    Args:
+        method: whose router and vectors.
+        words: the captions.
+    """
+    router = method.router
+    if router is None or not len(words) or not reads_once(method):
+        return None
+    if method.reserved_tokens() or router.options.words != "plain":  # it isn't the same tokens that both read
+        return None
+    view, starts = router.look("text"), range(0, len(words), ENCODE_BATCH)
+    batches = (tokens(method, words[start : start + ENCODE_BATCH]) for start in starts)
+    return Seen.joined([method.backbone.reading("text", batch, view) for batch in batches])
+
+
+@torch.no_grad()
+def route_texts(method: Encoding, texts: str | Sequence[str], reading: Seen | None = None) -> Routing:
+    """Where captions are routed, and how much each route counts.
+
+    Args:
+        method: whose router.
+        texts: the captions.
+        reading: what :func:`read_captions` gave for them, if they were read.
+    """
     words, router = given_texts(texts)[0], method.router
     if router is None or not len(words):
         return all_under(0, torch.empty(len(words), 0))
+    if reading is not None:
+        known: Routing = router("text", reading.look.float())
+        return known
 
     def look(rows: Tensor) -> Tensor:
         return routing_features(router, method.backbone, "text", [words[row] for row in rows.tolist()])
@@ -245,23 +290,28 @@ def encode_texts(
     *,
     task: str | None = None,
     routing: Routing | None = None,
+    reading: Seen | None = None,
     batch_size: int = ENCODE_BATCH,
     progress: bool = False,
 ) -> Tensor:
-    """See :meth:`lpi.methods.base.Method.encode_texts`."""
+    """See :meth:`lpi.methods.base.Method.encode_texts`; ``reading`` is what :func:`read_captions` gave, if it did."""
     words, single = given_texts(texts)
-    own = under(method, "text", len(words), lambda rows: tokens(method, [words[row] for row in rows.tolist()]))
+    if task is not None:
+        routing = all_under(task_index(method, task), torch.empty(len(words), 0))
+    if routing is None:
+        reading = read_captions(method, words)
+        routing = route_texts(method, words, reading)
+    own = under(method, "text", len(words), lambda rows: tokens(method, [words[row] for row in rows.tolist()]), reading)
 
     def encode(rows: Tensor, route: int) -> Tensor:
         if route != FALLBACK:
             return own(rows, route)
+        if reading is not None:
+            return F.normalize(reading.features[rows.to(reading.features.device)], dim=-1)
         backbone, chosen = method.backbone, [words[row] for row in rows.tolist()]
         # nothing of the method's own takes room in the context
         return F.normalize(backbone.encode_texts(backbone.inputs.tokenize(chosen).to(backbone.device)), dim=-1)
 
-    if task is not None:
-        routing = all_under(task_index(method, task), torch.empty(len(words), 0))
-    routing = route_texts(method, words) if routing is None else routing
     features = _mixed(method, routing, encode, batch_size, "texts" if progress else None)
     return features[0] if single else features
 

@@ -17,11 +17,20 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lpi.backbones.base import View
+from lpi.backbones.base import Reading, View
 from lpi.config import ROUTED_WEIGHT
 from lpi.errors import LpiError
 from lpi.methods.base import Method
-from lpi.methods.encoder import MapsFrozen, route_images, route_texts, routing_features, width_of
+from lpi.methods.encoder import (
+    MapsFrozen,
+    encode_texts,
+    read_captions,
+    reads_once,
+    route_images,
+    route_texts,
+    routing_features,
+    width_of,
+)
 from lpi.prompts.task_keys import FALLBACK
 from lpi.routing.base import Routing as Routed
 from lpi.routing.base import all_under, membership
@@ -102,11 +111,8 @@ class Encoder:
         return self._features(pixels, lambda images: look_of(self.method, images))
 
     def reads(self) -> bool:
-        """Whether one pass may give what the router looks at, and vectors under the routes that it then chooses."""
-        method = self.method
-        if method.router is None or not method.tasks:  # all will be the frozen model's
-            return method.router is not None
-        return isinstance(method, MapsFrozen) and any(method.maps(route) for route in range(len(method.tasks)))
+        """See :func:`lpi.methods.encoder.reads_once`."""
+        return reads_once(self.method)
 
     def read(self, pixels: Tensor) -> tuple[Half, Callable[[int], Half | None]]:
         """:meth:`routing_features`, and what gives vectors :meth:`under` a route from the same pass, if that has them.
@@ -200,17 +206,19 @@ def look_of(method: Method, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def text_probes(method: Method, texts: Sequence[str], scoring: str) -> Probes:
+def text_probes(method: Method, texts: Sequence[str], scoring: str, reading: Reading | None = None) -> Probes:
     """Texts as queries.
 
     Args:
         method: what encodes them.
         texts: at least one.
         scoring: ``plain`` or ``routed``.
+        reading: what :func:`lpi.methods.encoder.read_captions` gave for them, if they were read.
     """
     check_scoring(scoring)
-    routing = route_texts(method, texts)  # once: it decides the vectors, and is told besides
-    return _probes(method, method.encode_texts(texts, routing=routing), routing, scoring)
+    reading = read_captions(method, texts) if reading is None else reading
+    routing = route_texts(method, texts, reading)  # once: it decides the vectors, and is told besides
+    return _probes(method, encode_texts(method, texts, routing=routing, reading=reading), routing, scoring)
 
 
 @torch.no_grad()

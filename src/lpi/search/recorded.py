@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from lpi.backbones.base import DualEncoder, Reading, View
 from lpi.config import StreamSettings
 from lpi.data.content import content_id
 from lpi.data.records import CaptionedImage, FilePicture, normal_caption
@@ -20,6 +21,7 @@ from lpi.data.source import load_source
 from lpi.errors import DataError, LpiError
 from lpi.evaluation.retrieval import open_stream
 from lpi.methods.base import Method
+from lpi.methods.encoder import read_captions
 from lpi.metrics.ranking import Ranks, count_ranks, local_pairs, recall_at
 from lpi.reading import wanted
 from lpi.routing.score import Probe, routed_score
@@ -140,6 +142,8 @@ class Gallery:
 
     def __init__(self, sets: Sequence[TestSet], archive: Mapping[str, tuple[Path, ...]]) -> None:
         self.tasks = [own.task for own in sets]
+        self._about: tuple[DualEncoder, View | None, tuple[str, ...]] | None = None  # which captions were read, and how
+        self._reading: Reading | None = None
         self.missing: dict[str, int] = {}
         self.files = dict(archive)
         self.records: list[CaptionedImage] = []
@@ -176,6 +180,14 @@ class Gallery:
         embedder = writer.embedder(method)
         embedder.run(embedder.jobs(self.files), on_progress=on_progress)
 
+    def _read(self, method: Method, texts: Sequence[str]) -> Reading | None:
+        """What the frozen model sees of captions, once for all models that stand on it and look at captions alike."""
+        view = None if method.router is None else method.router.look("text")
+        about = (method.backbone, view, tuple(texts))
+        if self._about != about:
+            self._about, self._reading = about, read_captions(method, texts)
+        return self._reading
+
     def recall(
         self, writer: Makes, method: Method, *, scoring: str, on_progress: OnProgress | None = None
     ) -> dict[str, Recall]:
@@ -194,7 +206,7 @@ class Gallery:
         texts, owners, pairs = relevance([self.records[row] for row in there], equal_captions=True)
         asked = int((owners < own).sum())
         owner, right = torch.from_numpy(owners[:asked]), torch.from_numpy(pairs[pairs[:, 0] < asked])
-        probes = text_probes(method, texts[:asked], scoring)
+        probes = text_probes(method, texts[:asked], scoring, self._read(method, texts[:asked]))
         membership = None
         if probes.membership is not None:
             membership = task_membership(method, routing.distances, routing.tasks)
