@@ -215,7 +215,7 @@ def test_methods_are_listed_with_their_papers(type_command: Type) -> None:
     done = type_command("methods", "--json")
     cards = {(card["problem"], card["name"]): card for card in json.loads(done.out)}
     assert cards["retrieval", "lpi"]["paper"].startswith("Low-rank Prompt Interaction (arXiv 2501.14369")
-    assert cards["grounding", "lpi"]["presets"] == ["paper", "authors-release"]
+    assert cards["grounding", "lpi"]["presets"] == ["best", "paper", "authors-release"]
     assert "(arXiv 2604" not in done.out
     without = {name for (_, name), card in cards.items() if not card["paper"]}
     assert without == {"finetune", "joint", "zero_shot"}
